@@ -1,0 +1,315 @@
+"""The whole configuration of a run: one frozen dataclass a section, each field with a line under it.
+
+A run is a pure function of these values (docs/design.md). They come from a YAML file, then flags over it;
+`dydist.cli.config` reads both. `Config.validate` holds what a single field's type cannot say.
+Imports neither torch nor numpy, so that a mistake is told at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dydist.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where the run lives."""
+
+    name: str = "run"
+    """Name of the run; the run folder is `dir`/`name`."""
+    dir: str = "runs"
+    """Folder that holds run folders."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network."""
+
+    kind: Literal["dynamic", "static"] = "dynamic"
+    """dynamic: every convolution but the stem is dynamic; static: the same network with ordinary ones."""
+    attention: Literal["softmax", "sigmoid"] = "softmax"
+    """How kernels are weighted: softmax with temperature, or independent sigmoids."""
+    kernels: int = 4
+    """K, the number of kernels a dynamic convolution mixes."""
+    reduction: float = 0.25
+    """Width of the attention's hidden layer as a share of the input channels."""
+    stem: Literal["cifar", "strided", "imagenet"] = "cifar"
+    """cifar: 3x3 stride 1; strided: 3x3 stride 2; imagenet: 7x7 stride 2 and a 3x3 max-pool."""
+    width: float = 1.0
+    """Multiplies every channel count (64, 128, 256, 512)."""
+    dropout: float = 0.1
+    """Dropout before the classifier."""
+    strategy: str = "auto"
+    """How dynamic convolutions are computed: auto, or one strategy for all (docs/performance.md lists them)."""
+    bias: bool = False
+    """Give dynamic convolutions K biases, mixed like the kernels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The images."""
+
+    name: Literal["cifar10", "cifar100", "digits", "synthetic"] = "cifar10"
+    """Which images. digits: 1,797 handwritten digits that scikit-learn ships; synthetic: for benchmarks."""
+    root: str = "data"
+    """Folder that holds cifar-10-batches-py/ or cifar-100-python/; what is missing is downloaded there."""
+    download: bool = True
+    """Download the published archive when it is not under `root`."""
+    augment: bool = True
+    """Random crop and flip (digits: crop alone). Cutout, mixup and cutmix have fields of their own."""
+    crop_padding: int = 4
+    """Pixels of zero padding for the random crop."""
+    cutout: int = 0
+    """Side of the square set to the mean in each image (DeVries & Taylor, arXiv:1708.04552); 0 is off."""
+    mixup: float = 0.0
+    """Alpha of mixup's Beta distribution (Zhang et al., arXiv:1710.09412); 0 is off."""
+    cutmix: float = 0.0
+    """Alpha of cutmix's Beta distribution (Yun et al., arXiv:1905.04899); 0 is off."""
+    limit: int | None = None
+    """Use the first so many images of the training split, and of the test split."""
+    drop_last: bool = True
+    """Leave out the last, smaller global batch of an epoch (other images each epoch). False: train on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, how large, how precise."""
+
+    epochs: int = 40
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Images of one step over all processes together (the global batch)."""
+    max_steps: int | None = None
+    """Stop for good after so many steps. Schedules still follow `epochs`."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """fp32, or autocast to bf16 or fp16 (fp16 with loss scaling)."""
+    compile: bool = False
+    """torch.compile the network."""
+    clip_norm: float | None = None
+    """Clip the gradient of the global batch to this 2-norm."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the weights with this decay a step, and evaluate it too."""
+    eval_every_epochs: float = 1.0
+    """Evaluate after so many epochs (fractions allowed), and at the end."""
+    eval_batch_size: int = 500
+    """Images of one evaluation pass. Part of what exact evaluation depends on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """SGD and its learning rate."""
+
+    lr: float = 0.1
+    """Peak learning rate, for the global batch."""
+    momentum: float = 0.9
+    """Momentum."""
+    weight_decay: float = 5e-4
+    """L2 penalty, on every parameter unless `decay_norm_and_bias` is false."""
+    decay_norm_and_bias: bool = True
+    """Apply weight decay to batch-norm parameters and biases too."""
+    nesterov: bool = False
+    """Nesterov momentum."""
+    schedule: Literal["milestones", "cosine", "linear"] = "milestones"
+    """Shape of the learning rate after warm-up."""
+    milestones: tuple[float, ...] = (0.5, 0.75, 0.85)
+    """Fractions of `train.epochs` at which the rate is multiplied by `gamma`."""
+    gamma: float = 0.1
+    """Factor at each milestone."""
+    lr_end: float = 0.0
+    """Where the cosine and linear schedules end."""
+    warmup_epochs: float = 0.0
+    """Epochs of linear warm-up (fractions allowed)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemperatureConfig:
+    """Temperature of the attention's softmax."""
+
+    start: float = 30.0
+    """Temperature at step 0."""
+    end: float = 1.0
+    """Temperature after `epochs`, and from then on."""
+    epochs: float = 10.0
+    """Epochs from `start` to `end`, linear."""
+    per: Literal["step", "epoch"] = "epoch"
+    """Whether the temperature moves every step or every epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How the global batch is cut and put together again."""
+
+    shards: int = 8
+    """Parts of the global batch; the unit of work, batch statistics and randomness. At most this many processes."""
+    reduce: Literal["fast", "exact"] = "fast"
+    """fast: DDP's overlapped all-reduce; exact: one fixed tree, the same bits on any number of processes."""
+    engine: Literal["ddp", "deepspeed"] = "ddp"
+    """Which back end trains."""
+    zero: Literal[0, 1, 2, 3] = 0
+    """ZeRO stage, with the DeepSpeed engine."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU where there is one."""
+    threads: int | None = None
+    """CPU threads a process. Default: the machine's cores shared out; with reduce=exact 1, as it must be equal."""
+    timeout_s: float = 600.0
+    """Seconds after which a collective that others do not join fails the run."""
+    guard_every_steps: int = 200
+    """Compare a hash of the weights between processes every so many steps, and at every save; 0: at saves alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """What is saved, where, how often."""
+
+    url: str | None = None
+    """Folder or fsspec URL (s3://, sftp://, …). Default: checkpoints/ in the run folder."""
+    every_steps: int | None = None
+    """Save after so many steps. With neither this nor `every_minutes`: once an epoch."""
+    every_minutes: float | None = None
+    """Save after so many minutes."""
+    keep: int = 3
+    """How many of the newest checkpoints are kept."""
+    keep_every_steps: int | None = None
+    """Keep every checkpoint whose step is a multiple of this for ever."""
+    keep_best: bool = True
+    """Keep the checkpoint with the best test accuracy."""
+    resume: str = "auto"
+    """auto: the newest valid one; never; a step; or the URL of another run's checkpoint to start weights from."""
+    resume_classes: Literal["same", "any"] = "same"
+    """any: when starting from another run's weights, its classifier may have another number of classes."""
+    storage_options: dict[str, Any] = field(default_factory=dict)
+    """Options for the fsspec file system (endpoint, credentials). Secrets in it are never written or logged."""
+    stage_dir: str | None = None
+    """Node-local folder where saves land first when `url` is remote. Default: a folder under the temporary one."""
+    stage_keep: int = 2
+    """How many checkpoints the local stage keeps at most."""
+    deadline_s: float = 600.0
+    """Seconds that one save may take, retries included, before it is reported as failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorConfig:
+    """What is shown and written while it runs."""
+
+    logdir: str | None = None
+    """Folder or URL of the TensorBoard log. Default: tensorboard/ in the run folder."""
+    every_steps: int = 20
+    """Log a training line after so many steps."""
+    quiet: bool = False
+    """No progress on the terminal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A run of dydist."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    seed: int = 0
+    """Seed of every random draw: initial weights, order, augmentation, dropout."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+
+    @property
+    def shard_size(self) -> int:
+        """Images of one shard of a full batch."""
+        return self.train.batch_size // self.parallel.shards
+
+    def validate(self, *, world_size: int = 1) -> None:
+        """Raise UserError with every broken rule, one a line, each naming its field."""
+        problems = [*_ranges(self), *_combinations(self, world_size)]
+        if problems:
+            raise UserError("\n".join(problems))
+
+
+def _ranges(config: Config) -> Iterator[str]:
+    """Values outside what one field allows."""
+    lowest: dict[str, float] = {
+        "seed": 0, "model.kernels": 1, "data.crop_padding": 0, "data.cutout": 0, "data.mixup": 0, "data.cutmix": 0,
+        "data.limit": 1, "train.epochs": 1, "train.batch_size": 1, "train.max_steps": 1, "train.eval_batch_size": 1,
+        "optim.weight_decay": 0, "optim.lr_end": 0, "optim.warmup_epochs": 0, "optim.lr": 0,
+        "temperature.epochs": 0, "parallel.shards": 1, "parallel.threads": 1, "parallel.guard_every_steps": 0,
+        "checkpoint.every_steps": 1, "checkpoint.keep": 1, "checkpoint.keep_every_steps": 1,
+        "checkpoint.stage_keep": 1, "monitor.every_steps": 1,
+    }  # fmt: skip
+    above: dict[str, float] = {
+        "model.width": 0, "model.reduction": 0, "train.clip_norm": 0, "train.eval_every_epochs": 0, "optim.gamma": 0,
+        "temperature.start": 0, "temperature.end": 0, "parallel.timeout_s": 0, "checkpoint.every_minutes": 0,
+        "checkpoint.deadline_s": 0,
+    }  # fmt: skip
+    below_one = ("model.dropout", "train.label_smoothing", "train.ema_decay", "optim.momentum")
+    for path, low in lowest.items():
+        value = _get(config, path)
+        if value is not None and not low <= value < float("inf"):
+            yield f"{path}: {value} is not allowed; it must be a number of at least {low:g}"
+    for path, low in above.items():
+        value = _get(config, path)
+        if value is not None and not low < value < float("inf"):
+            yield f"{path}: {value} is not allowed; it must be a number above {low:g}"
+    for path in below_one:
+        value = _get(config, path)
+        if value is not None and not 0 <= value < 1:
+            yield f"{path}: {value} is not allowed; it must be at least 0 and below 1"
+    name = config.run.name
+    if not name or name in (".", "..") or any(c in name for c in "/\\\0\n"):
+        yield f"run.name: {name!r} is not allowed; it must be a folder name without / or \\"
+
+
+def _combinations(config: Config, world_size: int) -> Iterator[str]:
+    """Values that are fine alone and impossible together."""
+    batch, shards = config.train.batch_size, config.parallel.shards
+    if batch % shards:
+        near = sorted({max(1, batch // shards) * shards, (batch // shards + 1) * shards})
+        yield (
+            f"train.batch_size: {batch} cannot be cut into parallel.shards={shards} equal shards; "
+            f"use a multiple of {shards}, such as {' or '.join(map(str, near))}, or other shards"
+        )
+    if world_size > shards:
+        yield (
+            f"parallel.shards: {shards} shards cannot be shared by {world_size} processes; "
+            f"start at most {shards} processes, or set parallel.shards to {world_size} or more"
+        )
+    marks = config.optim.milestones
+    if any(not 0 < mark < 1 for mark in marks):
+        yield f"optim.milestones: {list(marks)} is not allowed; each is a fraction of the epochs between 0 and 1"
+    elif list(marks) != sorted(set(marks)):
+        yield f"optim.milestones: {list(marks)} is out of order; use {sorted(set(marks))}"
+    if config.optim.warmup_epochs >= config.train.epochs:
+        yield (
+            f"optim.warmup_epochs: {config.optim.warmup_epochs:g} leaves nothing of train.epochs="
+            f"{config.train.epochs}; it must be smaller"
+        )
+    if config.optim.nesterov and config.optim.momentum == 0:
+        yield "optim.nesterov: needs optim.momentum above 0"
+    if config.data.mixup > 0 and config.data.cutmix > 0:
+        yield "data.mixup: cannot be used together with data.cutmix; set one of them to 0"
+    if not config.data.augment and (config.data.cutout or config.data.mixup or config.data.cutmix):
+        yield "data.augment: false contradicts data.cutout, data.mixup or data.cutmix; set those to 0, or augment"
+    if config.parallel.zero and config.parallel.engine != "deepspeed":
+        yield f"parallel.zero: {config.parallel.zero} needs parallel.engine=deepspeed"
+    if config.parallel.engine == "deepspeed" and config.parallel.reduce == "exact":
+        yield "parallel.reduce: exact needs parallel.engine=ddp; DeepSpeed sums gradients in its own order"
+    if config.train.precision == "fp16" and config.train.compile and config.parallel.device == "cpu":
+        yield "train.precision: fp16 cannot be compiled on a CPU; use bf16 or fp32"
+    if config.model.attention == "sigmoid" and config.model.kind == "static":
+        yield "model.attention: sigmoid needs model.kind=dynamic; a static network has no attention"
+    resume = config.checkpoint.resume
+    if resume not in ("auto", "never") and not resume.isdigit() and "/" not in resume:
+        yield f"checkpoint.resume: {resume!r} is not allowed; use auto, never, a step, or a checkpoint's path or URL"
+
+
+def _get(config: Config, path: str) -> Any:
+    value: Any = config
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value

@@ -1,0 +1,1 @@
+"""dydist.monitor"""
