@@ -1,0 +1,94 @@
+"""Who sees what when: a pure function of (seed, epoch, step, shard). The world size is not among its arguments.
+
+An epoch is one random permutation of the data set. Step `t` of it takes the next `batch_size` entries, and
+shard `j` of a step is the j-th of `shards` equal parts of those. So one epoch deals every image exactly once,
+jumping to any step is an array slice, and a process only needs to know which shards are its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from dydist.errors import UserError
+from dydist.randomness import generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """The order of a whole run.
+
+    `size`: images in the data set. `batch_size`: images of a global batch; a multiple of `shards`.
+    `drop_last`: an epoch ends with the last full batch, and the images beyond it, other ones each epoch, are
+    left out of that epoch. Otherwise a last step deals the remaining `size % batch_size` images, and its shards
+    differ in size by at most one (some are empty when fewer images than shards remain).
+    """
+
+    seed: int
+    size: int
+    batch_size: int
+    shards: int
+    drop_last: bool = True
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.shards:
+            raise UserError(f"train.batch_size: {self.batch_size} is no multiple of parallel.shards={self.shards}")
+        if self.steps_per_epoch == 0:
+            raise UserError(
+                f"train.batch_size: {self.batch_size} is more than the {self.size} training images there are; "
+                f"use at most {self.size}, or data.drop_last=false"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch."""
+        full, rest = divmod(self.size, self.batch_size)
+        return full if self.drop_last or rest == 0 else full + 1
+
+    def batch_count(self, step_in_epoch: int) -> int:
+        """Images of the global batch of this step of an epoch (from 0)."""
+        return min(self.batch_size, self.size - step_in_epoch * self.batch_size)
+
+    def indices(self, step: int, shard: int) -> np.ndarray:
+        """Images (int64 positions in the data set) of one shard at a step of the run, counted from 0."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        return shard_indices(
+            self.seed,
+            epoch,
+            step_in_epoch,
+            shard,
+            size=self.size,
+            batch_size=self.batch_size,
+            shards=self.shards,
+        )
+
+
+def shard_indices(
+    seed: int, epoch: int, step: int, shard: int, *, size: int, batch_size: int, shards: int
+) -> np.ndarray:
+    """Images of one shard: int64 positions in a data set of `size`, in the order they are dealt.
+
+    `step` counts within the epoch, from 0. Past the end of the epoch the result is empty. Costs one slice of
+    the epoch's permutation (an array of `size` integers, kept for the newest two epochs), whatever the step.
+    """
+    start = step * batch_size
+    count = max(0, min(batch_size, size - start))
+    low, high = shard * count // shards, (shard + 1) * count // shards
+    return epoch_permutation(seed, epoch, size)[start + low : start + high]
+
+
+@lru_cache(maxsize=2)
+def epoch_permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+    """The order of one epoch: a read-only int64 permutation of range(size)."""
+    permutation = generator(seed, "order", epoch).permutation(size)
+    permutation.setflags(write=False)
+    return permutation
+
+
+def rank_shards(rank: int, world_size: int, shards: int) -> range:
+    """The shards that a process computes: consecutive, the first `shards % world_size` ranks one more (3, 3, 2)."""
+    base, extra = divmod(shards, world_size)
+    start = rank * base + min(rank, extra)
+    return range(start, start + base + (rank < extra))
