@@ -284,7 +284,7 @@ def _combinations(config: Config, world_size: int) -> Iterator[str]:
         yield f"optim.milestones: {list(marks)} is not allowed; each is a fraction of the epochs between 0 and 1"
     elif list(marks) != sorted(set(marks)):
         yield f"optim.milestones: {list(marks)} is out of order; use {sorted(set(marks))}"
-    if config.optim.warmup_epochs >= config.train.epochs:
+    if config.train.epochs >= 1 and config.optim.warmup_epochs >= config.train.epochs:
         yield (
             f"optim.warmup_epochs: {config.optim.warmup_epochs:g} leaves nothing of train.epochs="
             f"{config.train.epochs}; it must be smaller"

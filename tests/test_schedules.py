@@ -55,7 +55,12 @@ def test_no_annealing_is_the_end_at_once() -> None:
     assert temperature(TemperatureConfig(epochs=0), step=0, steps_per_epoch=5) == 1.0
 
 
-@given(st.integers(0, 10_000), st.integers(1, 500), st.integers(1, 50), st.sampled_from(["milestones", "cosine", "linear"]))
+@given(
+    st.integers(0, 10_000),
+    st.integers(1, 500),
+    st.integers(1, 50),
+    st.sampled_from(["milestones", "cosine", "linear"]),
+)
 def test_a_schedule_stays_between_its_ends_and_depends_on_the_step_alone(
     step: int, steps_per_epoch: int, epochs: int, kind: str
 ) -> None:

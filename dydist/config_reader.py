@@ -1,0 +1,266 @@
+"""Reading a configuration: a YAML file, then flags over it, with errors that name the field and what is allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from dydist.config import Config
+from dydist.errors import UserError
+
+PROGRAM = "accelerate launch dydist/train.py"
+
+
+def read_config(arguments: Sequence[str]) -> Config:
+    """The configuration that command-line arguments ask for: `[--config FILE] [--section.field VALUE]…`.
+
+    Raises UserError for anything unknown, of the wrong type or out of range. Prints the help and raises
+    SystemExit(0) on --help. `Config.validate` is the caller's, who knows the world size.
+    """
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print_help()
+        raise SystemExit(0)
+    file, flags = _split(arguments)
+    values: dict[str, Any] = {}
+    if file is not None:
+        values = read_yaml(Path(file))
+    for path, text in flags:
+        _set(values, path, _parse(text, _field_type(path), f"--{path}"))
+    return build(Config, values)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A recipe or a written config.yaml as nested dictionaries, checked field by field."""
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"--config: cannot read {file} ({error.strerror}); give the path of a YAML file"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config: {file} is not YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(
+            f"--config: {file} holds a {type(values).__name__}; it must hold sections such as 'model:'"
+        )
+    return dict(_checked(Config, values, "", str(file)))
+
+
+def build(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """A configuration dataclass from nested, checked values; what is not given has its default."""
+    hints = get_type_hints(kind)
+    return kind(
+        **{
+            name: build(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
+            for name, value in values.items()
+        }
+    )
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain values, as YAML and JSON take them."""
+    return {
+        field.name: (
+            to_dict(value)
+            if dataclasses.is_dataclass(value := getattr(config, field.name))
+            else list(value)
+            if isinstance(value, tuple)
+            else value
+        )
+        for field in dataclasses.fields(config)
+    }
+
+
+def to_yaml(config: Config) -> str:
+    """Every value, as `--config` takes it back. The caller redacts secrets first."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def fields(kind: type[Any] = Config, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted path, type, default) of every field, in order."""
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        path = f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from fields(hints[field.name], f"{path}.")
+        else:
+            factory = field.default_factory
+            default = field.default if factory is dataclasses.MISSING else factory()
+            yield path, hints[field.name], default
+
+
+def print_help() -> None:
+    """Every field with its default and its line, by section (tyro reads them from the dataclasses)."""
+    import tyro
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def mapping(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        """Show mappings like other fields; tyro alone would leave out one that is empty."""
+        if get_origin(info.type) is not dict:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="{KEY: VALUE}",
+            instance_from_str=lambda texts: yaml.safe_load(texts[0]),
+            is_instance=lambda value: isinstance(value, dict),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    tyro.cli(
+        tyro.conf.configure(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)(Config),
+        prog=PROGRAM,
+        description=(
+            "Train one run of dydist. Values come from --config FILE (a YAML recipe, see launch/recipes/, or a "
+            "run's config.yaml), then from flags over it. Run again, the same command goes on from the newest "
+            "valid checkpoint.\n\nExample: accelerate launch dydist/train.py --config "
+            "launch/recipes/cifar10-small.yaml --data.root data --train.epochs 2"
+        ),
+        args=["--help"],
+        use_underscores=True,
+        registry=registry,
+    )
+
+
+def describe(kind: Any) -> str:
+    """A field's type in words: `a whole number`, `one of fast, exact`, …"""
+    origin = get_origin(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, get_args(kind)))
+    if origin in (Union, types.UnionType):
+        return " or ".join("null" if one is type(None) else describe(one) for one in get_args(kind))
+    if origin is tuple:
+        return f"a list, each {describe(get_args(kind)[0])}"
+    if origin is dict:
+        return "a mapping"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return names.get(kind, str(kind))
+
+
+def _split(arguments: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]]:
+    """The --config file, and (path, text) of the flags. Both `--a.b c` and `--a.b=c` are taken."""
+    file: str | None = None
+    flags: list[tuple[str, str]] = []
+    rest = list(arguments)
+    while rest:
+        flag = rest.pop(0)
+        if not flag.startswith("--"):
+            raise UserError(f"{flag!r} is not a flag; write --section.field value (see --help)")
+        name, equals, text = flag[2:].partition("=")
+        name = name.replace("-", "_")
+        if name != "config":
+            _field_type(name)  # an unknown name is the mistake, whatever follows it
+        if not equals:
+            if not rest:
+                raise UserError(f"--{name}: a value is missing; write --{name} VALUE")
+            text = rest.pop(0)
+        if name == "config":
+            file = text
+        else:
+            flags.append((name, text))
+    return file, flags
+
+
+def _field_type(path: str) -> Any:
+    known = {name: kind for name, kind, _ in fields()}
+    if path not in known:
+        raise UserError(f"--{path}: there is no such field{_nearest(path, known)} (--help lists all)")
+    return known[path]
+
+
+def _nearest(name: str, known: typing.Iterable[str]) -> str:
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if not close:  # the right field in the wrong section, or with none
+        last = name.rsplit(".", 1)[-1]
+        close = [one for one in names if one.rsplit(".", 1)[-1] == last][:1]
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _set(values: dict[str, Any], path: str, value: Any) -> None:
+    *sections, name = path.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+    values[name] = value
+
+
+def _parse(text: str, kind: Any, where: str) -> Any:
+    """A flag's text as a value: YAML, so that numbers, true, null and [lists] are written as in a recipe."""
+    if kind is str:
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    if get_origin(kind) is tuple and isinstance(value, str):
+        value = [yaml.safe_load(part) for part in value.split(",")]
+    elif get_origin(kind) is tuple and not isinstance(value, list):
+        value = [value]
+    return _convert(value, kind, where)
+
+
+def _checked(
+    kind: type[Any], values: Mapping[Any, Any], prefix: str, where: str
+) -> Iterator[tuple[str, Any]]:
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        if name not in hints:
+            near = _nearest(path, [one for one, _, _ in fields()] if prefix else list(hints))
+            raise UserError(f"{path}: there is no such field{near} (in {where})")
+        if dataclasses.is_dataclass(hints[name]):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{path}: {value!r} is not a section; write its fields below it (in {where})")
+            yield name, dict(_checked(typing.cast("type[Any]", hints[name]), value, f"{path}.", where))
+        else:
+            yield name, _convert(value, hints[name], path)
+
+
+def _convert(value: Any, kind: Any, where: str) -> Any:
+    """`value` as `kind`, or UserError. A whole number is a number; nothing else is converted."""
+    fits, converted = _fit(value, kind)
+    if not fits:
+        raise UserError(
+            f"{where}: {value!r} is not allowed; it must be {describe(kind)}{_suggestion(value, kind)}"
+        )
+    return converted
+
+
+def _suggestion(value: Any, kind: Any) -> str:
+    if get_origin(kind) is Literal and isinstance(value, str):
+        return _nearest(value, map(str, get_args(kind)))
+    return ""
+
+
+def _fit(value: Any, kind: Any) -> tuple[bool, Any]:
+    origin = get_origin(kind)
+    if origin is Literal:
+        return any(value == one and type(value) is type(one) for one in get_args(kind)), value
+    if origin in (Union, types.UnionType):
+        return next((found for one in get_args(kind) if (found := _fit(value, one))[0]), (False, None))
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            return False, None
+        parts = [_fit(one, get_args(kind)[0]) for one in value]
+        return all(fits for fits, _ in parts), tuple(part for _, part in parts)
+    if origin is dict:
+        return isinstance(value, dict) and all(isinstance(key, str) for key in value), value
+    if kind is float:
+        if isinstance(value, str):  # YAML 1.1 takes 1e-3 for a text
+            try:
+                return True, float(value)
+            except ValueError:
+                return False, None
+        return isinstance(value, (int, float)) and not isinstance(value, bool), value
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), value

@@ -1,0 +1,79 @@
+"""A recipe, flags over it, and back to a file: the same configuration."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+from dydist.config import Config
+from dydist.config_reader import fields, read_config, to_yaml
+
+RECIPES = sorted((REPOSITORY / "launch" / "recipes").glob("*.yaml"))
+
+
+def test_the_defaults_are_the_original_recipe() -> None:
+    config = read_config([])
+    assert config == Config()
+    assert (config.data.name, config.model.kernels, config.model.reduction) == ("cifar10", 4, 0.25)
+    assert (config.temperature.start, config.temperature.end, config.temperature.epochs) == (30, 1, 10)
+    assert (config.optim.lr, config.optim.momentum, config.optim.gamma) == (0.1, 0.9, 0.1)
+    assert config.optim.milestones == (0.5, 0.75, 0.85)
+    assert (config.model.dropout, config.train.batch_size, config.train.epochs) == (0.1, 128, 40)
+
+
+def test_flags_go_over_the_file_in_either_spelling(tmp_path: Path) -> None:
+    recipe = tmp_path / "a.yaml"
+    recipe.write_text("optim: {lr: 0.5, momentum: 0.8}\ntrain: {epochs: 3}\n")
+    config = read_config(
+        ["--config", str(recipe), "--optim.lr", "1e-3", "--train.batch-size=64", "--seed", "7"]
+    )
+    assert (config.optim.lr, config.optim.momentum, config.train.epochs) == (0.001, 0.8, 3)
+    assert (config.train.batch_size, config.seed) == (64, 7)
+
+
+def test_values_are_written_as_in_yaml() -> None:
+    config = read_config(
+        ["--optim.milestones", "0.2,0.4", "--train.clip_norm", "null", "--data.augment", "false"]
+        + ["--checkpoint.storage_options", "{anon: true}", "--checkpoint.resume", "100", "--run.name", "12"]
+    )
+    assert config.optim.milestones == (0.2, 0.4)
+    assert config.train.clip_norm is None
+    assert config.data.augment is False
+    assert config.checkpoint.storage_options == {"anon": True}
+    assert (config.checkpoint.resume, config.run.name) == ("100", "12")
+
+
+def test_what_is_written_is_taken_back(tmp_path: Path) -> None:
+    config = read_config(["--optim.milestones", "[0.1]", "--data.limit", "99", "--model.width", "0.5"])
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert read_config(["--config", str(tmp_path / "config.yaml")]) == config
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=[recipe.stem for recipe in RECIPES])
+def test_every_recipe_is_valid(recipe: Path) -> None:
+    config = read_config(["--config", str(recipe)])
+    config.validate()
+    assert config.run.name == recipe.stem
+
+
+def test_the_help_shows_every_field_with_its_line() -> None:
+    script = [sys.executable, str(REPOSITORY / "dydist" / "train.py"), "--help"]
+    done = subprocess.run(script, capture_output=True, text=True, check=True, env={"COLUMNS": "100"})
+    for path, _, _ in fields():
+        assert f"--{path} " in done.stdout, path
+    assert "Example: accelerate launch" in done.stdout
+    assert "(default: 0.1)" in done.stdout
+
+
+@pytest.mark.parametrize("section", [name for name in yaml.safe_load(to_yaml(Config())) if name != "seed"])
+def test_every_field_has_a_line_of_its_own(section: str) -> None:
+    source = (REPOSITORY / "dydist" / "config.py").read_text()
+    for path, _, _ in fields():
+        if path.startswith(f"{section}."):
+            name = path.split(".")[1]
+            assert f"    {name}: " in source

@@ -1,0 +1,135 @@
+"""Mistakes in the configuration: exit 2, one line that names the field and what is allowed, before torch is loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from dydist.train import main
+
+WRONG_FLAGS = [
+    ("--optim.lrr 1", "optim.lrr: there is no such field; did you mean optim.lr?"),
+    ("--lr 0.1", "lr: there is no such field; did you mean optim.lr?"),
+    ("--model.depth 3", "model.depth: there is no such field"),
+    ("--train.batch_sise 64", "did you mean train.batch_size?"),
+    ("train.epochs 3", "'train.epochs' is not a flag; write --section.field value"),
+    ("--train.epochs", "train.epochs: a value is missing"),
+    ("--train.epochs three", "train.epochs: 'three' is not allowed; it must be a whole number"),
+    ("--train.epochs 2.5", "train.epochs: 2.5 is not allowed; it must be a whole number"),
+    ("--train.epochs 0", "train.epochs: 0 is not allowed; it must be a number of at least 1"),
+    ("--train.epochs true", "train.epochs: True is not allowed"),
+    ("--optim.lr fast", "optim.lr: 'fast' is not allowed; it must be a number"),
+    ("--optim.lr -1", "optim.lr: -1 is not allowed"),
+    ("--optim.lr nan", "optim.lr: nan is not allowed"),
+    ("--optim.momentum 1", "optim.momentum: 1 is not allowed; it must be at least 0 and below 1"),
+    ("--model.kind dynamc", "it must be one of dynamic, static; did you mean dynamic?"),
+    ("--model.attention relu", "model.attention: 'relu' is not allowed; it must be one of softmax, sigmoid"),
+    ("--model.width 0", "model.width: 0 is not allowed; it must be a number above 0"),
+    ("--model.kernels 0", "model.kernels: 0 is not allowed"),
+    ("--model.kind static --model.attention sigmoid", "model.attention: sigmoid needs model.kind=dynamic"),
+    ("--data.name mnist", "it must be one of cifar10, cifar100, digits, synthetic"),
+    ("--data.augment maybe", "data.augment: 'maybe' is not allowed; it must be true or false"),
+    ("--data.limit 0", "data.limit: 0 is not allowed"),
+    ("--data.mixup 0.2 --data.cutmix 1", "data.mixup: cannot be used together with data.cutmix"),
+    ("--data.augment false --data.cutout 8", "data.augment: false contradicts data.cutout"),
+    (
+        "--train.batch_size 100",
+        "cannot be cut into parallel.shards=8 equal shards; use a multiple of 8, such as 96 or 104",
+    ),
+    ("--temperature.end 0", "temperature.end: 0 is not allowed; it must be a number above 0"),
+    ("--temperature.start -30", "temperature.start: -30 is not allowed"),
+    ("--optim.milestones 0.75,0.5", "optim.milestones: [0.75, 0.5] is out of order; use [0.5, 0.75]"),
+    ("--optim.milestones 20,30", "optim.milestones: [20, 30] is not allowed; each is a fraction"),
+    (
+        "--optim.milestones half",
+        "optim.milestones: ['half'] is not allowed; it must be a list, each a number",
+    ),
+    ("--optim.warmup_epochs 40", "optim.warmup_epochs: 40 leaves nothing of train.epochs=40"),
+    ("--optim.momentum 0 --optim.nesterov true", "optim.nesterov: needs optim.momentum above 0"),
+    ("--parallel.zero 2", "parallel.zero: 2 needs parallel.engine=deepspeed"),
+    ("--parallel.zero 4", "parallel.zero: 4 is not allowed; it must be one of 0, 1, 2, 3"),
+    (
+        "--parallel.engine deepspeed --parallel.reduce exact",
+        "parallel.reduce: exact needs parallel.engine=ddp",
+    ),
+    ("--checkpoint.resume latest", "checkpoint.resume: 'latest' is not allowed; use auto, never, a step"),
+    (
+        "--checkpoint.storage_options [1]",
+        "checkpoint.storage_options: [1] is not allowed; it must be a mapping",
+    ),
+    ("--run.name a/b", "run.name: 'a/b' is not allowed; it must be a folder name"),
+    ("--config nowhere.yaml", "--config: cannot read nowhere.yaml"),
+]
+
+WRONG_FILES = [
+    ("- a list", "it must hold sections such as 'model:'"),
+    ("model: [", "is not YAML"),
+    ("model: 3", "model: 3 is not a section"),
+    ("modell: {}", "modell: there is no such field; did you mean model?"),
+    ("model: {kernel: 3}", "model.kernel: there is no such field; did you mean model.kernels?"),
+    ("train: {epochs: '3 of them'}", "train.epochs: '3 of them' is not allowed"),
+    ("optim: {milestones: 0.5}", "optim.milestones: 0.5 is not allowed; it must be a list"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), WRONG_FLAGS, ids=[flags for flags, _ in WRONG_FLAGS])
+def test_a_wrong_flag_ends_with_2_and_says_what_is_right(
+    flags: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags.split()) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert err.startswith("dydist: ")
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG_FILES, ids=[text for text, _ in WRONG_FILES])
+def test_a_wrong_file_ends_with_2_and_names_it(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text)
+    assert main(["--config", str(recipe)]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert "recipe.yaml" in err or "epochs" in err or "milestones" in err
+
+
+def test_more_processes_than_shards(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    assert main([]) == 2
+    assert "parallel.shards: 8 shards cannot be shared by 16 processes" in capsys.readouterr().err
+
+
+def test_only_process_0_speaks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert main(["--lr", "1"]) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_every_broken_rule_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--train.epochs", "0", "--temperature.end", "0", "--train.batch_size", "100"]) == 2
+    err = capsys.readouterr().err
+    assert all(field in err for field in ("train.epochs", "temperature.end", "train.batch_size"))
+
+
+def test_a_mistake_is_told_in_under_two_seconds_and_without_torch() -> None:
+    code = (
+        "import sys, dydist.train as t; code = t.main(['--optim.lrr', '1']); "
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules; sys.exit(code)"
+    )
+    began = time.monotonic()
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 2
+    script = [sys.executable, str(REPOSITORY / "dydist" / "train.py"), "--train.batch_size", "100"]
+    done = subprocess.run(script, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "train.batch_size" in done.stderr
+    assert time.monotonic() - began < 4
