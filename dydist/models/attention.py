@@ -1,0 +1,60 @@
+"""Attention over kernels: which mixture of the K kernels one image is given."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dydist.errors import UserError
+
+AttentionKind = Literal["softmax", "sigmoid"]
+
+
+class Attention(nn.Module):
+    """Squeeze-and-excitation attention over K kernels (Chen et al., arXiv:1912.03458, figure 3).
+
+    Mean over all positions → `fc1` without bias → ReLU → `fc2` → softmax(logits / T). With
+    `kind="sigmoid"` the kernels are weighted independently, by sigmoid(logits / T), as in CondConv
+    (arXiv:1904.04971).
+
+    The hidden layer has int(in·reduction) + 1 units, or K where the input is an RGB image (in = 3).
+    `temperature` is a scalar buffer outside the state_dict; `set_temperature` fills it.
+    """
+
+    temperature: Tensor
+
+    def __init__(
+        self, in_features: int, kernels: int, *, reduction: float = 0.25, kind: AttentionKind = "softmax"
+    ) -> None:
+        super().__init__()
+        if kind not in ("softmax", "sigmoid"):
+            raise UserError(f"model.attention: {kind!r} is not known; use softmax or sigmoid")
+        if kernels < 1:
+            raise UserError(f"model.kernels: {kernels} is not allowed; a dynamic layer needs at least 1")
+        hidden = kernels if in_features == 3 else int(in_features * reduction) + 1
+        self.kind: AttentionKind = kind
+        self.fc1 = nn.Linear(in_features, hidden, bias=False)
+        self.fc2 = nn.Linear(hidden, kernels)
+        self.register_buffer("temperature", torch.ones(()), persistent=False)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Weights π of the kernels, [..., K], for `pooled` features [..., in]; softmax's sum to one."""
+        logits = self.fc2(torch.relu(self.fc1(pooled))) / self.temperature
+        return torch.softmax(logits, dim=-1) if self.kind == "softmax" else torch.sigmoid(logits)
+
+    def extra_repr(self) -> str:
+        return f"kind={self.kind}"
+
+
+def set_temperature(module: nn.Module, temperature: float) -> None:
+    """Set the softmax temperature of every attention in `module`, in place, so that nothing is compiled anew.
+
+    `temperature` is above zero; infinity means equal weights. Raises UserError otherwise.
+    """
+    if not temperature > 0:
+        raise UserError(f"temperature: {temperature} is not allowed; it must be above 0 (1 is plain softmax)")
+    for part in module.modules():
+        if isinstance(part, Attention):
+            part.temperature.fill_(temperature)

@@ -1,0 +1,135 @@
+"""Batch norm whose statistics belong to a shard, whichever process computes it and however many in one pass.
+
+A shard's images are normalised by that shard's own mean and variance. Running statistics are not touched
+in the forward pass: each layer adds its shards' statistics to a tensor of the whole network, which the
+engine sums over processes and divides by the number of shards, once a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ShardBatchNorm2d(nn.BatchNorm2d):
+    """`nn.BatchNorm2d`, with the same state_dict, until `attach_statistics` gives it a place for statistics.
+
+    Then a training forward takes x [n·s, C, H, W] with `shards` = s shards interleaved (row i·s + j is
+    image i of shard j), normalises every shard by itself, and adds Σ_shards mean and Σ_shards unbiased
+    variance to its place.
+    """
+
+    shards: int = 1
+    _mean_sum: Tensor | None = None
+    _var_sum: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] → the same shape."""
+        if not self.training or self._mean_sum is None or self._var_sum is None:
+            return super().forward(x)
+        shards = self.shards
+        images, channels, height, width = x.shape
+        if images // shards * height * width == 1:
+            return self._single_value(x)
+        # A channel of a shard is a channel of its own. The view is free where x is contiguous.
+        view = x.reshape(images // shards, shards * channels, height, width) if shards > 1 else x
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        # Momentum 1 over fresh buffers leaves exactly this batch's mean and unbiased variance in them.
+        mean = torch.zeros(shards * channels, dtype=dtype, device=x.device)
+        var = torch.zeros_like(mean)
+        if self.affine and shards > 1:
+            weight, bias = weight.repeat(shards), bias.repeat(shards)
+        out = F.batch_norm(view, mean, var, weight, bias, training=True, momentum=1.0, eps=self.eps)
+        with torch.no_grad():
+            self._mean_sum.add_(mean.view(shards, channels).sum(0))
+            self._var_sum.add_(var.view(shards, channels).sum(0))
+        if shards > 1 and not x.is_contiguous():
+            return out.view(x.shape).contiguous(memory_format=torch.channels_last)
+        return out.view(x.shape) if shards > 1 else out
+
+    def _single_value(self, x: Tensor) -> Tensor:
+        """One value a channel has no variance: it is its own mean, so the output is the bias.
+
+        The running statistics are added in place of the batch's, so that their average leaves them as they
+        are.
+        """
+        out = x - x  # Zero, with a zero gradient: nothing flows back through a batch norm of one value.
+        if self.affine:
+            out = out * self.weight[:, None, None].to(x.dtype) + self.bias[:, None, None].to(x.dtype)
+        if self.running_mean is not None and self.running_var is not None:
+            with torch.no_grad():
+                self._mean_sum.add_(self.running_mean, alpha=self.shards)  # type: ignore[union-attr]
+                self._var_sum.add_(self.running_var, alpha=self.shards)  # type: ignore[union-attr]
+        return out
+
+
+@dataclass(frozen=True)
+class ShardStatistics:
+    """Sums over shards of every batch-norm layer's mean and variance, in one flat float32 tensor.
+
+    `flat` holds, layer by layer, C means and then C variances. A step: `zero()`, forward passes, sum
+    `flat` over processes, divide by the number of shards of the whole batch, `update_running(average)`.
+    """
+
+    layers: Sequence[ShardBatchNorm2d]
+    flat: Tensor
+
+    def zero(self) -> None:
+        """Forget all sums."""
+        self.flat.zero_()
+
+    def set_shards(self, shards: int) -> None:
+        """Say how many shards are interleaved in the next passes."""
+        for layer in self.layers:
+            layer.shards = shards
+
+    @torch.no_grad()
+    def update_running(self, average: Tensor) -> None:
+        """running ← (1 - m)·running + m·average for every layer with its own momentum m; counts one batch.
+
+        `average` has the layout of `flat`. A layer with momentum None keeps the mean over all batches so far.
+        """
+        layers = [layer for layer in self.layers if layer.track_running_stats]
+        if not layers:
+            return
+        counts = [layer.num_batches_tracked for layer in layers if layer.num_batches_tracked is not None]
+        torch._foreach_add_(counts, 1)
+        running: list[Tensor] = []
+        fresh: list[Tensor] = []
+        momenta: list[float] = []
+        for layer, (mean, var) in zip(self.layers, _views(average, self.layers), strict=True):
+            if layer.running_mean is None or layer.running_var is None or layer.num_batches_tracked is None:
+                continue
+            momentum = layer.momentum
+            momenta += [1.0 / int(layer.num_batches_tracked) if momentum is None else momentum] * 2
+            running += [layer.running_mean, layer.running_var]
+            fresh += [mean.to(layer.running_mean.dtype), var.to(layer.running_var.dtype)]
+        torch._foreach_mul_(running, [1.0 - momentum for momentum in momenta])
+        torch._foreach_add_(running, torch._foreach_mul(fresh, momenta))
+
+    def detach(self) -> None:
+        """Make every layer plain BatchNorm2d again."""
+        for layer in self.layers:
+            layer._mean_sum = layer._var_sum = None
+            layer.shards = 1
+
+
+def attach_statistics(model: nn.Module, device: torch.device | str) -> ShardStatistics:
+    """Give every `ShardBatchNorm2d` of `model` its place in one flat tensor of zeros on `device`."""
+    layers = [part for part in model.modules() if isinstance(part, ShardBatchNorm2d)]
+    flat = torch.zeros(sum(2 * layer.num_features for layer in layers), dtype=torch.float32, device=device)
+    for layer, (mean, var) in zip(layers, _views(flat, layers), strict=True):
+        layer._mean_sum, layer._var_sum = mean, var
+    return ShardStatistics(layers, flat)
+
+
+def _views(flat: Tensor, layers: Sequence[ShardBatchNorm2d]) -> list[tuple[Tensor, Tensor]]:
+    """(mean, variance) of each layer within `flat`."""
+    parts = flat.split([layer.num_features for layer in layers for _ in range(2)]) if layers else ()
+    return list(zip(parts[::2], parts[1::2], strict=True))

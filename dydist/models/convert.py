@@ -1,0 +1,89 @@
+"""Turn the convolutions of any network into dynamic ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from dydist.errors import UserError
+from dydist.models.attention import AttentionKind
+from dydist.models.dynamic_conv import DynamicConv2d
+from dydist.models.initialization import kernels_from_
+
+
+def convert_to_dynamic(
+    model: nn.Module,
+    *,
+    kernels: int = 4,
+    reduction: float = 0.25,
+    attention: AttentionKind = "softmax",
+    strategy: str = "auto",
+    predicate: Callable[[str, nn.Conv2d], bool] | None = None,
+) -> nn.Module:
+    """Replace convolutions of `model` by dynamic ones, in place, and return it.
+
+    The converted network computes what it computed before, to rounding: each layer's K kernels are the
+    trained one plus perturbations that cancel while the attention is uniform, as it is at first.
+
+    `predicate(name, convolution)` says which convolutions become dynamic. By default all but the first,
+    which sees the image itself. Device, dtype, training mode and `requires_grad` are kept; a module that
+    occurs twice is replaced by one module. Draws from torch's default generator. Raises UserError where a
+    chosen convolution pads other than with a number of zeros, or where none is chosen.
+    """
+    found = [(name, part) for name, part in model.named_modules() if type(part) is nn.Conv2d]
+    first = found[0][1] if found else None
+    chosen = {
+        name: part for name, part in found if (predicate(name, part) if predicate else part is not first)
+    }
+    if not chosen:
+        raise UserError(
+            f"convert_to_dynamic: none of the {len(found)} convolutions of {type(model).__name__} was "
+            "chosen; pass a network with at least two, or a predicate that accepts one"
+        )
+    for name, part in chosen.items():
+        if part.padding_mode != "zeros" or isinstance(part.padding, str):
+            raise UserError(
+                f"convert_to_dynamic: {name or 'the model'} pads by {part.padding_mode}, {part.padding!r}; "
+                "only padding by a number of zeros can be converted: leave it out with `predicate`"
+            )
+    made = {
+        part: _dynamic(part, kernels=kernels, reduction=reduction, attention=attention, strategy=strategy)
+        for part in chosen.values()
+    }
+    if model in made:
+        return made[model]
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):  # named_children() skips a module's second name.
+            if isinstance(child, nn.Conv2d) and child in made:
+                setattr(parent, name, made[child])
+    return model
+
+
+def _dynamic(
+    source: nn.Conv2d, *, kernels: int, reduction: float, attention: AttentionKind, strategy: str
+) -> DynamicConv2d:
+    """A dynamic convolution that computes what `source` does."""
+    target = DynamicConv2d(
+        source.in_channels,
+        source.out_channels,
+        source.kernel_size,  # type: ignore[arg-type]
+        source.stride,  # type: ignore[arg-type]
+        source.padding,  # type: ignore[arg-type]
+        source.dilation,  # type: ignore[arg-type]
+        source.groups,
+        source.bias is not None,
+        kernels=kernels,
+        reduction=reduction,
+        attention=attention,
+        strategy=strategy,
+    ).to(device=source.weight.device, dtype=source.weight.dtype)
+    with torch.no_grad():
+        kernels_from_(target.weight, source.weight, kind=attention)
+        if source.bias is not None and target.bias is not None:
+            kernels_from_(target.bias, source.bias, kind=attention, spread=0.0)
+    target.weight.requires_grad_(source.weight.requires_grad)
+    if source.bias is not None and target.bias is not None:
+        target.bias.requires_grad_(source.bias.requires_grad)
+    return target.train(source.training)

@@ -1,0 +1,108 @@
+"""A 2-d convolution whose kernel is mixed anew for every image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
+
+from dydist.errors import UserError
+from dydist.models.attention import Attention, AttentionKind
+from dydist.models.initialization import fan_out, reset_attention_, reset_kernels_
+from dydist.models.strategies import check_strategy, dynamic_conv2d
+from dydist.models.strategies.problem import Pair
+
+
+class DynamicConv2d(nn.Module):
+    """Drop-in for `nn.Conv2d` with K kernels, mixed per image by attention (Chen et al., arXiv:1912.03458).
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups: as `nn.Conv2d`'s, in
+        pixels;
+            padding is by zeros.
+        bias: K biases, mixed by the same attention as the kernels.
+        kernels: K.
+        reduction: width of the attention's hidden layer as a share of `in_channels`.
+        strategy: how it is computed (docs/performance.md); all give the same result to rounding.
+        attention: softmax, or sigmoid for comparison.
+
+    Parameters: `weight` (K, out, in/groups, kh, kw), `bias` (K, out) or None, `attention.fc1`,
+    `attention.fc2`. Raises UserError for sizes that do not fit and unknown strategies.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = False,
+        *,
+        kernels: int = 4,
+        reduction: float = 0.25,
+        strategy: str = "auto",
+        attention: AttentionKind = "softmax",
+    ) -> None:
+        super().__init__()
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise UserError(
+                f"groups: {groups} does not divide in_channels={in_channels} and out_channels="
+                f"{out_channels}; use a common divisor of both"
+            )
+        self.in_channels, self.out_channels, self.groups, self.kernels = (
+            in_channels,
+            out_channels,
+            groups,
+            kernels,
+        )
+        self.kernel_size: Pair = _pair(kernel_size)
+        self.stride: Pair = _pair(stride)
+        self.padding: Pair = _pair(padding)
+        self.dilation: Pair = _pair(dilation)
+        self.strategy = check_strategy(strategy)
+        self.attention = Attention(in_channels, kernels, reduction=reduction, kind=attention)
+        self.weight = nn.Parameter(
+            torch.empty(kernels, out_channels, in_channels // groups, *self.kernel_size)
+        )
+        self.register_parameter("bias", nn.Parameter(torch.empty(kernels, out_channels)) if bias else None)
+        self.reset_parameters()
+
+    @property
+    def temperature(self) -> Tensor:
+        """The attention's temperature, a scalar tensor."""
+        return self.attention.temperature
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters from torch's default generator (docs/models.md, "Initial values")."""
+        reset_attention_(self.attention)
+        fan = fan_out(self.weight.shape, self.groups)
+        reset_kernels_(self.weight, fan=fan, kind=self.attention.kind)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [N, in, H, W] → [N, out, H', W']."""
+        return dynamic_conv2d(
+            x,
+            self.attention(x.mean((2, 3))),
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            self.strategy,
+        )
+
+    def extra_repr(self) -> str:
+        optional = {"padding": (0, 0), "dilation": (1, 1), "groups": 1}
+        parts = [f"{self.in_channels}, {self.out_channels}", f"kernel_size={self.kernel_size}"]
+        parts += [f"stride={self.stride}"]
+        parts += [f"{n}={getattr(self, n)}" for n, usual in optional.items() if getattr(self, n) != usual]
+        parts += [f"bias={self.bias is not None}", f"kernels={self.kernels}", f"strategy={self.strategy}"]
+        return ", ".join(parts)

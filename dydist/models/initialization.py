@@ -1,0 +1,58 @@
+"""Initial values: the *mixed* kernel gets He variance, and all kernels weigh the same at the start.
+
+A dynamic layer computes with W̃ = Σ_k π_k W_k. For independent W_k of variance σ² that has variance σ² Σ_k
+π_k²: only 1/K of σ² under a uniform softmax, K/4 of it under sigmoids at 1/2. So each W_k is drawn with
+σ² = He variance / Σ_k π_k², where π is the attention at zero logits, and `fc2` starts at zero, so that the
+logits are zero at the first step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dydist.models.attention import Attention
+
+
+def initial_weight(kind: str, kernels: int) -> float:
+    """π_k at zero logits: 1/K for softmax, 1/2 for sigmoid."""
+    return 1.0 / kernels if kind == "softmax" else 0.5
+
+
+@torch.no_grad()
+def reset_attention_(attention: Attention) -> None:
+    """He initialisation of `fc1` (fan in, ReLU); `fc2` at zero, which makes the attention uniform."""
+    nn.init.kaiming_normal_(attention.fc1.weight, mode="fan_in", nonlinearity="relu")
+    nn.init.zeros_(attention.fc2.weight)
+    nn.init.zeros_(attention.fc2.bias)
+
+
+@torch.no_grad()
+def reset_kernels_(weight: Tensor, *, fan: int, kind: str) -> None:
+    """Fill `weight` (K, …) so that the mixed kernel has variance 2/`fan` (He et al., arXiv:1502.01852)."""
+    kernels = weight.shape[0]
+    squares = kernels * initial_weight(kind, kernels) ** 2
+    nn.init.normal_(weight, std=math.sqrt(2.0 / fan / squares))
+
+
+@torch.no_grad()
+def kernels_from_(weight: Tensor, pretrained: Tensor, *, kind: str, spread: float = 0.1) -> None:
+    """Fill `weight` (K, …) with kernels that mix to `pretrained` (…) exactly, up to rounding, at zero logits.
+
+    K equal kernels would get equal gradients for ever. So each gets a perturbation of `spread` times the
+    pretrained weights' root mean square, and the perturbations of one place sum to zero over the kernels.
+    """
+    kernels = weight.shape[0]
+    noise = torch.randn_like(weight)
+    noise -= noise.mean(0, keepdim=True)
+    scale = 1.0 / (kernels * initial_weight(kind, kernels))
+    root_mean_square = pretrained.detach().to(weight.dtype).square().mean().sqrt()
+    weight.copy_(scale * (pretrained.to(weight) + spread * root_mean_square * noise))
+
+
+def fan_out(shape: Sequence[int], groups: int) -> int:
+    """Connections out of one input value, for kernels of shape (K, out, in/groups, k, k)."""
+    return shape[1] * math.prod(shape[3:]) // groups

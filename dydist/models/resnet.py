@@ -1,0 +1,165 @@
+"""ResNet-18 (He et al., arXiv:1512.03385, table 1) with dynamic convolutions everywhere but the stem, and its
+static twin. Modules are named as torchvision names them, so a static network's weights can be exchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dydist.config import ModelConfig
+from dydist.errors import UserError
+from dydist.models.attention import AttentionKind
+from dydist.models.batchnorm import ShardBatchNorm2d
+from dydist.models.dynamic_conv import DynamicConv2d
+
+Stem = Literal["cifar", "strided", "imagenet"]
+Convolution = Callable[[int, int, int, int, int], nn.Module]
+"""Makes a convolution from (in_channels, out_channels, kernel_size, stride, padding)."""
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where shapes change."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, convolution: Convolution) -> None:
+        super().__init__()
+        self.conv1 = convolution(in_channels, channels, 3, stride, 1)
+        self.bn1 = ShardBatchNorm2d(channels)
+        self.conv2 = convolution(channels, channels, 3, 1, 1)
+        self.bn2 = ShardBatchNorm2d(channels)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or in_channels != channels:
+            shortcut = convolution(in_channels, channels, 1, stride, 0)
+            self.downsample = nn.Sequential(shortcut, ShardBatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] → [N, channels, ⌈H/stride⌉, ⌈W/stride⌉]."""
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = self.bn2(self.conv2(out))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return F.relu(out + shortcut, inplace=True)
+
+
+class ResNet18(nn.Module):
+    """Eight basic blocks in four stages of 64, 128, 256 and 512 channels (times `width`), then a classifier.
+
+    `features` is the width of the pooled features that the classifier sees.
+    """
+
+    def __init__(
+        self, num_classes: int, *, stem: Stem, width: float, dropout: float, convolution: Convolution
+    ) -> None:
+        super().__init__()
+        widths = [max(1, round(channels * width)) for channels in (64, 128, 256, 512)]
+        self.features = widths[-1]
+        self.dropout = dropout
+        self.stem = stem
+        self.maxpool: nn.Module | None
+        self.conv1, self.maxpool = _stem(stem, widths[0])
+        self.bn1 = ShardBatchNorm2d(widths[0])
+        before = widths[0]
+        stages: list[nn.Module] = []
+        for channels in widths:
+            first = BasicBlock(before, channels, 2 if stages else 1, convolution)
+            second = BasicBlock(channels, channels, 1, convolution)
+            stages.append(nn.Sequential(first, second))
+            before = channels
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.fc = nn.Linear(self.features, num_classes)
+
+    def forward(self, images: Tensor, dropout_mask: Tensor | None = None) -> Tensor:
+        """Normalised images [N, 3, H, W] → logits [N, classes].
+
+        In training with dropout, `dropout_mask` [N, features] (zeros where dropped, 1/(1-p) elsewhere) is
+        multiplied onto the pooled features; without one, torch's own dropout draws it.
+        """
+        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
+        if self.maxpool is not None:
+            x = self.maxpool(x)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+        pooled = x.mean((2, 3))
+        if self.training and self.dropout > 0:
+            pooled = F.dropout(pooled, self.dropout) if dropout_mask is None else pooled * dropout_mask
+        return self.fc(pooled)
+
+
+def dy_resnet18(
+    num_classes: int = 10,
+    *,
+    stem: Stem = "cifar",
+    width: float = 1.0,
+    kernels: int = 4,
+    reduction: float = 0.25,
+    attention: AttentionKind = "softmax",
+    dropout: float = 0.1,
+    strategy: str = "auto",
+    bias: bool = False,
+) -> ResNet18:
+    """ResNet-18 with 19 dynamic convolutions: all but the stem (Chen et al., arXiv:1912.03458, section 5).
+
+    `stem`: cifar (3x3 stride 1), strided (3x3 stride 2) or imagenet (7x7 stride 2 and a 3x3 max-pool).
+    `width` multiplies every channel count; `dropout` is applied before the classifier; `bias` gives the
+    dynamic convolutions K biases. Takes 3-channel images of any size. Raises UserError for values that are
+    not allowed.
+    """
+
+    def convolution(inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> nn.Module:
+        return DynamicConv2d(
+            inputs,
+            outputs,
+            kernel,
+            stride,
+            padding,
+            bias=bias,
+            kernels=kernels,
+            reduction=reduction,
+            strategy=strategy,
+            attention=attention,
+        )
+
+    return ResNet18(num_classes, stem=stem, width=width, dropout=dropout, convolution=convolution)
+
+
+def static_resnet18(
+    num_classes: int = 10, *, stem: Stem = "cifar", width: float = 1.0, dropout: float = 0.1
+) -> ResNet18:
+    """The same network with ordinary convolutions; with the imagenet stem, torchvision's `resnet18`."""
+    return ResNet18(num_classes, stem=stem, width=width, dropout=dropout, convolution=_ordinary)
+
+
+def build_model(config: ModelConfig, num_classes: int) -> ResNet18:
+    """The network that `config` describes, its weights drawn from torch's default generator."""
+    if config.kind == "static":
+        return static_resnet18(num_classes, stem=config.stem, width=config.width, dropout=config.dropout)
+    return dy_resnet18(
+        num_classes,
+        stem=config.stem,
+        width=config.width,
+        kernels=config.kernels,
+        reduction=config.reduction,
+        attention=config.attention,
+        dropout=config.dropout,
+        strategy=config.strategy,
+        bias=config.bias,
+    )
+
+
+def _ordinary(inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> nn.Module:
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return convolution
+
+
+def _stem(stem: str, channels: int) -> tuple[nn.Module, nn.Module | None]:
+    """The first convolution and the pooling after it."""
+    if stem == "cifar":
+        return _ordinary(3, channels, 3, 1, 1), None
+    if stem == "strided":
+        return _ordinary(3, channels, 3, 2, 1), None
+    if stem == "imagenet":
+        return _ordinary(3, channels, 7, 2, 3), nn.MaxPool2d(3, stride=2, padding=1)
+    raise UserError(f"model.stem: {stem!r} is not known; use cifar, strided or imagenet")

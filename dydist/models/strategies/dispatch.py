@@ -1,0 +1,70 @@
+"""The one entrance: checks the shapes, casts for autocast, picks the strategy, adds the mixed bias."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from dydist.errors import UserError
+from dydist.models.strategies.choose import rule
+from dydist.models.strategies.grouped import grouped
+from dydist.models.strategies.mix import mix
+from dydist.models.strategies.problem import Geometry, Pair, Shape
+
+Strategy = Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]
+
+STRATEGIES: Mapping[str, Strategy] = {"grouped": grouped, "mix": mix}
+NAMES = ("auto", *STRATEGIES)
+
+
+def check_strategy(name: str) -> str:
+    """Return `name`, or raise UserError where there is no such strategy."""
+    if name not in NAMES:
+        raise UserError(f"model.strategy: {name!r} is not known; use one of {', '.join(NAMES)}")
+    return name
+
+
+def dynamic_conv2d(
+    x: Tensor,
+    attention: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+    strategy: str = "auto",
+) -> Tensor:
+    """Convolve each image with its own mixture of kernels (Chen et al., arXiv:1912.03458, eq. 3 and 4).
+
+    Image n is convolved with Σ_k attention[n, k] · weight[k], and Σ_k attention[n, k] · bias[k] is added.
+
+    Args:
+        x: images [N, C, H, W], any floating dtype.
+        attention: π [N, K], in x's dtype (autocast apart).
+        weight: kernels [K, out, C/groups, kh, kw].
+        bias: [K, out] or None.
+        stride, padding, dilation: (vertical, horizontal), pixels; padding is zeros.
+        groups: as in `torch.nn.functional.conv2d`.
+        strategy: one of `NAMES`; unknown names raise UserError.
+
+    Returns [N, out, H', W']. Under autocast everything is cast to autocast's dtype, as for `conv2d`.
+    """
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        x, attention, weight = x.to(dtype), attention.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+        with torch.autocast(device, enabled=False):
+            return _compute(x, attention, weight, bias, Geometry(stride, padding, dilation, groups), strategy)
+    return _compute(x, attention, weight, bias, Geometry(stride, padding, dilation, groups), strategy)
+
+
+def _compute(
+    x: Tensor, attention: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, strategy: str
+) -> Tensor:
+    name = rule(Shape.of(x, weight, geometry)) if strategy == "auto" else check_strategy(strategy)
+    out = STRATEGIES[name](x, attention, weight, geometry)
+    return out if bias is None else out + (attention @ bias)[:, :, None, None]

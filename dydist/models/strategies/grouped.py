@@ -1,0 +1,30 @@
+"""`grouped`: a kernel for every image, then one convolution with as many groups as images.
+
+The way of the public implementations (Chen et al., arXiv:1912.03458). Right where maps are large; where they
+are small, N kernels cost more memory traffic than the convolution itself.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from dydist.models.strategies.problem import Geometry
+
+
+def grouped(x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """See `dydist.models.strategies.dynamic_conv2d` for shapes."""
+    images, channels, *size = x.shape
+    if images == 0:  # A convolution cannot have zero groups.
+        return F.conv2d(x, weight.flatten(0, 1), None, *geometry)[:, : weight.shape[1]]
+    kernels = (attention @ weight.flatten(1)).view(images * weight.shape[1], *weight.shape[2:])
+    out = F.conv2d(
+        x.reshape(1, images * channels, *size),
+        kernels,
+        None,
+        geometry.stride,
+        geometry.padding,
+        geometry.dilation,
+        images * geometry.groups,
+    )
+    return out.view(images, weight.shape[1], *out.shape[2:])

@@ -1,0 +1,145 @@
+"""Every strategy against a loop over images: values and gradients in float64, over generated shapes."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models.reference import loop
+from torch import Tensor
+
+from dydist.errors import UserError
+from dydist.models.strategies import NAMES, Geometry, Shape, dynamic_conv2d, rule
+
+
+@dataclass(frozen=True)
+class Case:
+    images: int
+    kernels: int
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, int]
+    size: tuple[int, int]
+    geometry: Geometry
+    bias: bool
+    seed: int
+
+    def tensors(self, dtype: torch.dtype = torch.float64) -> list[Tensor | None]:
+        """x, attention, weight, bias; all of them leaves that want a gradient."""
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+
+        per_group = self.in_channels // self.geometry.groups
+        return [
+            draw(self.images, self.in_channels, *self.size),
+            draw(self.images, self.kernels),
+            draw(self.kernels, self.out_channels, per_group, *self.kernel),
+            draw(self.kernels, self.out_channels) if self.bias else None,
+        ]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    pair = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high))  # noqa: E731
+    groups = draw(st.sampled_from([1, 1, 1, 2, 3]))
+    kernel = draw(pair(1, 3))
+    geometry = Geometry(draw(pair(1, 3)), draw(pair(0, 2)), draw(pair(1, 2)), groups)
+    least = [max(1, geometry.dilation[i] * (kernel[i] - 1) + 1 - 2 * geometry.padding[i]) for i in range(2)]
+    size = (draw(st.integers(least[0], least[0] + 5)), draw(st.integers(least[1], least[1] + 5)))
+    return Case(
+        images=draw(st.integers(1, 5)),
+        kernels=draw(st.integers(1, 5)),
+        in_channels=groups * draw(st.integers(1, 4)),
+        out_channels=groups * draw(st.integers(1, 4)),
+        kernel=kernel,
+        size=size,
+        geometry=geometry,
+        bias=draw(st.booleans()),
+        seed=draw(st.integers(0, 2**31)),
+    )
+
+
+def gradients(out: Tensor, tensors: list[Tensor | None]) -> list[Tensor]:
+    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
+    return list(torch.autograd.grad((out * weights).sum(), [t for t in tensors if t is not None]))
+
+
+@pytest.mark.parametrize("strategy", NAMES)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(case=cases())
+def test_equals_the_loop(strategy: str, case: Case) -> None:
+    tensors = case.tensors()
+    expected = loop(*tensors, case.geometry)  # type: ignore[arg-type]
+    out = dynamic_conv2d(*tensors, *case.geometry, strategy=strategy)  # type: ignore[misc, arg-type]
+    torch.testing.assert_close(out, expected)
+    for got, want in zip(gradients(out, tensors), gradients(expected, tensors), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+TYPICAL = Case(6, 4, 16, 24, (3, 3), (8, 8), Geometry((1, 1), (1, 1), (1, 1), 1), True, 0)
+
+
+@pytest.mark.parametrize("strategy", NAMES)
+def test_second_derivative(strategy: str) -> None:
+    """Gradient penalties and the like work with every strategy."""
+    small = Case(2, 2, 2, 2, (2, 2), (3, 3), Geometry((1, 1), (1, 1), (1, 1), 1), False, 1)
+    x, attention, weight, _ = small.tensors()
+
+    def apply(*tensors: Tensor) -> Tensor:
+        return dynamic_conv2d(*tensors, None, *small.geometry, strategy=strategy)
+
+    assert torch.autograd.gradcheck(apply, (x, attention, weight))
+    assert torch.autograd.gradgradcheck(apply, (x, attention, weight))
+
+
+@pytest.mark.parametrize("strategy", NAMES)
+def test_autocast(strategy: str) -> None:
+    tensors = TYPICAL.tensors(torch.float32)
+    exact = loop(*TYPICAL.tensors(), TYPICAL.geometry).detach()  # type: ignore[arg-type]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = dynamic_conv2d(*tensors, *TYPICAL.geometry, strategy=strategy)  # type: ignore[misc, arg-type]
+    assert out.dtype == torch.bfloat16
+    # bfloat16 keeps 8 bits; an output sums 144 products with a mixed kernel of 4.
+    torch.testing.assert_close(out.double(), exact, atol=0.03 * float(exact.std()) * 4, rtol=0.02)
+    for gradient, tensor in zip(gradients(out.float(), tensors), tensors, strict=True):
+        assert tensor is not None
+        assert gradient.dtype == torch.float32
+        assert gradient.shape == tensor.shape
+
+
+@pytest.mark.parametrize("strategy", NAMES)
+def test_channels_last(strategy: str) -> None:
+    x, *rest = TYPICAL.tensors()
+    assert x is not None
+    expected = dynamic_conv2d(x, *rest, *TYPICAL.geometry, strategy=strategy)  # type: ignore[misc, arg-type]
+    last = x.detach().contiguous(memory_format=torch.channels_last)
+    out = dynamic_conv2d(last, *rest, *TYPICAL.geometry, strategy=strategy)  # type: ignore[misc, arg-type]
+    torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize("strategy", NAMES)
+def test_an_empty_batch_gives_an_empty_output(strategy: str) -> None:
+    x, attention, weight, bias = TYPICAL.tensors()
+    assert x is not None
+    assert attention is not None
+    out = dynamic_conv2d(x[:0], attention[:0], weight, bias, *TYPICAL.geometry, strategy=strategy)  # type: ignore[arg-type]
+    assert out.shape == (0, 24, 8, 8)
+
+
+def test_an_unknown_strategy_names_the_known_ones() -> None:
+    tensors = TYPICAL.tensors()
+    with pytest.raises(UserError, match=r"model.strategy: 'fastest'.*auto, grouped, mix"):
+        dynamic_conv2d(*tensors, *TYPICAL.geometry, strategy="fastest")  # type: ignore[misc, arg-type]
+
+
+def test_the_rule_depends_on_the_shape_alone() -> None:
+    """Same answer whatever the number of images: it must not change with the world size."""
+    for channels, side in itertools.product((64, 128, 256, 512), (1, 2, 4, 8, 16, 32)):
+        shapes = [Shape(n, 4, channels, channels, 1, (3, 3), (side, side)) for n in (1, 2, 16, 128)]
+        assert len({rule(shape) for shape in shapes}) == 1
