@@ -1,1 +1,26 @@
-"""dydist.monitor"""
+"""What a run shows and writes while it runs. Knows nothing of engines: it is handed records (dydist.records).
+
+- `build_monitors`: everything a configuration asks for; `NullMonitor`: for every process but 0.
+- `Monitors`: hands records to many, and lets none of them stop training.
+- `JsonLines`: metrics.jsonl and events.jsonl. `StatusFile`: status.json.
+- `TerminalProgress`, `LineProgress`, `QuietProgress`: the terminal, a log file, almost nothing.
+- `dydist.monitor.tensorboard.TensorBoard` (imports torch).
+"""
+
+from dydist.monitor.build import build_monitors
+from dydist.monitor.fanout import Monitors, NullMonitor
+from dydist.monitor.jsonlines import JsonLines, read_lines
+from dydist.monitor.progress import LineProgress, QuietProgress, TerminalProgress
+from dydist.monitor.status import StatusFile
+
+__all__ = [
+    "JsonLines",
+    "LineProgress",
+    "Monitors",
+    "NullMonitor",
+    "QuietProgress",
+    "StatusFile",
+    "TerminalProgress",
+    "build_monitors",
+    "read_lines",
+]

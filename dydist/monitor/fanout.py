@@ -1,0 +1,86 @@
+"""One monitor that hands everything to many, and one that does nothing."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from dydist.records import CheckpointRecord, EvaluationRecord, Monitor, RunSummary, StepRecord
+
+_log = logging.getLogger(__name__)
+
+
+class NullMonitor:
+    """For the processes that write nothing: every process but 0."""
+
+    def start(self, *, step: int, total_steps: int, steps_per_epoch: int) -> None:
+        pass
+
+    def step(self, record: StepRecord) -> None:
+        pass
+
+    def evaluation(self, record: EvaluationRecord) -> None:
+        pass
+
+    def checkpoint(self, record: CheckpointRecord) -> None:
+        pass
+
+    def note(self, text: str, *, level: str = "info") -> None:
+        pass
+
+    def close(self, summary: RunSummary) -> None:
+        pass
+
+
+class Monitors:
+    """Hands each record to every monitor in turn.
+
+    A monitor that raises never stops training: its failure is told once, to the others, and it is tried again
+    with the next record (a full disk may have room again). May be called from any thread.
+    """
+
+    def __init__(self, monitors: Sequence[Monitor]) -> None:
+        self._monitors = list(monitors)
+        self._failed: set[int] = set()
+        self._lock = threading.RLock()
+
+    def start(self, *, step: int, total_steps: int, steps_per_epoch: int) -> None:
+        self._each(lambda m: m.start(step=step, total_steps=total_steps, steps_per_epoch=steps_per_epoch))
+
+    def step(self, record: StepRecord) -> None:
+        self._each(lambda m: m.step(record))
+
+    def evaluation(self, record: EvaluationRecord) -> None:
+        self._each(lambda m: m.evaluation(record))
+
+    def checkpoint(self, record: CheckpointRecord) -> None:
+        self._each(lambda m: m.checkpoint(record))
+
+    def note(self, text: str, *, level: str = "info") -> None:
+        self._each(lambda m: m.note(text, level=level))
+
+    def close(self, summary: RunSummary) -> None:
+        self._each(lambda m: m.close(summary))
+
+    def _each(self, call: Callable[[Monitor], None]) -> None:
+        with self._lock:
+            for monitor in self._monitors:
+                try:
+                    call(monitor)
+                except Exception as error:
+                    self._tell_once(monitor, error)
+
+    def _tell_once(self, monitor: Monitor, error: Exception) -> None:
+        if id(monitor) in self._failed:
+            return
+        self._failed.add(id(monitor))
+        name = type(monitor).__name__
+        _log.warning("monitor %s failed; training goes on", name, exc_info=error)
+        text = f"{name} could not write: {error!r}. Training goes on; what it shows may be incomplete."
+        for other in self._monitors:
+            if other is not monitor and id(other) not in self._failed:
+                try:
+                    other.note(text, level="warning")
+                except Exception as second:
+                    self._tell_once(other, second)

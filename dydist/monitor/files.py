@@ -1,0 +1,34 @@
+"""Replacing a file so that a reader, or a kill at any moment, finds the old one or the new one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def json_bytes(values: Mapping[str, Any], *, indent: int | None = None) -> bytes:
+    """One JSON object and a line end. A top-level float that is not finite becomes null: JSON has no NaN."""
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in values.items()
+    }
+    return json.dumps(finite, indent=indent).encode() + b"\n"
+
+
+def replace_file(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write `content` beside `path`, then rename it over `path`. `durable`: to hold after a power cut too."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
