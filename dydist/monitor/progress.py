@@ -92,14 +92,16 @@ class LineProgress:
     def start(self, *, step: int, total_steps: int, steps_per_epoch: int) -> None:
         self._total = total_steps
         self._pace.update(step, self._monotonic())
-        self._write(f"going on from step {step} of {total_steps}" if step else f"{total_steps} steps to go")
+        self._write(
+            f"going on from step {step} of {total_steps}" if step else f"training for {total_steps} steps"
+        )
 
     def step(self, record: StepRecord) -> None:
         now = self._monotonic()
         self._pace.update(record.step, now)
         if now >= self._due:
             self._due = now + LINE_EVERY_S
-            self._write(text.step_line(record, total_steps=self._total, eta_s=self._pace.eta_s(self._total)))
+            self._write(text.step_line(record, eta_s=self._pace.eta_s(self._total)))
 
     def evaluation(self, record: EvaluationRecord) -> None:
         self._write(text.evaluation_line(record))
