@@ -1,1 +1,77 @@
-"""dydist.checkpoint"""
+"""Checkpoints that survive: written in the background, complete or not at all, verified before they are trusted.
+
+- `Checkpointer`, `TrainingState`: what a run uses (`_checkpointer`, `_tensors`)
+- `open_storage`, `Storage`: a place at a path or fsspec URL (`_storage`, `_remote`)
+- `survey`, `inspect`, `verify`, `load`, `Found`: what lies in a place (`_catalog`)
+- `copy_checkpoint`, `prune`, `Keep`: what people do with it (`_copy`, `_housekeeping`)
+- `Manifest`, `folder_name`, `step_of`: the format (`_format`)
+- `redact`, `scrub`: keeping secrets out of what is written (`_secrets`)
+- the errors (`_errors`)
+
+Inside: `_policy` decides what all processes must decide alike, `_save` writes and commits one save, `_pipeline` runs
+saves in the background, `_stage` is the node's own disk, `_lease` allows one writer, `_restore` chooses at a start,
+`_retry` tries again what can pass. Nothing here knows engines or clusters; docs/checkpoints.md tells users.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dydist.checkpoint._catalog import Found, inspect, load, survey, verify
+from dydist.checkpoint._copy import copy_checkpoint
+from dydist.checkpoint._errors import (
+    CheckpointError,
+    DamagedError,
+    LeaseHeldError,
+    LeaseLostError,
+    NewerFormatError,
+)
+from dydist.checkpoint._format import Manifest, folder_name, step_of
+from dydist.checkpoint._housekeeping import Keep, prune
+from dydist.checkpoint._retry import Retrying, explain
+from dydist.checkpoint._secrets import redact, scrub
+from dydist.checkpoint._storage import Storage, open_storage
+
+if TYPE_CHECKING:
+    from dydist.checkpoint._checkpointer import Checkpointer
+    from dydist.checkpoint._tensors import TrainingState
+
+__all__ = [
+    "CheckpointError",
+    "Checkpointer",
+    "DamagedError",
+    "Found",
+    "Keep",
+    "LeaseHeldError",
+    "LeaseLostError",
+    "Manifest",
+    "NewerFormatError",
+    "Retrying",
+    "Storage",
+    "TrainingState",
+    "copy_checkpoint",
+    "explain",
+    "folder_name",
+    "inspect",
+    "load",
+    "open_storage",
+    "prune",
+    "redact",
+    "scrub",
+    "step_of",
+    "survey",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The two that need torch are imported when they are asked for, so that the command line stays quick."""
+    if name == "Checkpointer":
+        from dydist.checkpoint._checkpointer import Checkpointer
+
+        return Checkpointer
+    if name == "TrainingState":
+        from dydist.checkpoint._tensors import TrainingState
+
+        return TrainingState
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,378 @@
+"""The one object a run talks to: restore at the start, save at step boundaries, close at the end."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from dydist.checkpoint._errors import CheckpointError, LeaseLostError
+from dydist.checkpoint._format import encode_json
+from dydist.checkpoint._housekeeping import Keep, prune
+from dydist.checkpoint._lease import Lease, this_process
+from dydist.checkpoint._pipeline import Pipeline, Surroundings
+from dydist.checkpoint._policy import Decision, Status, decide
+from dydist.checkpoint._restore import (
+    Agreement,
+    Candidate,
+    candidates,
+    find_source,
+    load_weights,
+    newest_valid,
+    set_aside,
+)
+from dydist.checkpoint._retry import Retrying, explain
+from dydist.checkpoint._save import Identity, Save
+from dydist.checkpoint._secrets import scrub
+from dydist.checkpoint._stage import open_stage, prepare_stage, staged
+from dydist.checkpoint._storage import LocalStorage, Storage, is_local, open_storage
+from dydist.checkpoint._tensors import HostMemory, TrainingState, split
+from dydist.config import CheckpointConfig
+from dydist.errors import UserError
+from dydist.records import CheckpointRecord
+
+T = TypeVar("T")
+
+RESTORED = "restored"
+"""Stands for the attempt of the checkpoint that the run was restored from."""
+
+
+class Checkpointer:
+    """Saves a run's state in the background and finds it again.
+
+    Every process of a run has one; `restore`, `save` and `close` are called by all of them at the same step, on the
+    main thread. `broadcast` gives process 0's object to all, `gather` all objects to all; both are collective.
+    `on_record` and `on_note` are called on process 0, also by background threads: they must be safe for that and
+    quick. `job` is the cluster job's identifier, the same after it was requeued, or "". `clock` is monotonic, `now`
+    the time of day, both in seconds. `host` and `open_at` are for simulated nodes and stores in tests.
+    """
+
+    def __init__(
+        self,
+        config: CheckpointConfig,
+        *,
+        url: str,
+        run_name: str,
+        rank: int,
+        world_size: int,
+        broadcast: Callable[[T], T],
+        gather: Callable[[T], list[T]],
+        on_record: Callable[[CheckpointRecord], None],
+        on_note: Callable[[str], None],
+        job: str = "",
+        host: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+        open_at: Callable[[str, Mapping[str, Any]], Storage] = open_storage,
+        lease_interval_s: float = 15.0,
+        lease_timeout_s: float = 60.0,
+    ) -> None:
+        self._config = config
+        self._rank = rank
+        self._world_size = world_size
+        self._run_name = run_name
+        self._job = job
+        self._agreement = Agreement(rank, broadcast, gather, on_note)
+        self._on_record = on_record
+        self._on_note = on_note
+        self._clock = clock
+        self._now = now
+        self._url = url
+        self._open_at = lambda at: open_at(at, config.storage_options)
+        self._place = self._open_at(url)
+        self._stage: LocalStorage | None = None if is_local(url) else open_stage(url, config.stage_dir)
+        self._hosts: tuple[str, ...] = ()
+        self._never = threading.Event()
+        self._lease = Lease(
+            lambda seconds: self._patient(self._place, seconds),
+            this_process(run=run_name, job=job, host=host or socket.gethostname(), now=now()),
+            interval_s=lease_interval_s,
+            timeout_s=lease_timeout_s,
+            clock=clock,
+            now=now,
+            on_note=on_note,
+        )
+        self._host = host or socket.gethostname()
+        self._pipeline: Pipeline | None = None
+        self._restored_step: int | None = None
+        self._memory = HostMemory()
+
+    def restore(self) -> TrainingState | None:
+        """Take the place's lease and read the state to go on from; None: begin at step 0.
+
+        By `config.resume`: "auto" the newest valid checkpoint (damaged ones are named and passed over); "never" none,
+        the existing ones are set aside; a step, that one, and those after it are set aside; a URL, the newest of this
+        run, or where there is none the weights alone of that other run's (step 0, no optimizer). A requeued job goes
+        on from what it wrote itself, whatever `resume` says.
+
+        Raises UserError where another run holds the lease or the step asked for is not there, NewerFormatError, and
+        CheckpointError where the store cannot be reached within `config.deadline_s`. All processes raise alike.
+        """
+        agreement = self._agreement
+        agreement.first(lambda: self._lease.acquire(self._config.deadline_s))
+        try:
+            return self._restore(agreement)
+        except BaseException:
+            self._lease.release()
+            raise
+
+    def _restore(self, agreement: Agreement) -> TrainingState | None:
+        stage_name = str(self._stage.root) if self._stage is not None else ""
+        nodes = agreement.gather((self._host, stage_name))
+        self._hosts = tuple(host for host, _ in nodes)
+        node = tuple(rank for rank, name in enumerate(nodes) if name == nodes[self._rank])
+        if self._stage is not None and self._rank == node[0]:
+            self._try_stage(lambda stage: prepare_stage(stage, self._url, now=self._now()))
+        place = self._patient(self._place, self._config.deadline_s)
+        options = candidates(agreement, place, self._stage)
+        chosen = self._choose(agreement, place, options, leads=self._rank == node[0])
+        result = newest_valid(agreement, place, self._stage, chosen, self._world_size)
+        state = self._begin(agreement, place, chosen) if result is None else result[0]
+        self._restored_step = state.step if result is not None and state is not None else None
+        pipeline = self._start(node)
+        if result is not None and not result[1].remote and self._rank == 0:
+            pipeline.upload_late()
+        return state
+
+    def _begin(self, agreement: Agreement, place: Storage, chosen: list[Candidate]) -> TrainingState | None:
+        """The state of a run that has no checkpoint of its own to go on from."""
+        resume = self._config.resume
+        if resume.isdigit() and chosen:
+            raise UserError(
+                f"checkpoint.resume: step {resume} at {place.url} is damaged; use another step, or auto"
+            )
+        if chosen:
+            agreement.note(f"no checkpoint at {place.url} is valid: beginning at step 0")
+        if not _is_source(resume):
+            return None
+        source, found = agreement.first(lambda: find_source(self._patient_at, resume))
+        return load_weights(self._patient_at(source), found)
+
+    def _choose(
+        self, agreement: Agreement, place: Storage, options: list[Candidate], *, leads: bool
+    ) -> list[Candidate]:
+        """The candidates that `config.resume` allows, newest first; sets others aside."""
+        resume = self._config.resume
+        live = [option for option in options if not option.found.set_aside]
+        newest = next((o.found.manifest for o in live if o.found.manifest and o.found.problem is None), None)
+        own = newest is not None and bool(self._job) and newest.job == self._job
+        if own or resume == "auto" or _is_source(resume):
+            return live
+        step = -1 if resume == "never" else int(resume)
+        chosen = [option for option in options if option.found.step == step]
+        if resume != "never" and not chosen:
+            there = ", ".join(str(option.found.step) for option in options[:10]) or "none"
+            raise UserError(
+                f"checkpoint.resume: no step {step} at {place.url}; there are: {there}; use one, or auto"
+            )
+        later = [option.found.folder for option in live if option.found.step > step]
+        if later:
+            agreement.note(f"{len(later)} checkpoints after step {max(step, 0)} are set aside at {place.url}")
+            why = f"checkpoint.resume={resume}"
+            agreement.first(
+                lambda: set_aside(place, [o.found for o in live if o.remote and o.found.step > step], why=why)
+            )
+            if leads and self._stage is not None:
+                self._try_stage(
+                    lambda stage: set_aside(stage, [f for f in staged(stage) if f.step > step], why=why)
+                )
+        return chosen
+
+    def _start(self, node: tuple[int, ...]) -> Pipeline:
+        config = self._config
+        rule = Keep(keep=config.keep, keep_every_steps=config.keep_every_steps, keep_best=config.keep_best)
+        self._identity = Identity(
+            run=self._run_name, job=self._job, rank=self._rank, world_size=self._world_size, hosts=self._hosts
+        )
+        self._node = node
+
+        def prune_place(storage: Storage) -> None:
+            prune(storage, rule, now=self._now())
+
+        self._pipeline = Pipeline(
+            self._place,
+            self._stage,
+            Surroundings(
+                identity=self._identity,
+                node=node,
+                stage_keep=config.stage_keep,
+                clock=self._clock,
+                now=self._now,
+                may_commit=self._lease.check,
+                prune=prune_place,
+                on_record=self._on_record,
+                on_note=self._on_note,
+            ),
+        )
+        return self._pipeline
+
+    def save(
+        self,
+        step: int,
+        state: Callable[[], TrainingState],
+        *,
+        accuracy: float | None,
+        final: bool = False,
+        deadline_s: float | None = None,
+    ) -> None:
+        """Save the state after `step`; returns when it is copied. Collective.
+
+        `state` is called at once, on the main thread; its tensors may change as soon as this returns. `accuracy` is
+        the last test accuracy, a fraction, where there is one. A `final` save is waited for, at most `deadline_s`
+        (default: config.deadline_s). Failures of other saves are told through `on_record` and `on_note`.
+
+        Raises CheckpointError where a final save was not committed in time, saying where the local copy is, and
+        LeaseLostError where another run took the place over. All processes raise alike.
+        """
+        began = self._clock()
+        pipeline = self._running()
+        limit = self._config.deadline_s if deadline_s is None else deadline_s
+        decision = self._decide(pipeline, step, final=final)
+        if decision.reuse is None and decision.skip is None:
+            # A little less than the limit, so that a final save's own error is there when the wait for it ends.
+            self._submit(
+                pipeline, step, state(), decision.attempt, accuracy, final, began, began + 0.95 * limit
+            )
+        elif decision.skip is not None:
+            self._agreement.note(f"step {step} is not saved: {decision.skip}")
+        if final:
+            self._await(pipeline, step, decision.reuse or decision.attempt, began + limit)
+
+    def close(self, wait_s: float = 30.0) -> None:
+        """Let what is in flight finish for at most `wait_s`, stop the threads and give the lease back.
+
+        Not collective; for the end of a run, also of one that failed.
+        """
+        if self._pipeline is not None:
+            self._pipeline.close(wait_s)
+            self._pipeline = None
+        if self._rank == 0:
+            self._lease.release()
+
+    def _decide(self, pipeline: Pipeline, step: int, *, final: bool) -> Decision:
+        """Agree on what happens to this save and those before it."""
+        latest = pipeline.latest()
+        same_step = latest.attempt if latest is not None and latest.step == step else None
+        status = Status(
+            rank=self._rank,
+            token=uuid.uuid4().hex[:12],
+            phases=pipeline.phases(),
+            same_step=RESTORED if step == self._restored_step else same_step,
+            memory=self._memory.free,
+            lost=self._lease.lost,
+            problems=pipeline.take_problems(),
+        )
+        statuses = self._agreement.gather(status)
+        for problem in (problem for other in statuses for problem in other.problems):
+            self._agreement.note(problem)
+        decision = decide(statuses, final=final)
+        if decision.lost is not None:
+            raise LeaseLostError(
+                f"{self._place.url} was taken over by {decision.lost}; this run writes no more"
+            )
+        pipeline.cancel(decision.cancel)
+        return decision
+
+    def _submit(
+        self,
+        pipeline: Pipeline,
+        step: int,
+        state: TrainingState,
+        attempt: str,
+        accuracy: float | None,
+        final: bool,
+        began: float,
+        deadline: float,
+    ) -> None:
+        """Copy this process's shares and hand them to the background."""
+        memory = self._memory.reserve()
+        mine = self._shares_here()
+        shares = split(state, self._world_size)
+        copies = memory.take({share: shares[share] for share in mine})
+        values = {**state.extra, "step": step, "accuracy": accuracy}
+        pipeline.submit(
+            Save(
+                step=step,
+                attempt=attempt,
+                accuracy=accuracy,
+                final=final,
+                state=encode_json(values),
+                shares=copies,
+                memory=memory,
+                started=began,
+                deadline=deadline,
+                pause_s=self._clock() - began,
+            )
+        )
+
+    def _shares_here(self) -> list[int]:
+        """The shares this process writes: its own, and for a complete local stage some of other nodes'."""
+        if self._stage is None:
+            return [self._rank]
+        node = self._node
+        owner = {
+            share: share if share in node else node[share % len(node)] for share in range(self._world_size)
+        }
+        return [share for share in range(self._world_size) if owner[share] == self._rank]
+
+    def _await(self, pipeline: Pipeline, step: int, attempt: str, until: float) -> None:
+        """Wait for a save's end; all processes raise alike where process 0 has not committed it."""
+        save = pipeline.find(attempt)
+        if save is not None:
+            save.finished.wait(max(0.0, until - self._clock()))
+        good = attempt == RESTORED or (save is not None and save.phase == "done")
+        error = None if good else (save.error if save is not None and save.error else "the time was up")
+        copy = None if good or self._stage is None else self._try_stage(lambda s: _local_copy(s, attempt))
+        error, copy = self._agreement.gather((error, copy))[0]
+        if error is None:
+            return
+        where = (
+            f"there is a complete local copy: {copy} on host {self._hosts[0]}; start the run there again"
+            if copy
+            else ("there is no local copy")
+        )
+        how = f", or `dydist checkpoint copy {os.path.dirname(copy)} {scrub(self._url)}`" if copy else ""
+        raise CheckpointError(f"step {step} was not saved at {self._place.url}: {error}; {where}{how}")
+
+    def _running(self) -> Pipeline:
+        if self._pipeline is None:
+            raise RuntimeError("Checkpointer.restore must be called before save")
+        return self._pipeline
+
+    def _patient(self, storage: Storage, seconds: float) -> Retrying:
+        return Retrying(
+            storage,
+            deadline=self._clock() + seconds,
+            clock=self._clock,
+            cancelled=self._never,
+            on_retry=self._on_note,
+        )
+
+    def _patient_at(self, url: str) -> Retrying:
+        return self._patient(self._open_at(url), self._config.deadline_s)
+
+    def _try_stage(self, work: Callable[[LocalStorage], T]) -> T | None:
+        """Do something on the stage; its trouble is told and costs nothing else."""
+        assert self._stage is not None
+        try:
+            return work(self._stage)
+        except OSError as error:
+            self._on_note(
+                f"the local stage {self._stage.url} on {self._host} cannot be used: {explain(error)}"
+            )
+            return None
+
+
+def _is_source(resume: str) -> bool:
+    return resume not in ("auto", "never") and not resume.isdigit()
+
+
+def _local_copy(stage: LocalStorage, attempt: str) -> str | None:
+    for found in staged(stage):
+        if found.manifest is not None and found.manifest.attempt == attempt:
+            return f"{stage.url}/{found.folder}"
+    return None

@@ -1,0 +1,98 @@
+"""Removing what is not needed: superseded checkpoints, and what torn saves left behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dydist.checkpoint._catalog import Found, survey, verify
+from dydist.checkpoint._errors import DamagedError
+from dydist.checkpoint._format import MANIFEST, SET_ASIDE, STATE, leftover_step
+from dydist.checkpoint._policy import superseded
+from dydist.checkpoint._storage import Storage
+
+TORN_AGE_S = 24 * 3600.0
+"""What a torn save left is kept for so long, for people to look at and for slow writers to finish."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Which checkpoints are kept (CheckpointConfig has the same fields)."""
+
+    keep: int
+    keep_every_steps: int | None = None
+    keep_best: bool = True
+
+
+def prune(storage: Storage, rule: Keep, *, now: float, dry_run: bool = False) -> list[Found]:
+    """Remove superseded checkpoints and torn leftovers older than a day; returns the checkpoints removed.
+
+    The newest valid checkpoint is read back whole first: nothing is removed on the word of one that may be damaged.
+    `now` is in seconds since 1970.
+    """
+    found = survey(storage)
+    live = [f for f in found if f.problem is None and not f.set_aside]
+    newest = None
+    for candidate in live:
+        try:
+            verify(storage, candidate)
+        except DamagedError:
+            found = [f for f in found if f is not candidate]
+        else:
+            newest = candidate
+            break
+    if newest is None:
+        return []
+    goners = set(
+        superseded(
+            found,
+            verified=newest.step,
+            keep=rule.keep,
+            keep_every_steps=rule.keep_every_steps,
+            keep_best=rule.keep_best,
+        )
+    )
+    removed = [f for f in found if f.folder in goners]
+    if not dry_run:
+        for item in removed:
+            storage.delete_folder(item.folder)
+        sweep(storage, [f for f in found if f not in removed], newest, now=now)
+    return removed
+
+
+def sweep(storage: Storage, found: list[Found], newest: Found, *, now: float) -> None:
+    """Remove leftovers of torn saves that nothing touched for a day, and strays inside the newest checkpoint."""
+
+    def old(folder: str) -> bool:
+        changed = storage.modified(folder)
+        return changed is not None and now - changed > TORN_AGE_S
+
+    for folder in storage.folders():
+        if leftover_step(folder) is not None and old(folder):
+            storage.delete_folder(folder)
+    for item in found:
+        if (
+            item.problem is not None
+            and item.manifest is None
+            and item.step != newest.step
+            and old(item.folder)
+        ):
+            storage.delete_folder(item.folder)
+    assert newest.manifest is not None
+    for name in storage.files(newest.folder):
+        if name not in newest.manifest.files and name not in (MANIFEST, SET_ASIDE):
+            storage.delete(f"{newest.folder}/{name}")
+
+
+def remove_attempt(storage: Storage, folder: str, attempt: str) -> None:
+    """Remove what one save that failed or was given up has left."""
+    working = storage.working_folder(folder, attempt)
+    if working != folder:
+        storage.delete_folder(working)
+        return
+    names = storage.files(folder)
+    torn = [name for name in names if attempt in name]
+    if MANIFEST not in names and set(names) <= {*torn, STATE}:
+        storage.delete_folder(folder)
+    else:
+        for name in torn:
+            storage.delete(f"{folder}/{name}")

@@ -1,0 +1,193 @@
+"""Which checkpoint a start goes on from, agreed by all processes, and reading it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dydist.checkpoint._catalog import Found, inspect, load, survey
+from dydist.checkpoint._copy import copy_checkpoint
+from dydist.checkpoint._errors import CheckpointError, DamagedError
+from dydist.checkpoint._format import SET_ASIDE, encode_json, step_of
+from dydist.checkpoint._retry import explain
+from dydist.checkpoint._secrets import scrub
+from dydist.checkpoint._stage import staged
+from dydist.checkpoint._storage import LocalStorage, Storage
+from dydist.errors import UserError
+
+if TYPE_CHECKING:
+    from dydist.checkpoint._tensors import TrainingState
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A checkpoint to go on from: in the place (`found`), or on the stages of the processes `holders` alone."""
+
+    found: Found
+    remote: bool
+    holders: tuple[int, ...]
+
+
+class Agreement:
+    """What the processes of a run say to each other at a start. Collective, on the main thread."""
+
+    def __init__(
+        self,
+        rank: int,
+        broadcast: Callable[[Any], Any],
+        gather: Callable[[Any], list[Any]],
+        note: Callable[[str], None],
+    ) -> None:
+        self.rank = rank
+        self._broadcast = broadcast
+        self.gather = gather
+        self._note = note
+
+    def note(self, text: str) -> None:
+        """Tell the user once, by process 0."""
+        if self.rank == 0:
+            self._note(text)
+
+    def first(self, work: Callable[[], T]) -> T:
+        """Process 0's result of `work`, for all; its error is raised on all."""
+        return self.by(0, work)
+
+    def by(self, rank: int, work: Callable[[], T]) -> T:
+        """One process's result of `work`, for all; its error is raised on all."""
+        value, error = None, None
+        if self.rank == rank:
+            try:
+                value = work()
+            except Exception as raised:
+                kind = type(raised) if isinstance(raised, UserError | CheckpointError) else CheckpointError
+                error = (kind, explain(raised))
+        outcome = self._broadcast((value, error)) if rank == 0 else self.gather((value, error))[rank]
+        value, error = outcome
+        if error is not None:
+            kind, text = error
+            raise kind(text)
+        return value
+
+    def all_well(self, work: Callable[[], T]) -> tuple[T | None, str | None]:
+        """Every process does `work`; the first error in words, by rank, where one failed."""
+        value, problem = None, None
+        try:
+            value = work()
+        except Exception as raised:
+            problem = explain(raised)
+        problems = [(rank, text) for rank, text in enumerate(self.gather(problem)) if text is not None]
+        return value, None if not problems else f"process {problems[0][0]}: {problems[0][1]}"
+
+
+def candidates(agreement: Agreement, place: Storage, stage: LocalStorage | None) -> list[Candidate]:
+    """Everything a start can choose from, newest first; the same on all processes."""
+    remote: list[Found] = agreement.first(lambda: survey(place))
+    local: list[list[Found]] = agreement.gather(staged(stage)) if stage is not None else []
+    result = [Candidate(found=found, remote=True, holders=_holders(found, local)) for found in remote]
+    known = {
+        found.manifest.attempt for found in remote if found.manifest is not None and found.problem is None
+    }
+    for found in (found for node in local for found in node):
+        assert found.manifest is not None
+        if found.manifest.attempt not in known:
+            known.add(found.manifest.attempt)
+            result.append(Candidate(found=found, remote=False, holders=_holders(found, local)))
+    return sorted(result, key=lambda c: (-c.found.step, not c.remote))
+
+
+def _holders(found: Found, local: list[list[Found]]) -> tuple[int, ...]:
+    if found.manifest is None:
+        return ()
+    attempt = found.manifest.attempt
+    return tuple(
+        rank
+        for rank, node in enumerate(local)
+        if any(f.manifest and f.manifest.attempt == attempt for f in node)
+    )
+
+
+def newest_valid(
+    agreement: Agreement,
+    place: Storage,
+    stage: LocalStorage | None,
+    options: list[Candidate],
+    world_size: int,
+) -> tuple[TrainingState, Candidate] | None:
+    """Read the newest checkpoint that is whole on every process; those passed over are named."""
+    for option in options:
+        found = option.found
+        if found.problem is not None:
+            agreement.note(f"{found.folder} is passed over: {found.problem}")
+            continue
+        everywhere = stage is not None and len(option.holders) == world_size
+        if everywhere:
+            assert stage is not None
+            state, problem = agreement.all_well(lambda found=found: load(stage, found))  # type: ignore[misc]
+            if problem is None and state is not None:
+                return state, option
+            agreement.note(f"{found.folder} on the local stage is passed over: {problem}")
+        if not option.remote and (everywhere or not _bring(agreement, place, stage, option)):
+            continue
+        state, problem = agreement.all_well(lambda found=found: load(place, found))  # type: ignore[misc]
+        if problem is None and state is not None:
+            return state, option
+        agreement.note(f"{found.folder} is passed over: {problem}")
+    return None
+
+
+def _bring(agreement: Agreement, place: Storage, stage: LocalStorage | None, option: Candidate) -> bool:
+    """Upload a checkpoint that lies on one node alone, so that all can read it."""
+    try:
+        agreement.by(option.holders[0], lambda: copy_checkpoint(stage, place, option.found))  # type: ignore[arg-type]
+    except CheckpointError as error:
+        agreement.note(
+            f"{option.found.folder} lies on one node alone and cannot be uploaded, so it is passed over: {error}"
+        )
+        return False
+    return True
+
+
+def set_aside(storage: Storage, found: list[Found], *, why: str) -> None:
+    """Mark checkpoints as not to be chosen by themselves any more, because the user went back before them."""
+    mark = encode_json({"why": why, "at": time.time()})
+    for item in found:
+        storage.write(f"{item.folder}/{SET_ASIDE}", lambda: [mark])
+
+
+def find_source(storage_at: Callable[[str], Storage], url: str) -> tuple[str, list[Found]]:
+    """The checkpoints that `checkpoint.resume=URL` may mean, one folder or a place's, newest first; and their place.
+
+    Raises UserError where there is none.
+    """
+    parent, _, last = url.rstrip("/").rpartition("/")
+    if step_of(last) is not None:
+        place, found = parent, [inspect(storage_at(parent), last)]
+    else:
+        place, found = url, survey(storage_at(url))
+    if not any(item.problem is None for item in found):
+        why = f"; {found[0].folder}: {found[0].problem}" if found else ""
+        raise UserError(
+            f"checkpoint.resume: no valid checkpoint at {scrub(url)}{why}; give a place or a step's folder, such as "
+            f"{scrub(url.rstrip('/'))}/step-000001234; `dydist checkpoint list {scrub(parent or url)}` shows them"
+        )
+    return place, [item for item in found if item.problem is None]
+
+
+def load_weights(storage: Storage, found: list[Found]) -> TrainingState:
+    """The weights of the newest checkpoint that verifies, as the state of a run that has not begun (step 0)."""
+    from dydist.checkpoint._tensors import TrainingState
+
+    problem: DamagedError | None = None
+    for item in found:
+        try:
+            state = load(storage, item, kinds=("model",))
+        except DamagedError as error:
+            problem = error
+        else:
+            origin = {"weights_from": f"{storage.url}/{item.folder}", "source": dict(state.extra)}
+            return TrainingState(step=0, model=state.model, extra=origin)
+    raise UserError(f"checkpoint.resume: {problem}; use another checkpoint, or checkpoint.resume=never")

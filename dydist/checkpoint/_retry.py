@@ -1,0 +1,233 @@
+"""Which errors of a store can pass by themselves, and trying again with capped, jittered, exponential back-off."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import tenacity
+
+from dydist.checkpoint._errors import CancelledError, CheckpointError
+from dydist.checkpoint._secrets import scrub
+from dydist.checkpoint._storage import Chunks, Storage
+from dydist.errors import UserError
+
+T = TypeVar("T")
+
+FIRST_WAIT_S = 0.25
+LONGEST_WAIT_S = 20.0
+
+_LASTING_ERRNOS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
+    errno.ENAMETOOLONG, errno.EINVAL, errno.EEXIST, errno.EFBIG, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV,
+}  # fmt: skip
+_LASTING_NAMES = {
+    # botocore, aiobotocore
+    "NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "InvalidAccessKeyId",
+    "ProfileNotFound", "TokenRetrievalError", "UnauthorizedSSOTokenError", "ParamValidationError",
+    "InvalidEndpointConfigurationError", "NoSuchBucket", "InvalidBucketName", "InvalidRegionError",
+    # asyncssh
+    "PermissionDenied", "HostKeyNotVerifiable", "KeyImportError", "KeyExchangeFailed", "ProtocolNotSupported",
+    "SFTPPermissionDenied", "SFTPNoSuchFile", "SFTPNoSuchPath", "SFTPWriteProtect", "SFTPNoSpaceOnFilesystem",
+    "SFTPQuotaExceeded", "SFTPUnknownPrincipal",
+}  # fmt: skip
+_PASSING_MODULES = (
+    "botocore",
+    "aiobotocore",
+    "aiohttp",
+    "asyncssh",
+    "urllib3",
+    "requests",
+    "google",
+    "gcsfs",
+    "azure",
+)
+_LASTING_HTTP = {400, 401, 403, 404, 405, 409, 410, 411, 412, 413, 414, 416, 501}
+
+
+def can_pass(error: BaseException) -> bool:
+    """Whether the same operation may succeed later: time-outs, 5xx, throttling, dropped connections, unknown I/O.
+
+    Not: refused credentials, missing buckets, full or read-only disks, and whatever is a mistake in a program.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if type(seen).__name__ in _LASTING_NAMES:
+            return False
+        status = _http_status(seen)
+        if status is not None:
+            return status not in _LASTING_HTTP
+        seen = seen.__cause__
+    if isinstance(error, CheckpointError | UserError | ImportError | PermissionError | FileNotFoundError):
+        return False
+    if isinstance(error, TimeoutError | ConnectionError | EOFError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno not in _LASTING_ERRNOS
+    return type(error).__module__.split(".")[0] in _PASSING_MODULES
+
+
+def _http_status(error: BaseException) -> int | None:
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        code = response.get("Error", {}).get("Code")
+        if code in (
+            "SlowDown",
+            "Throttling",
+            "ThrottlingException",
+            "RequestTimeout",
+            "RequestLimitExceeded",
+        ):
+            return 503
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return status if isinstance(status, int) and status >= 400 else None
+    status = getattr(error, "status", None)
+    return status if isinstance(status, int) and status >= 400 else None
+
+
+class Retrying:
+    """A storage whose operations are tried again until they succeed, cannot, or the time is up.
+
+    `cancelled` ends waits at once. `on_retry` is told, at most once an operation, that a store makes trouble.
+    """
+
+    def __init__(
+        self,
+        inner: Storage,
+        *,
+        deadline: float,
+        clock: Callable[[], float],
+        cancelled: threading.Event,
+        on_retry: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.inner = inner
+        self._deadline = deadline
+        self._clock = clock
+        self._cancelled = cancelled
+        self._on_retry = on_retry
+
+    @property
+    def url(self) -> str:
+        return self.inner.url
+
+    def _call(self, operation: Callable[..., T], *args: Any) -> T:
+        def give_up(state: tenacity.RetryCallState) -> bool:
+            return self._clock() >= self._deadline or self._cancelled.is_set()
+
+        def before_sleep(state: tenacity.RetryCallState) -> None:
+            if state.attempt_number == 3 and state.outcome is not None:
+                self._on_retry(
+                    f"{self.url} makes trouble, trying again: {explain(state.outcome.exception())}"
+                )
+
+        def sleep(seconds: float) -> None:
+            self._cancelled.wait(seconds)
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            jittered = tenacity.wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S)(state)
+            return max(0.0, min(jittered, self._deadline - self._clock()))
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(can_pass),
+            wait=wait,
+            stop=give_up,
+            sleep=sleep,
+            before_sleep=before_sleep,
+            reraise=True,
+        )
+        if self._cancelled.is_set():
+            raise CancelledError("given up")
+        return retrying(operation, *args)
+
+    def folders(self) -> list[str]:
+        return self._call(self.inner.folders)
+
+    def files(self, folder: str) -> dict[str, int]:
+        return self._call(self.inner.files, folder)
+
+    def read(self, name: str) -> Iterator[bytes]:
+        """Chunks; after a failure the file is read again and what was handed out already is skipped."""
+        given = 0
+        source: Iterator[bytes] | None = None
+
+        def following() -> bytes | None:
+            nonlocal source
+            try:
+                if source is None:
+                    source = _skip(self.inner.read(name), given)
+                return next(source, None)
+            except BaseException:
+                source = None
+                raise
+
+        while (chunk := self._call(following)) is not None:
+            given += len(chunk)
+            yield chunk
+
+    def size(self, name: str) -> int | None:
+        return self._call(self.inner.size, name)
+
+    def write(self, name: str, chunks: Chunks) -> None:
+        """Write, and believe it when the store shows the right size."""
+        written = 0
+
+        def watched() -> Iterator[bytes | memoryview]:
+            nonlocal written
+            written = 0
+            for chunk in chunks():
+                written += len(chunk)
+                if self._cancelled.is_set():
+                    raise CancelledError("given up")
+                if self._clock() >= self._deadline:
+                    raise CheckpointError(
+                        f"{self.url}: the time for the save was up while {name} was written"
+                    )
+                yield chunk
+
+        def write_and_look() -> None:
+            self.inner.write(name, watched)
+            size = self.inner.size(name)
+            if size != written:
+                raise OSError(errno.EIO, f"{name} has {size} bytes in the store after {written} were written")
+
+        self._call(write_and_look)
+
+    def create(self, name: str, data: bytes) -> None:
+        self._call(self.inner.create, name, data)
+
+    def delete(self, name: str) -> None:
+        self._call(self.inner.delete, name)
+
+    def delete_folder(self, folder: str) -> None:
+        self._call(self.inner.delete_folder, folder)
+
+    def working_folder(self, folder: str, attempt: str) -> str:
+        return self.inner.working_folder(folder, attempt)
+
+    def publish(self, working: str, folder: str, manifest: bytes) -> None:
+        self._call(self.inner.publish, working, folder, manifest)
+
+    def modified(self, folder: str) -> float | None:
+        return self._call(self.inner.modified, folder)
+
+
+def _skip(chunks: Iterator[bytes], count: int) -> Iterator[bytes]:
+    for chunk in chunks:
+        if count >= len(chunk):
+            count -= len(chunk)
+        else:
+            yield chunk[count:]
+            count = 0
+
+
+def explain(error: BaseException | None) -> str:
+    """An error in one line for people, without secrets."""
+    if error is None:
+        return "unknown"
+    text = " ".join(str(error).split())
+    known = isinstance(error, CheckpointError | UserError)
+    return scrub(
+        text if known and text else f"{type(error).__name__}: {text}" if text else type(error).__name__
+    )

@@ -1,0 +1,212 @@
+"""One save: what a process writes of it, how it confirms that, and how the first process commits the whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dydist.checkpoint._errors import CancelledError, CheckpointError
+from dydist.checkpoint._format import (
+    STATE,
+    FileEntry,
+    Manifest,
+    encode_json,
+    folder_name,
+    part_file,
+    tensor_file,
+)
+from dydist.checkpoint._storage import Chunks, Storage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dydist.checkpoint._tensors import HostCopy
+
+FIRST_POLL_S = 0.005
+LONGEST_POLL_S = 2.0
+NOTICE_S = 30.0
+"""A process that others wait for is named after so long, before the save's time is up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Who writes: the run, its cluster job ("" outside one), this process, and where each process runs."""
+
+    run: str
+    job: str
+    rank: int
+    world_size: int
+    hosts: tuple[str, ...]
+
+    @property
+    def host(self) -> str:
+        return self.hosts[self.rank]
+
+    def name(self, rank: int) -> str:
+        """A process as messages name it."""
+        return f"process {rank} ({self.hosts[rank]})"
+
+
+@dataclass(kw_only=True, eq=False)
+class Save:
+    """A save on this process. `shares` holds share → kind → name → host copy, for the shares written here.
+
+    `phase` goes queued → writing → (staged → uploading →) done, failed or cancelled; times are of the pipeline's
+    monotonic clock. `sources` holds the files of this process's own share for the upload, in memory or on the stage.
+    """
+
+    step: int
+    attempt: str
+    accuracy: float | None
+    final: bool
+    state: bytes
+    shares: Mapping[int, Mapping[str, Mapping[str, Tensor]]]
+    memory: HostCopy | None
+    started: float
+    deadline: float
+    pause_s: float = 0.0
+    phase: str = "queued"
+    error: str | None = None
+    bytes: int = 0
+    sources: dict[str, Chunks] = field(default_factory=dict)
+    close_sources: Callable[[], None] = lambda: None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    finished: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def folder(self) -> str:
+        return folder_name(self.step)
+
+    def files(self, shares: Sequence[int], world_size: int, *, with_state: bool) -> dict[str, Chunks]:
+        """The files of some shares: name → its bytes."""
+        from dydist.checkpoint._tensors import encode
+
+        result: dict[str, Chunks] = {}
+        for share in shares:
+            for kind, tensors in self.shares[share].items():
+                if tensors:
+                    name = tensor_file(kind, share, world_size, self.attempt)
+                    result[name] = lambda tensors=tensors: encode(tensors)  # type: ignore[misc]
+        if with_state:
+            result[STATE] = lambda: [self.state]
+        return result
+
+
+def write_part(
+    storage: Storage,
+    save: Save,
+    files: Mapping[str, Chunks],
+    rank: int,
+    before_note: Callable[[], None] = lambda: None,
+) -> None:
+    """Write files, hashed on the way, then the note that confirms them; after it they may be renamed."""
+    working = storage.working_folder(save.folder, save.attempt)
+    entries = {name: write_hashed(storage, f"{working}/{name}", chunks) for name, chunks in files.items()}
+    note = {"rank": rank, "attempt": save.attempt, "files": {n: vars(entry) for n, entry in entries.items()}}
+    before_note()
+    storage.write(f"{working}/{part_file(rank, save.attempt)}", lambda: [encode_json(note)])
+
+
+def write_hashed(storage: Storage, name: str, chunks: Chunks) -> FileEntry:
+    """Write a file; returns its size and the SHA-256 of the bytes that were meant."""
+    digest, size = hashlib.sha256(), 0
+
+    def tallied() -> Iterator[bytes | memoryview]:
+        nonlocal digest, size
+        digest, size = hashlib.sha256(), 0
+        for chunk in chunks():
+            digest.update(chunk)
+            size += len(chunk)
+            yield chunk
+
+    storage.write(name, tallied)
+    return FileEntry(bytes=size, sha256=digest.hexdigest())
+
+
+def commit(
+    storage: Storage,
+    save: Save,
+    identity: Identity,
+    *,
+    ranks: Sequence[int],
+    now: float,
+    clock: Callable[[], float],
+    deadline: float,
+    may_commit: Callable[[], None],
+    on_note: Callable[[str], None],
+) -> Manifest:
+    """Wait until `ranks` have confirmed their parts, then publish the manifest. `now`: seconds since 1970.
+
+    Raises CheckpointError that names the processes which did not confirm in time.
+    """
+    working = storage.working_folder(save.folder, save.attempt)
+    files = _await_parts(storage, save, working, identity, ranks, clock, deadline, on_note)
+    manifest = Manifest(
+        step=save.step,
+        attempt=save.attempt,
+        run=identity.run,
+        job=identity.job,
+        host=identity.host,
+        written_at=now,
+        accuracy=save.accuracy,
+        world_size=identity.world_size,
+        files=files,
+    )
+    sizes = storage.files(working)
+    for name, entry in files.items():
+        if sizes.get(name) != entry.bytes:
+            raise CheckpointError(f"{name} has {sizes.get(name)} bytes in {storage.url}, not {entry.bytes}")
+    for rank in ranks:
+        storage.delete(f"{working}/{part_file(rank, save.attempt)}")
+    if save.cancelled.is_set():
+        raise CancelledError("given up")
+    may_commit()
+    storage.publish(working, save.folder, manifest.encode())
+    return manifest
+
+
+def _await_parts(
+    storage: Storage,
+    save: Save,
+    working: str,
+    identity: Identity,
+    ranks: Sequence[int],
+    clock: Callable[[], float],
+    deadline: float,
+    on_note: Callable[[str], None],
+) -> dict[str, FileEntry]:
+    files: dict[str, FileEntry] = {}
+    missing = {part_file(rank, save.attempt): rank for rank in ranks}
+    began, pause, told = clock(), FIRST_POLL_S, False
+    while True:
+        present = storage.files(working)
+        for name in [name for name in missing if name in present]:
+            note = json.loads(b"".join(storage.read(f"{working}/{name}")))
+            files.update({file: FileEntry(**entry) for file, entry in note["files"].items()})
+            del missing[name]
+        if not missing:
+            return files
+        if clock() >= deadline:
+            raise CheckpointError(
+                f"step {save.step}: {_laggards(missing.values(), present, save, identity)} in time"
+            )
+        if not told and clock() - began > NOTICE_S:
+            told = True
+            on_note(f"step {save.step}: {_laggards(missing.values(), present, save, identity)} yet; waiting")
+        if save.cancelled.wait(min(pause, max(0.0, deadline - clock()))):
+            raise CancelledError("given up")
+        pause = min(pause * 1.5, LONGEST_POLL_S)
+
+
+def _laggards(ranks: object, present: Mapping[str, int], save: Save, identity: Identity) -> str:
+    named = []
+    for rank in sorted(ranks):  # type: ignore[call-overload]
+        marks = (f"-{rank:05d}-of-{identity.world_size:05d}-{save.attempt}.safetensors",)
+        begun = any(name.endswith(marks) for name in present)
+        named.append(f"{identity.name(rank)}, which {'is still writing' if begun else 'wrote nothing'},")
+    more = f" and {len(named) - 8} more" if len(named) > 8 else ""
+    return f"{' and '.join(named[:8])}{more} did not confirm its share"

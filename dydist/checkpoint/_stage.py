@@ -1,0 +1,93 @@
+"""The local stage: a folder on the node's own disk where a save lands complete before it goes to a remote store."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from dydist.checkpoint._catalog import Found, survey
+from dydist.checkpoint._format import encode_json, leftover_step
+from dydist.checkpoint._secrets import scrub
+from dydist.checkpoint._storage import READ_BYTES, Chunks, LocalStorage
+
+PLACE = "PLACE.json"
+STALE_S = 14 * 24 * 3600.0
+"""What other runs left in the same stage folder is swept after so long without a change."""
+
+
+def open_stage(url: str, stage_dir: str | None) -> LocalStorage:
+    """The stage of one remote place. The default lies under the temporary folder, for this user alone."""
+    parent = Path(stage_dir or Path(tempfile.gettempdir()) / f"dydist-stage-{getpass.getuser()}")
+    key = hashlib.sha256(url.encode()).hexdigest()[:16]
+    return LocalStorage(parent / key)
+
+
+def prepare_stage(stage: LocalStorage, url: str, *, now: float) -> None:
+    """Make the folder, say whose it is, and sweep what torn saves and long-dead runs left. Called by one process a
+    node, before any save, by the run that holds the place's lease."""
+    stage.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    stage.root.parent.chmod(0o700) if stage.root.parent.name.startswith("dydist-stage-") else None
+    stage.write(PLACE, lambda: [encode_json({"url": scrub(url)})])
+    for folder in stage.folders():
+        if leftover_step(folder) is not None:
+            stage.delete_folder(folder)
+    for other in stage.root.parent.iterdir():
+        if other != stage.root and (other / PLACE).is_file():
+            neighbour = LocalStorage(other)
+            times = [
+                (other / PLACE).stat().st_mtime,
+                *(neighbour.modified(f) or 0 for f in neighbour.folders()),
+            ]
+            if now - max(times) > STALE_S:
+                for folder in neighbour.folders():
+                    neighbour.delete_folder(folder)
+                (other / PLACE).unlink(missing_ok=True)
+
+
+def bound_stage(stage: LocalStorage, keep: int, *, staged_step: int) -> None:
+    """Keep the newest `keep` staged checkpoints, and nothing of saves before `staged_step` that were given up."""
+    for folder in stage.folders():
+        step = leftover_step(folder)
+        if step is not None and step < staged_step:
+            stage.delete_folder(folder)
+    staged = survey(stage)
+    intact = [found for found in staged if found.problem is None]
+    for found in [*intact[keep:], *(f for f in staged if f.problem is not None)]:
+        stage.delete_folder(found.folder)
+
+
+def staged(stage: LocalStorage | None) -> list[Found]:
+    """Complete checkpoints on the stage, newest first."""
+    return [found for found in survey(stage) if found.problem is None] if stage is not None else []
+
+
+class OpenFiles:
+    """Staged files held open, so that they can be uploaded while their folder is renamed or swept."""
+
+    def __init__(self, stage: LocalStorage, names: Mapping[str, str]) -> None:
+        """`names`: file name → its name on the stage."""
+        self._handles = {name: os.open(stage.root / path, os.O_RDONLY) for name, path in names.items()}
+
+    def sources(self) -> dict[str, Chunks]:
+        """File name → its bytes."""
+        return {name: _reader(handle) for name, handle in self._handles.items()}
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for handle in self._handles.values():
+            os.close(handle)
+        self._handles = {}
+
+
+def _reader(handle: int) -> Callable[[], Iterator[bytes]]:
+    def chunks() -> Iterator[bytes]:
+        offset = 0
+        while chunk := os.pread(handle, READ_BYTES, offset):
+            offset += len(chunk)
+            yield chunk
+
+    return chunks

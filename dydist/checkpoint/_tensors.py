@@ -1,0 +1,163 @@
+"""Tensors to bytes and back: shares, host copies, and the safetensors layout as chunks to hash while they are written.
+
+The safetensors package writes a file or one large byte string. Here the bytes are wanted as they lie in memory, without
+a second copy of the state, so the layout (an 8-byte length, a JSON header, the tensors' bytes) is written by hand and
+read back with the package: https://huggingface.co/docs/safetensors, "Format".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK = 4 << 20
+"""Bytes that are hashed and written at once."""
+
+_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingState:
+    """The whole state of a run: full, unsharded tensors under plain names.
+
+    `step`: finished optimiser steps. `model`: parameters and buffers. `optimizer`: such as
+    "momentum.layer1.0.conv1.weight". `ema`: averaged weights, empty where none are kept. `extra`: plain JSON values
+    that go to state.json (configuration, seed, world size, accuracy, precision scaler, versions).
+    """
+
+    step: int
+    model: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor] = field(default_factory=dict)
+    ema: Mapping[str, Tensor] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def kinds(self) -> dict[str, Mapping[str, Tensor]]:
+        """The tensors by the kind of file they go to."""
+        return {"model": self.model, "optimizer": self.optimizer, "ema": self.ema}
+
+
+def assign_shares(sizes: Mapping[str, int], shares: int) -> dict[str, int]:
+    """Cut tensors (name → bytes) into `shares` shares of about equal bytes: name → share.
+
+    Largest first, each to the least loaded share so far (Graham 1969, LPT); a pure function of names and sizes, so
+    that all processes agree without a word.
+    """
+    load = [0] * shares
+    result = {}
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        share = min(range(shares), key=lambda index: (load[index], index))
+        result[name] = share
+        load[share] += sizes[name]
+    return result
+
+
+Shares = Mapping[int, Mapping[str, Mapping[str, Tensor]]]
+"""Share → kind → name → tensor."""
+
+
+def split(state: TrainingState, shares: int) -> Shares:
+    """All tensors of a state in `shares` shares of about equal bytes."""
+    tensors = _flat(state.kinds())
+    sizes = {f"{kind}/{name}": t.numel() * t.element_size() for (kind, name), t in tensors.items()}
+    share_of = assign_shares(sizes, shares)
+    result: dict[int, dict[str, dict[str, Tensor]]] = {share: {} for share in range(shares)}
+    for (kind, name), tensor in tensors.items():
+        result[share_of[f"{kind}/{name}"]].setdefault(kind, {})[name] = tensor
+    return result
+
+
+def _flat(kinds: Mapping[str, Mapping[str, Tensor]]) -> dict[tuple[str, str], Tensor]:
+    return {(kind, name): tensor for kind, named in kinds.items() for name, tensor in named.items()}
+
+
+class HostCopy:
+    """Host memory for one copy of tensors; page-locked where the source is a GPU's. Kept for the next copy."""
+
+    def __init__(self) -> None:
+        self.busy = False
+        self._memory: dict[tuple[str, str], Tensor] = {}
+
+    def release(self) -> None:
+        """The copy is not needed any more."""
+        self.busy = False
+
+    def take(self, shares: Shares) -> Shares:
+        """Copy tensors; returns when the copies are whole. They hold until the next call."""
+        memory, devices = {}, set()
+        for kinds in shares.values():
+            for (kind, name), source in _flat(kinds).items():
+                kept = self._memory.get((kind, name))
+                if kept is None or kept.shape != source.shape or kept.dtype != source.dtype:
+                    kept = torch.empty(source.shape, dtype=source.dtype, pin_memory=source.is_cuda)
+                kept.copy_(source.detach(), non_blocking=source.is_cuda)
+                memory[kind, name] = kept
+                if source.is_cuda:
+                    devices.add(source.device)
+        for device in devices:
+            torch.cuda.current_stream(device).synchronize()
+        self._memory = memory
+        return {
+            share: {kind: {name: memory[kind, name] for name in named} for kind, named in kinds.items()}
+            for share, kinds in shares.items()
+        }
+
+
+class HostMemory:
+    """Room for one copy of the state, and for a second one while the first is still being written."""
+
+    def __init__(self) -> None:
+        self._copies: list[HostCopy] = []
+
+    @property
+    def free(self) -> bool:
+        """Whether there is room for one more copy."""
+        return sum(copy.busy for copy in self._copies) < 2
+
+    def reserve(self) -> HostCopy:
+        """Memory for a copy, to be released when it is written. The memory of a second copy is not kept."""
+        idle = [copy for copy in self._copies if not copy.busy]
+        chosen = idle[0] if idle else HostCopy()
+        self._copies = [copy for copy in self._copies if copy.busy] + [chosen]
+        chosen.busy = True
+        return chosen
+
+
+def encode(tensors: Mapping[str, Tensor]) -> Iterator[memoryview | bytes]:
+    """The bytes of a safetensors file, in chunks of at most CHUNK bytes that point into the tensors' memory."""
+    header: dict[str, Any] = {}
+    offset = 0
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            raise TypeError(f"tensor {name!r} is of {tensor.dtype}, which a checkpoint cannot hold")
+        size = tensor.numel() * tensor.element_size()
+        shape = list(tensor.shape)
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": shape,
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for tensor in tensors.values():
+        if tensor.numel():
+            raw = memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            for start in range(0, len(raw), CHUNK):
+                yield raw[start : start + CHUNK]
+
+
+def decode(raw: bytes) -> dict[str, Tensor]:
+    """The tensors of a safetensors file."""
+    from safetensors.torch import load
+
+    return load(raw)
