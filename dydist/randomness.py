@@ -17,7 +17,9 @@ def generator(seed: int, purpose: str, *key: int) -> np.random.Generator:
     Philox (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011) keyed with 128 bits of a
     SHA-256 over the name. About 15 µs. Draws are the same on every platform for one numpy version.
     """
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(_digest(seed, purpose, key)[:16], "little")))
+    return np.random.Generator(
+        np.random.Philox(key=int.from_bytes(_digest(seed, purpose, key)[:16], "little"))
+    )
 
 
 def derived_seed(seed: int, purpose: str, *key: int) -> int:

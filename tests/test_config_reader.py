@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY
+from support import REPOSITORY
 
 from dydist.config import Config
 from dydist.config_reader import fields, read_config, to_yaml

@@ -1,1 +1,11 @@
-"""dydist.data"""
+"""Images: what they are, who sees which when, and how they reach the device.
+
+- `ImageDataset`, `open_dataset`: CIFAR, digits, synthetic. `cifar`, `unpickle`: the published files, read safely;
+  `cache`: converted once a node; `download`; `builtin`: what needs no files.
+- `order`: which images belong to which shard of which step. `augment`: crop, flip, cutout, mixup, cutmix.
+- `loader.ShardedLoader` (imports torch): a process's shards, ready on its device, one step ahead.
+"""
+
+from dydist.data.dataset import ImageDataset, open_dataset
+
+__all__ = ["ImageDataset", "open_dataset"]

@@ -34,7 +34,9 @@ class Order:
 
     def __post_init__(self) -> None:
         if self.batch_size % self.shards:
-            raise UserError(f"train.batch_size: {self.batch_size} is no multiple of parallel.shards={self.shards}")
+            raise UserError(
+                f"train.batch_size: {self.batch_size} is no multiple of parallel.shards={self.shards}"
+            )
         if self.steps_per_epoch == 0:
             raise UserError(
                 f"train.batch_size: {self.batch_size} is more than the {self.size} training images there are; "

@@ -1,1 +1,33 @@
-"""dydist.engine"""
+"""Training: shards, reduction, back ends and the loop.
+
+- `Loop`, `Progress`: steps, evaluations, saves and stops.
+- `Engine`: what the loop asks of a back end; `build_engine` makes the configured one:
+  `ddp.DdpEngine` (reduce=fast), `exact.ExactEngine` (reduce=exact); `core.TorchEngine` is what they share.
+- `World`, `start_world`: the processes of a run. `StopRequest`, `stop_with_parent`: asking it to stop.
+- `evaluate`: a split's accuracy. `check_agreement`: the guard. `tree`: the fixed order of sums, without torch.
+"""
+
+from dydist.engine.evaluate import Evaluation, evaluate
+from dydist.engine.guard import check_agreement
+from dydist.engine.loop import Loop, Progress, total_steps
+from dydist.engine.protocol import Engine, StepSums, Votes
+from dydist.engine.select import build_engine
+from dydist.engine.stop import StopRequest, stop_with_parent
+from dydist.engine.world import World, start_world
+
+__all__ = [
+    "Engine",
+    "Evaluation",
+    "Loop",
+    "Progress",
+    "StepSums",
+    "StopRequest",
+    "Votes",
+    "World",
+    "build_engine",
+    "check_agreement",
+    "evaluate",
+    "start_world",
+    "stop_with_parent",
+    "total_steps",
+]

@@ -1,0 +1,56 @@
+"""The `dydist` command: `dydist GROUP … --help`. Each group of subcommands is a file of plain functions."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+from tyro.extras import SubcommandApp
+
+from dydist.errors import EXIT_DONE, EXIT_USAGE, UserError
+
+GROUPS = ("compare", "data")
+"""Modules of dydist.cli. Each has COMMANDS: the words of a subcommand → its function."""
+Command = Callable[..., "int | None"]
+DESCRIPTION = """Jobs, checkpoints and figures of dydist runs.
+
+One run itself is `accelerate launch dydist/train.py --help`.
+
+Example: dydist checkpoint list runs/quickstart/checkpoints"""
+
+
+def commands() -> dict[str, Command]:
+    """Every subcommand by its words, e.g. `submit` or `checkpoint list`."""
+    found: dict[str, Command] = {}
+    for group in GROUPS:
+        found |= importlib.import_module(f"dydist.cli.{group}").COMMANDS
+    return found
+
+
+def build_app() -> SubcommandApp:
+    """The tree of subcommands."""
+    app = SubcommandApp()
+    groups: dict[str, SubcommandApp] = {}
+    for words, function in commands().items():
+        group, _, name = words.rpartition(" ")
+        if group and group not in groups:
+            groups[group] = app.command(SubcommandApp(), name=group, help=f"{group.capitalize()} commands.")
+        (groups[group] if group else app).command(function, name=name)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns its exit code. Mistakes are one line on standard error and exit 2."""
+    try:
+        code = build_app().cli(prog="dydist", description=DESCRIPTION, args=arguments)
+    except UserError as error:
+        print(f"dydist: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return 130
+    return EXIT_DONE if code is None else int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""Augmentation of whole uint8 batches on the device, from draws made on the host for one shard at a time.
+
+Drawing and applying are apart: a draw depends on its generator alone, so an image is augmented the same however
+many shards share its batch and wherever the batch is. Nothing loops over images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dydist.config import DataConfig
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to each of N images, in order of rows; None: not done.
+
+    `crop` int64 [N, 2]: top and left of the window in the padded image. `padding`: pixels around it.
+    `flip` bool [N]. `cutout` int64 [N, 4]: top, bottom, left, right of the square (bottom, right not included).
+    `partner` int64 [N]: the row each image is mixed with; `share` float32 [N]: weight of the image itself.
+    `box` int64 [N, 4]: as `cutout`, the part taken from the partner (cutmix); None with `partner`: mixup.
+    """
+
+    padding: int
+    crop: np.ndarray | None = None
+    flip: np.ndarray | None = None
+    cutout: np.ndarray | None = None
+    partner: np.ndarray | None = None
+    share: np.ndarray | None = None
+    box: np.ndarray | None = None
+
+
+def draw_augmentation(
+    config: DataConfig, rng: np.random.Generator, *, count: int, size: int, flip: bool
+) -> Augmentation:
+    """Draw for the `count` images of one shard, `size` pixels high and wide.
+
+    Draws come in a fixed order: crop, flip, cutout, mixing partner, mixing share, mixing box. Mixing keeps within
+    the shard and has one share and one box for all of it, as the papers have for a batch.
+    """
+    crop = rng.integers(0, 2 * config.crop_padding + 1, (count, 2)) if config.crop_padding else None
+    flips = rng.random(count) < 0.5 if flip else None
+    cutout = _squares(rng.integers(0, size, (count, 2)), config.cutout, size) if config.cutout else None
+    alpha = config.mixup or config.cutmix
+    if not alpha:
+        return Augmentation(config.crop_padding, crop, flips, cutout)
+    partner = rng.permutation(count)
+    share = rng.beta(alpha, alpha)
+    box = None
+    if config.cutmix:
+        side = round(size * float(np.sqrt(1 - share)))
+        box = np.repeat(_squares(rng.integers(0, size, (1, 2)), side, size), count, axis=0)
+        share = 1 - (box[0, 1] - box[0, 0]) * (box[0, 3] - box[0, 2]) / size**2
+    return Augmentation(
+        config.crop_padding, crop, flips, cutout, partner, np.full(count, share, dtype=np.float32), box
+    )
+
+
+def _squares(centres: np.ndarray, side: int, size: int) -> np.ndarray:
+    """Squares [N, 4] (top, bottom, left, right) around centres [N, 2], cut off at the image's edge."""
+    low = np.clip(centres - side // 2, 0, size)
+    high = np.clip(centres - side // 2 + side, 0, size)
+    return np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=1)
+
+
+def interleave(augmentations: Sequence[Augmentation]) -> Augmentation:
+    """Join shards of equal size: row i·s + j of the result is row i of shard j."""
+    first, shards = augmentations[0], len(augmentations)
+    joined: dict[str, np.ndarray] = {}
+    for field in fields(Augmentation):
+        if field.name != "padding" and getattr(first, field.name) is not None:
+            rows = np.stack([getattr(one, field.name) for one in augmentations], axis=1)
+            if field.name == "partner":
+                rows = rows * shards + np.arange(shards)
+            joined[field.name] = rows.reshape(-1, *rows.shape[2:])
+    return Augmentation(first.padding, **joined)
+
+
+def apply_augmentation(images: Tensor, plan: Augmentation, *, fill: tuple[int, ...]) -> Tensor:
+    """Crop, flip and cut out: uint8 [N, 3, H, W] on any device → the same shape, a new tensor.
+
+    Padding is black, as in torchvision's RandomCrop; `fill` (0..255 a channel) is what cut-out squares get.
+    """
+    size = images.shape[-1]
+    if plan.crop is not None:
+        padded = torch.nn.functional.pad(images, [plan.padding] * 4)
+        windows = padded.unfold(2, size, 1).unfold(3, size, 1)  # [N, 3, 2p+1, 2p+1, H, W], no copy
+        top, left = _to(plan.crop, images).unbind(1)
+        images = windows[torch.arange(len(images), device=images.device), :, top, left]
+    if plan.flip is not None:
+        images = torch.where(_to(plan.flip, images)[:, None, None, None], images.flip(3), images)
+    if plan.cutout is not None:
+        colour = torch.tensor(fill, dtype=torch.uint8, device=images.device)[None, :, None, None]
+        images = torch.where(_inside(_to(plan.cutout, images), size), colour, images)
+    return images
+
+
+def normalise(
+    images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """uint8 [N, 3, H, W] → `dtype`: (value / 255 - mean) / std for each channel, as one multiply and one add."""
+    scale = torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32, device=images.device)
+    shift = torch.tensor(
+        [-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32, device=images.device
+    )
+    return torch.addcmul(shift[:, None, None], images.to(torch.float32), scale[:, None, None]).to(dtype)
+
+
+def mix_images(images: Tensor, plan: Augmentation) -> Tensor:
+    """Mixup or cutmix of normalised float images [N, 3, H, W] with their partners; the same tensor where neither."""
+    if plan.partner is None or plan.share is None:
+        return images
+    others = images[_to(plan.partner, images)]
+    if plan.box is not None:
+        return torch.where(_inside(_to(plan.box, images), images.shape[-1]), others, images)
+    return others.lerp_(images, _to(plan.share, images)[:, None, None, None])
+
+
+def mix_targets(labels: Tensor, plan: Augmentation, num_classes: int) -> Tensor | None:
+    """Soft targets float32 [N, num_classes] of mixed images, or None where nothing is mixed."""
+    if plan.partner is None or plan.share is None:
+        return None
+    own = torch.nn.functional.one_hot(labels, num_classes).float()
+    return own[_to(plan.partner, labels)].lerp_(own, _to(plan.share, labels)[:, None])
+
+
+def _inside(boxes: Tensor, size: int) -> Tensor:
+    """bool [N, 1, size, size]: true inside each row's (top, bottom, left, right)."""
+    place = torch.arange(size, device=boxes.device)
+    rows = (place >= boxes[:, 0:1]) & (place < boxes[:, 1:2])
+    columns = (place >= boxes[:, 2:3]) & (place < boxes[:, 3:4])
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+def _to(values: np.ndarray, like: Tensor) -> Tensor:
+    return torch.from_numpy(values).to(like.device, non_blocking=True)

@@ -1,0 +1,77 @@
+"""Data sets that need no files: scikit-learn's handwritten digits, and synthetic images for benchmarks."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+
+from dydist.errors import UserError
+from dydist.randomness import generator
+
+SYNTHETIC_SIZES = {"train": 50_000, "test": 10_000}
+DIGITS_TEST = 360
+"""Images of the digits' test split; the other 1,437 train."""
+
+DIGITS_MEAN = (0.3053,) * 3
+DIGITS_STD = (0.3760,) * 3
+SYNTHETIC_MEAN = (0.5,) * 3
+SYNTHETIC_STD = (0.25,) * 3
+DIGIT_CLASSES = tuple(str(digit) for digit in range(10))
+SYNTHETIC_CLASSES = tuple(f"class{number}" for number in range(10))
+
+
+def digits(split: Literal["train", "test"]) -> tuple[np.ndarray, np.ndarray]:
+    """The 1,797 digits of scikit-learn as uint8 [N, 3, 8, 8] (grey in all channels) and int64 labels [N].
+
+    The split is fixed and stratified: of each digit the same share, drawn once for all. (E. Alpaydin, C. Kaynak,
+    Optical Recognition of Handwritten Digits, UCI, 1998.) Raises UserError where scikit-learn is not installed.
+    """
+    images, labels = _all_digits()
+    rows = _digit_rows(tuple(labels.tolist()))[split]
+    return images[rows], labels[rows]
+
+
+@lru_cache(maxsize=1)
+def _all_digits() -> tuple[np.ndarray, np.ndarray]:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise UserError(
+            "data.name: digits needs scikit-learn, which ships them; install it with `pip install 'dydist[demo]'`"
+        ) from error
+    found = load_digits()
+    grey = np.rint(found.images * (255 / 16)).astype(np.uint8)
+    return np.repeat(grey[:, None], 3, axis=1), found.target.astype(np.int64)
+
+
+def _digit_rows(labels: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Rows of each split, in order: every fifth image or so of each digit is for the test."""
+    rng = generator(0, "digits split")
+    by_digit = [rng.permutation(np.flatnonzero(np.array(labels) == digit)) for digit in range(10)]
+    ranked = sorted(
+        ((place + 0.5) / len(rows), digit, row)
+        for digit, rows in enumerate(by_digit)
+        for place, row in enumerate(rows)
+    )
+    order = np.array([row for _, _, row in ranked])
+    return {"test": np.sort(order[:DIGITS_TEST]), "train": np.sort(order[DIGITS_TEST:])}
+
+
+def synthetic(split: Literal["train", "test"], *, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Smooth blobs of noise, one pattern a class plus noise: uint8 [N, 3, 32, 32] and int64 labels [N].
+
+    Learnable, and made in a moment; the same on every machine. `limit` makes no more than that many.
+    """
+    count = min(SYNTHETIC_SIZES[split], limit or SYNTHETIC_SIZES[split])
+    patterns = generator(0, "synthetic patterns").integers(64, 192, (10, 3, 4, 4), dtype=np.int16)
+    rng = generator(0, "synthetic", len(split))
+    labels = rng.integers(0, 10, count)
+    noise = rng.integers(-64, 64, (count, 3, 32, 32), dtype=np.int8)
+    large = patterns.repeat(8, axis=2).repeat(8, axis=3)
+    images = np.empty((count, 3, 32, 32), dtype=np.uint8)
+    for start in range(0, count, 5_000):  # whole arrays of int16 would need a gigabyte
+        rows = slice(start, start + 5_000)
+        images[rows] = large[labels[rows]] + noise[rows]
+    return images, labels

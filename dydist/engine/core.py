@@ -1,0 +1,183 @@
+"""What the engines that keep the whole model on every process share: forward, update, state.
+
+`TorchEngine` is DDP (`engine/ddp.py`) or exact (`engine/exact.py`) once it knows how gradients and sums come
+together over the processes: `_reduce_gradients`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dydist.config import Config
+from dydist.data.loader import ShardGroup, StepBatch
+from dydist.engine.ema import AveragedWeights
+from dydist.engine.protocol import StepSums, Votes
+from dydist.engine.world import World
+from dydist.models import attach_statistics, set_temperature
+from dydist.randomness import generator
+
+HEADER = ("loss", "correct", "stop", "save", "data_hash")
+"""What travels in front of the batch statistics in the small vector that is summed each step."""
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TorchEngine:
+    """Trains a whole model a process with SGD. Subclasses implement `_reduce_gradients`."""
+
+    def __init__(self, config: Config, model: nn.Module, world: World) -> None:
+        self.config, self.world, self.device = config, world, world.device
+        self.model = model.to(self.device)
+        if config.train.compile:
+            self.model.compile()
+        self.statistics = attach_statistics(self.model, self.device)
+        self.names = [name for name, _ in self.model.named_parameters()]
+        self.parameters = [parameter for _, parameter in self.model.named_parameters()]
+        self.optimizer = make_optimizer(config, self.model)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.train.precision == "fp16")
+        decay = config.train.ema_decay
+        self.ema = None if decay is None else AveragedWeights(self.model, decay)
+        self._norm: Tensor | None = None
+
+    def train_step(
+        self, batch: StepBatch, *, lr: float, temperature: float, votes: Votes
+    ) -> Callable[[], StepSums]:
+        """See `Engine.train_step`."""
+        self.model.train()
+        set_temperature(self.model, temperature)
+        small = self._reduce_gradients(batch, votes)
+        self._update(lr)
+        sums = small()
+        filled = min(batch.count, self.config.parallel.shards)
+        self.statistics.update_running(sums[len(HEADER) :] / filled)
+        if self.ema is not None:
+            self.ema.update()
+        header = sums[: len(HEADER)].to("cpu", non_blocking=True)
+        ready = None
+        if self.device.type == "cuda":
+            ready = torch.cuda.Event()
+            ready.record()
+
+        def read() -> StepSums:
+            if ready is not None:
+                ready.synchronize()
+            loss, correct, stop, save, data_hash = header.tolist()
+            return StepSums(loss, correct / batch.count, stop > 0, save > 0, int(data_hash))
+
+        return read
+
+    def grad_norm(self) -> float:
+        """See `Engine.grad_norm`."""
+        if self._norm is None:
+            self._norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        return float(self._norm)
+
+    def model_state(self) -> dict[str, Tensor]:
+        """See `Engine.model_state`."""
+        return {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """See `Engine.optimizer_state`. Zeros before the first step."""
+        return {
+            f"momentum.{name}": self.optimizer.state[parameter].get(
+                "momentum_buffer", torch.zeros_like(parameter)
+            )
+            for name, parameter in zip(self.names, self.parameters, strict=True)
+        }
+
+    def extra_state(self) -> dict[str, float]:
+        """See `Engine.extra_state`."""
+        return {k: float(v) for k, v in self.scaler.state_dict().items() if k in ("scale", "_growth_tracker")}
+
+    def averaged_state(self) -> dict[str, Tensor] | None:
+        """See `Engine.averaged_state`."""
+        return None if self.ema is None else self.ema.state
+
+    def load(
+        self,
+        model: Mapping[str, Tensor],
+        optimizer: Mapping[str, Tensor],
+        averaged: Mapping[str, Tensor],
+        extra: Mapping[str, float],
+    ) -> None:
+        """See `Engine.load`."""
+        self.model.load_state_dict(dict(model))
+        for name, parameter in zip(self.names, self.parameters, strict=True):
+            if (momentum := optimizer.get(f"momentum.{name}")) is not None:
+                self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(self.device, copy=True)
+        if self.scaler.is_enabled() and "scale" in extra:
+            growth = int(extra["_growth_tracker"])
+            state = {**self.scaler.state_dict(), "scale": extra["scale"], "_growth_tracker": growth}
+            self.scaler.load_state_dict(state)
+        if self.ema is not None:
+            self.ema.load(averaged or self.model.state_dict())
+
+    def _reduce_gradients(self, batch: StepBatch, votes: Votes) -> Callable[[], Tensor]:
+        """Leave the global gradient in `.grad` of every parameter; return what waits for the small vector's sum."""
+        raise NotImplementedError
+
+    def _backward(
+        self, network: nn.Module, group: ShardGroup, *, step: int, count: int, factor: float
+    ) -> Tensor:
+        """Forward and backward of one group. Adds to `.grad` the gradient of `factor` × (sum of losses / count).
+
+        Returns the HEADER's loss and correct for the group (float32, on the device).
+        """
+        self.statistics.set_shards(len(group.shards))
+        mask = self._dropout_mask(group, step)
+        precision = AUTOCAST.get(self.config.train.precision)
+        with torch.autocast(self.device.type, dtype=precision, enabled=precision is not None):
+            logits = network(group.images, dropout_mask=mask)
+        targets = group.labels if group.targets is None else group.targets
+        loss = (
+            F.cross_entropy(
+                logits.float(), targets, reduction="sum", label_smoothing=self.config.train.label_smoothing
+            )
+            / count
+        )
+        scaled = self.scaler.scale(loss if factor == 1 else loss * factor)
+        scaled.backward()
+        correct = (logits.argmax(1) == group.labels).sum()
+        return torch.stack([loss.detach(), correct.float()])
+
+    def _dropout_mask(self, group: ShardGroup, step: int) -> Tensor | None:
+        share = self.config.model.dropout
+        if share == 0:
+            return None
+        size = (len(group.labels) // len(group.shards), int(self.model.features))  # type: ignore[arg-type]
+        draws = [generator(self.config.seed, "dropout", step, shard).random(size) for shard in group.shards]
+        kept = np.stack(draws, axis=1).reshape(-1, size[1]) >= share
+        return torch.from_numpy(kept).to(self.device, torch.float32).div_(1 - share)
+
+    def _update(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self._norm = None
+        self.scaler.unscale_(self.optimizer)
+        if self.config.train.clip_norm is not None:
+            self._norm = nn.utils.clip_grad_norm_(self.parameters, self.config.train.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+
+def make_optimizer(config: Config, model: nn.Module) -> torch.optim.SGD:
+    """SGD as the configuration has it. Weight decay spares norms and biases where asked to."""
+    optim = config.optim
+    spared = [p for n, p in model.named_parameters() if p.ndim <= 1 or n.endswith("bias")]
+    chosen = set() if optim.decay_norm_and_bias else set(map(id, spared))
+    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if id(p) not in chosen]}]
+    if chosen:
+        groups.append({"params": [p for p in model.parameters() if id(p) in chosen], "weight_decay": 0.0})
+    return torch.optim.SGD(
+        groups,
+        lr=optim.lr,
+        momentum=optim.momentum,
+        weight_decay=optim.weight_decay,
+        nesterov=optim.nesterov,
+        fused=True,
+    )

@@ -1,0 +1,56 @@
+"""`parallel.reduce=fast`: one pass over all shards of a process, gradients by DDP's overlapped all-reduce."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dydist.config import Config
+from dydist.data.loader import ShardGroup, StepBatch
+from dydist.engine.core import HEADER, TorchEngine
+from dydist.engine.protocol import Votes
+from dydist.engine.world import World
+
+
+class DdpEngine(TorchEngine):
+    """Accelerate's DistributedDataParallel, or the bare model on one process."""
+
+    def __init__(self, config: Config, model: nn.Module, world: World) -> None:
+        super().__init__(config, model, world)
+        self.network: Any = world.accelerator.prepare_model(self.model) if world.size > 1 else self.model
+
+    def _reduce_gradients(self, batch: StepBatch, votes: Votes) -> Callable[[], Tensor]:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.statistics.zero()
+        header = torch.zeros(len(HEADER), device=self.device)
+        header[2], header[3] = float(votes.stop), float(votes.save)
+        header[4] = float(sum(group.data_hash for group in batch.groups))
+        for number, group in enumerate(batch.groups, 1):
+            last = number == len(batch.groups)
+            with nullcontext() if last or self.world.size == 1 else self.network.no_sync():
+                # DDP averages over processes; times the world size, a process's part of the mean counts whole
+                header[:2] += self._backward(
+                    self.network, group, step=batch.step, count=batch.count, factor=self.world.size
+                )
+        if not batch.groups:  # a last batch smaller than the world: join the others' all-reduce with zeros
+            self._backward(self.network, self._nothing(), step=batch.step, count=1, factor=0.0)
+            self.statistics.zero()
+        small = torch.cat([header, self.statistics.flat])
+        work = dist.all_reduce(small, async_op=True) if self.world.size > 1 else None
+
+        def wait() -> Tensor:
+            if work is not None:
+                work.wait()
+            return small
+
+        return wait
+
+    def _nothing(self) -> ShardGroup:
+        side = 32
+        images = torch.zeros(2, 3, side, side, device=self.device)
+        return ShardGroup((0,), images, torch.zeros(2, dtype=torch.int64, device=self.device), None, 0)

@@ -1,0 +1,256 @@
+"""The training loop: steps, evaluations, saves and stops, the same at the same step on every process.
+
+It holds the step and the accuracies; all else a step needs is a function of the configuration and the step.
+Monitors and the saver are handed in: the loop knows neither TensorBoard nor storage.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dydist.config import Config
+from dydist.data.dataset import ImageDataset
+from dydist.data.loader import ShardedLoader
+from dydist.data.order import Order, rank_shards
+from dydist.engine.core import AUTOCAST
+from dydist.engine.evaluate import evaluate
+from dydist.engine.guard import check_agreement
+from dydist.engine.protocol import Engine, StepSums, Votes
+from dydist.engine.world import World
+from dydist.errors import DivergedError
+from dydist.records import EvaluationRecord, Monitor, StepRecord
+from dydist.schedules import learning_rate, temperature
+
+
+class Saver(Protocol):
+    """Saves the run's state as of `step`; called on all processes. `final`: return only when it is safe."""
+
+    def __call__(self, progress: Progress, *, final: bool) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run is: all that is not in the engine. `step` counts finished steps."""
+
+    step: int = 0
+    best_accuracy: float | None = None
+    last_accuracy: float | None = None
+
+
+class Loop:
+    """Runs one training run from `progress` to its end or to a stop."""
+
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine,
+        world: World,
+        order: Order,
+        train_set: ImageDataset,
+        test_set: ImageDataset,
+        monitor: Monitor,
+        save: Saver,
+        *,
+        stop_requested: Callable[[], bool],
+        heartbeat: Callable[[int], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config, self.engine, self.world, self.order = config, engine, world, order
+        self.train_set, self.test_set = train_set, test_set
+        self.monitor, self._save, self._clock = monitor, save, clock
+        self._stop_requested, self._heartbeat = stop_requested, heartbeat
+        self.steps_per_epoch = order.steps_per_epoch
+        self.total_steps = total_steps(config, order)
+        self._lag = 1 if world.device.type == "cuda" else 0  # on a GPU reading at once would drain its queue
+        self._saved_at = clock()
+        self._window_began = clock()
+        self._window_wait = 0.0
+        self._window_steps = 0
+
+    def run(self, progress: Progress) -> tuple[Progress, bool]:
+        """Train until the end, or until a stop is agreed on; returns where it got to and whether it is done."""
+        shards = rank_shards(self.world.rank, self.world.size, self.config.parallel.shards)
+        start = progress.step
+        self.monitor.start(step=start, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch)
+        saved = start
+        stopped = False
+        pending: deque[tuple[StepRecord, Callable[[], StepSums]]] = deque()
+        self._saved_at = self._window_began = self._clock()
+        with ShardedLoader(
+            self.train_set,
+            self.config.data,
+            self.order,
+            shards,
+            device=self.world.device,
+            start=start,
+            stop=self.total_steps,
+            together=self.config.parallel.reduce == "fast",
+        ) as loader:
+            for batch in loader:
+                self._window_wait += loader.wait_s
+                record = self._record(batch.step)
+                votes = Votes(stop=self._stop_requested(), save=self._save_is_due())
+                sums = self.engine.train_step(
+                    batch, lr=record.lr, temperature=record.temperature, votes=votes
+                )
+                pending.append((record, sums))
+                self._window_steps += 1
+                step = batch.step + 1
+                progress = replace(progress, step=step)
+                evaluate_now, save_now, check_now = self._due(step)
+                drain = evaluate_now or save_now or check_now or step == self.total_steps
+                while len(pending) > (0 if drain else self._lag):
+                    agreed = self._settle(*pending.popleft())
+                    stopped |= agreed.stop
+                    save_now |= agreed.save
+                self._heartbeat(step)
+                stopped &= step < self.total_steps
+                if (
+                    stopped
+                ):  # what is still on its way is waited for: every process stops after this same step
+                    while pending:
+                        self._settle(*pending.popleft())
+                if evaluate_now:
+                    progress = self.evaluate(progress)
+                if save_now or check_now or stopped or step == self.total_steps:
+                    self._check(step)
+                if save_now and not stopped and step < self.total_steps:
+                    self._save(progress, final=False)
+                    saved, self._saved_at = step, self._clock()
+                if stopped:
+                    break
+        if progress.last_accuracy is None and not stopped:
+            progress = self.evaluate(progress)
+        if saved != progress.step:
+            self._save(progress, final=True)
+        return progress, not stopped
+
+    def evaluate(self, progress: Progress) -> Progress:
+        """Evaluate on the whole test split (and the averaged weights beside it), and tell the monitor."""
+        for ema in (False, True):
+            predict = self._predict(ema)
+            if predict is None:
+                continue
+            began = self._clock()
+            with self._autocast():
+                result = evaluate(
+                    predict, self.test_set, self.world, batch_size=self.config.train.eval_batch_size
+                )
+            self.monitor.evaluation(
+                EvaluationRecord(
+                    step=progress.step,
+                    epoch=self._epoch(progress.step - 1),
+                    loss=result.loss,
+                    accuracy=result.accuracy,
+                    images=result.images,
+                    seconds=self._clock() - began,
+                    ema=ema,
+                )
+            )
+            best = max(result.accuracy, progress.best_accuracy or 0.0)
+            last = result.accuracy if not ema else max(result.accuracy, progress.last_accuracy or 0.0)
+            progress = replace(progress, best_accuracy=best, last_accuracy=last)
+        self._window_began, self._window_wait, self._window_steps = self._clock(), 0.0, 0
+        return progress
+
+    def _predict(self, ema: bool) -> Callable[[Tensor], Tensor] | None:
+        model = self.engine.model.eval()
+        if not ema:
+            return model
+        averaged = self.engine.averaged_state()
+        return (
+            None
+            if averaged is None
+            else lambda images: torch.func.functional_call(model, averaged, (images,))
+        )
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        precision = AUTOCAST.get(self.config.train.precision)
+        return (
+            torch.autocast(self.world.device.type, dtype=precision)
+            if precision is not None
+            else nullcontext()
+        )
+
+    def _record(self, step: int) -> StepRecord:
+        """What is known of a step before it is taken. `step` counts from 0 here, from 1 in the record."""
+        return StepRecord(
+            step=step + 1,
+            epoch=self._epoch(step),
+            loss=math.nan,
+            accuracy=math.nan,
+            lr=learning_rate(
+                self.config.optim,
+                step=step,
+                steps_per_epoch=self.steps_per_epoch,
+                epochs=self.config.train.epochs,
+            ),
+            temperature=temperature(self.config.temperature, step=step, steps_per_epoch=self.steps_per_epoch),
+            images_per_s=0.0,
+        )
+
+    def _epoch(self, step: int) -> int:
+        return max(0, step) // self.steps_per_epoch
+
+    def _settle(self, record: StepRecord, read: Callable[[], StepSums]) -> StepSums:
+        """Wait for a step's sums; stop the run where they are not finite; log them where a line is due."""
+        sums = read()
+        if not math.isfinite(sums.loss):
+            raise DivergedError(
+                f"step {record.step}: the loss is {sums.loss}; nothing was saved over the checkpoints before it. "
+                f"Try a lower optim.lr (now {record.lr:g}), optim.warmup_epochs, train.clip_norm, "
+                "or train.precision=fp32"
+            )
+        if record.step % self.config.monitor.every_steps == 0 or record.step in (1, self.total_steps):
+            now = self._clock()
+            seconds, steps = max(now - self._window_began, 1e-9), max(1, self._window_steps)
+            self.monitor.step(
+                replace(
+                    record,
+                    loss=sums.loss,
+                    accuracy=sums.accuracy,
+                    images_per_s=steps * self.config.train.batch_size / seconds,
+                    data_wait_s=self._window_wait / steps,
+                    step_s=seconds / steps,
+                    grad_norm=self.engine.grad_norm(),
+                    extra={"data_hash": sums.data_hash},
+                )
+            )
+            self._window_began, self._window_wait, self._window_steps = now, 0.0, 0
+        return sums
+
+    def _due(self, step: int) -> tuple[bool, bool, bool]:
+        """Whether to evaluate, to save and to compare weights after this step; `every_minutes` is voted on."""
+        train, checkpoint = self.config.train, self.config.checkpoint
+        every = max(1, round(train.eval_every_epochs * self.steps_per_epoch))
+        save_every = checkpoint.every_steps
+        if save_every is None and checkpoint.every_minutes is None:
+            save_every = self.steps_per_epoch
+        guard = self.config.parallel.guard_every_steps
+        return (
+            step % every == 0 or step == self.total_steps,
+            save_every is not None and step % save_every == 0,
+            guard > 0 and step % guard == 0,
+        )
+
+    def _save_is_due(self) -> bool:
+        minutes = self.config.checkpoint.every_minutes
+        return self.world.rank == 0 and minutes is not None and self._clock() - self._saved_at >= 60 * minutes
+
+    def _check(self, step: int) -> None:
+        check_agreement({**self.engine.model_state(), **self.engine.optimizer_state()}, step, self.world)
+
+
+def total_steps(config: Config, order: Order) -> int:
+    """Steps of the whole run."""
+    steps = config.train.epochs * order.steps_per_epoch
+    return steps if config.train.max_steps is None else min(steps, config.train.max_steps)

@@ -1,0 +1,127 @@
+"""The processes of a run: how many there are, which one this is, on what device, and the few things they say.
+
+Accelerate sets the processes up. What it gets wrong without a word (docs/engines.md) is checked here against
+the launcher's environment.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+from dydist.config import Config
+from dydist.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """One process among `size`. `local_rank` counts on its node."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+    accelerator: Accelerator
+
+    def broadcast(self, value: T) -> T:
+        """Process 0's value, on every process (a collective; any picklable value)."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self._object_device())
+        return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, by rank, on every process (a collective)."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _object_device(self) -> torch.device:
+        return self.device if self.device.type == "cuda" else torch.device("cpu")
+
+
+def environment_world_size() -> int:
+    """How many processes the launcher says there are."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def start_world(config: Config, **accelerator_options: Any) -> World:
+    """Set up this process: device, threads, determinism, process group."""
+    parallel = config.parallel
+    if parallel.device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "parallel.device: cuda is not there; use cpu or auto, or check the driver with nvidia-smi"
+        )
+    use_cpu = parallel.device == "cpu" or not torch.cuda.is_available()
+    expected = environment_world_size()
+    group = InitProcessGroupKwargs(timeout=timedelta(seconds=parallel.timeout_s))
+    if expected > 1:
+        group.backend = "gloo" if use_cpu else "nccl"
+        os.environ.setdefault(
+            "OMP_NUM_THREADS", str(thread_count(config) or 1)
+        )  # else Accelerate warns and guesses
+    accelerator = Accelerator(
+        cpu=use_cpu,
+        mixed_precision="no",  # autocast is the engine's, so that all engines round alike
+        kwargs_handlers=[
+            group,
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+        ],
+        **accelerator_options,
+    )
+    set_numerics(config)
+    if accelerator.num_processes != expected:
+        raise UserError(
+            f"accelerate launch: {expected} processes were started but Accelerate sees {accelerator.num_processes}; "
+            "on CPU start them with `accelerate launch --multi_gpu --num_processes N` "
+            "or launch/cpu_2.yaml, and with DeepSpeed use one of launch/deepspeed_*.yaml"
+        )
+    return World(
+        rank=accelerator.process_index,
+        size=accelerator.num_processes,
+        local_rank=accelerator.local_process_index,
+        device=accelerator.device,
+        accelerator=accelerator,
+    )
+
+
+def thread_count(config: Config) -> int | None:
+    """CPU threads of this process; None leaves torch's own choice (a single process: every core)."""
+    if config.parallel.threads is not None:
+        return config.parallel.threads
+    if config.parallel.reduce == "exact":
+        return 1  # a thread count that followed the process count would change the order of sums
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, (os.cpu_count() or 1) // local) if local > 1 else None
+
+
+def set_numerics(config: Config) -> None:
+    """Threads and kernels: with reduce=exact whatever could differ between world sizes is fixed, else quick."""
+    exact = config.parallel.reduce == "exact"
+    if (threads := thread_count(config)) is not None:
+        torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(exact)
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # costs a pass over every buffer, changes nothing
+    )
+    torch.backends.cudnn.benchmark = not exact
+    torch.backends.cudnn.deterministic = exact
+    torch.backends.cuda.matmul.allow_tf32 = not exact
+    torch.backends.cudnn.allow_tf32 = not exact

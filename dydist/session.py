@@ -1,0 +1,191 @@
+"""Ties a run's engine to its checkpoints: what is saved, what is restored, and what must not have changed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dydist import __version__
+from dydist.checkpoint import Checkpointer, TrainingState, redact
+from dydist.config import Config
+from dydist.config_reader import to_dict
+from dydist.data import ImageDataset
+from dydist.engine import Engine, Progress, World
+from dydist.errors import UserError
+from dydist.models import build_model
+from dydist.randomness import derived_seed
+from dydist.records import Monitor
+
+IDENTITY = (
+    "seed",
+    "model.kind",
+    "model.attention",
+    "model.kernels",
+    "model.reduction",
+    "model.stem",
+    "model.width",
+    "model.bias",
+    "data.name",
+    "data.limit",
+    "data.drop_last",
+    "train.batch_size",
+    "parallel.shards",
+)
+"""Fields that say which run this is: with another value, step N would mean something else."""
+LOCAL = (
+    "run.dir",
+    "parallel.device",
+    "parallel.timeout_s",
+    "checkpoint",
+    "monitor",
+    "data.root",
+    "data.download",
+)
+"""Fields that say where and how it runs, and change nothing of the result."""
+
+
+class Session:
+    """Saves and restores one run. All methods are called by all processes together."""
+
+    def __init__(self, config: Config, engine: Engine, world: World, run_dir: Path, monitor: Monitor) -> None:
+        self.config, self.engine, self.world, self.monitor = config, engine, world, monitor
+        self.url = config.checkpoint.url or str(run_dir / "checkpoints")
+        self._checkpointer = Checkpointer(
+            config.checkpoint,
+            url=self.url,
+            run_name=config.run.name,
+            rank=world.rank,
+            world_size=world.size,
+            broadcast=world.broadcast,
+            gather=world.gather,
+            on_record=monitor.checkpoint,
+            on_note=monitor.note,
+            job=os.environ.get("DYDIST_JOB") or os.environ.get("SLURM_JOB_ID") or "",
+        )
+
+    def restore(self) -> Progress:
+        """Load the checkpoint that `checkpoint.resume` asks for into the engine; where the run then stands."""
+        state = self._checkpointer.restore()
+        if state is None:
+            return Progress()
+        fresh = state.step == 0  # another run's weights, as a start
+        if not fresh:
+            self._compare(dict(state.extra))
+        try:
+            self.engine.load(state.model, state.optimizer, state.ema, state.extra.get("engine", {}))
+        except RuntimeError as error:
+            raise UserError(
+                f"checkpoint.resume: the checkpoint does not fit the network ({' '.join(str(error).split())}); "
+                "use the model.* values it was written with"
+            ) from error
+        if fresh:
+            return Progress()
+        extra = state.extra
+        return Progress(
+            step=state.step,
+            best_accuracy=extra.get("best_accuracy"),
+            last_accuracy=extra.get("last_accuracy"),
+        )
+
+    def save(self, progress: Progress, *, final: bool) -> None:
+        """Save the state as of `progress.step`: at once where `final`, else in the background."""
+        self._checkpointer.save(
+            progress.step, lambda: self._state(progress), accuracy=progress.last_accuracy, final=final
+        )
+
+    def close(self) -> None:
+        """Let what is being saved finish, and give the place back. Not collective; also after a failure."""
+        self._checkpointer.close()
+
+    def _state(self, progress: Progress) -> TrainingState:
+        return TrainingState(
+            step=progress.step,
+            model=self.engine.model_state(),
+            optimizer=self.engine.optimizer_state(),
+            ema=self.engine.averaged_state() or {},
+            extra={
+                "best_accuracy": progress.best_accuracy,
+                "last_accuracy": progress.last_accuracy,
+                "engine": self.engine.extra_state(),
+                "config": self._config(),
+                "world_size": self.world.size,
+                "environment": environment(self.world),
+            },
+        )
+
+    def _config(self) -> dict[str, Any]:
+        values = to_dict(self.config)
+        values["checkpoint"]["storage_options"] = redact(self.config.checkpoint.storage_options)
+        return values
+
+    def _compare(self, extra: dict[str, Any]) -> None:
+        """Refuse another run's checkpoint; say what else differs from when it was written."""
+        before, now = flatten(extra.get("config", {})), flatten(self._config())
+        changed = [name for name in now if name in before and before[name] != now[name]]
+        if broken := [name for name in changed if name in IDENTITY]:
+            raise UserError(
+                "\n".join(
+                    f"{name}: {now[name]} is not what this run was started with ({before[name]}); "
+                    "use that value, or another run.name, or checkpoint.resume=never"
+                    for name in broken
+                )
+            )
+        for name in changed:
+            if not any(name == local or name.startswith(f"{local}.") for local in (*LOCAL, "run")):
+                self.monitor.note(f"{name} was {before[name]} until now, and is {now[name]} from here on.")
+        if self.config.parallel.reduce == "exact":
+            there, here = extra.get("environment", {}), environment(self.world)
+            for name in here:
+                if name != "host" and name in there and there[name] != here[name]:
+                    self.monitor.note(
+                        f"{name} was {there[name]} and is {here[name]} here: the bits may differ from here on.",
+                        level="warning",
+                    )
+
+
+def build_model_for(config: Config, dataset: ImageDataset) -> nn.Module:
+    """The network with its initial weights, which depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(config.seed, "weights"))
+        return build_model(config.model, len(dataset.classes))
+
+
+def environment(world: World) -> dict[str, Any]:
+    """What a result could depend on beside the configuration."""
+    gpu = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None
+    return {
+        "host": socket.gethostname(),
+        "dydist": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cpu": processor_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "gpu": gpu,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def processor_name() -> str:
+    """The CPU's model, where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries by dotted path."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

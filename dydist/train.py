@@ -1,0 +1,177 @@
+"""One process of a training run: read the configuration, build, run, exit code.
+
+    accelerate launch dydist/train.py --config launch/recipes/cifar10-small.yaml --data.root data
+
+Exit codes: 0 done, 75 stopped early and saved (run it again), 2 the configuration or the input is wrong,
+1 anything else. `accelerate launch` itself turns every code but 0 into 1.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if __name__ == "__main__":  # run by path: the package's own folder must not shadow other modules
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from dydist.config import Config
+from dydist.config_reader import read_config, to_yaml
+from dydist.errors import EXIT_DONE, EXIT_ERROR, EXIT_STOPPED, EXIT_USAGE, DivergedError, UserError
+from dydist.process_report import ProcessReport
+
+if TYPE_CHECKING:
+    from dydist.engine import Progress, World
+    from dydist.records import Monitor, RunSummary
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one process; returns its exit code. UserError becomes one line on process 0 and exit 2."""
+    report = ProcessReport.from_environment()
+    report.start()
+    try:
+        config = read_config(sys.argv[1:] if arguments is None else arguments)
+        config.validate(world_size=int(os.environ.get("WORLD_SIZE", "1")))
+        code = run(config, report)
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"dydist: {error}", file=sys.stderr, flush=True)
+        report.finish(EXIT_USAGE, str(error))
+        return EXIT_USAGE
+    except DivergedError as error:
+        print(f"dydist: rank {report.rank}: {error}", file=sys.stderr, flush=True)
+        report.finish(EXIT_ERROR, str(error))
+        return EXIT_ERROR
+    except Exception as error:
+        report.finish(EXIT_ERROR, f"{type(error).__name__}: {error}")
+        raise
+    report.finish(code)
+    return code
+
+
+def run(config: Config, report: ProcessReport) -> int:
+    """Everything between a valid configuration and the exit code."""
+    prepare_environment(config)
+    from dydist.data import open_dataset
+    from dydist.data.order import Order
+
+    train_set = open_dataset(config.data, "train")
+    test_set = open_dataset(config.data, "test")
+    order = Order(
+        seed=config.seed,
+        size=len(train_set),
+        batch_size=config.train.batch_size,
+        shards=config.parallel.shards,
+        drop_last=config.data.drop_last,
+    )
+
+    from dydist.engine import Loop, StopRequest, build_engine, start_world, stop_with_parent, total_steps
+    from dydist.session import Session, build_model_for
+
+    if "LOCAL_RANK" in os.environ or any(name.startswith("ACCELERATE_") for name in os.environ):
+        stop_with_parent()
+    with StopRequest() as stop:
+        began = time.monotonic()
+        world = start_world(config)
+        run_dir = Path(config.run.dir) / config.run.name
+        monitor = prepare_run_folder(config, run_dir, world)
+        end = partial(summary, config, run_dir, began=began, total_steps=total_steps(config, order))
+        session = None
+        try:
+            engine = build_engine(config, build_model_for(config, train_set), world)
+            session = Session(config, engine, world, run_dir, monitor)
+            progress = session.restore()
+            loop = Loop(
+                config,
+                engine,
+                world,
+                order,
+                train_set,
+                test_set,
+                monitor,
+                session.save,
+                stop_requested=lambda: stop.requested,
+                heartbeat=report.heartbeat,
+            )
+            if progress.step >= loop.total_steps:
+                monitor.note(f"This run is already done: step {progress.step} of {loop.total_steps}.")
+            progress, done = loop.run(progress)
+            session.close()
+        except BaseException as error:
+            if session is not None:
+                session.close()
+            monitor.close(end("failed", step=report.step, message=str(error)))
+            raise
+        monitor.close(end("done" if done else "stopped", step=progress.step, progress=progress))
+        world.close()
+        return EXIT_DONE if done else EXIT_STOPPED
+
+
+def summary(
+    config: Config,
+    run_dir: Path,
+    state: str,
+    *,
+    step: int,
+    total_steps: int,
+    began: float,
+    progress: Progress | None = None,
+    message: str = "",
+) -> RunSummary:
+    """What the end of the run shows."""
+    from dydist.records import RunSummary
+
+    return RunSummary(
+        state=state,
+        step=step,
+        total_steps=total_steps,
+        best_accuracy=progress.best_accuracy if progress else None,
+        last_accuracy=progress.last_accuracy if progress else None,
+        seconds=time.monotonic() - began,
+        places={
+            "run folder": str(run_dir),
+            "checkpoints": config.checkpoint.url or str(run_dir / "checkpoints"),
+            "TensorBoard": config.monitor.logdir or str(run_dir / "tensorboard"),
+        },
+        message=message,
+    )
+
+
+def prepare_environment(config: Config) -> None:
+    """Set what libraries read once, when they are first imported."""
+    if config.parallel.reduce == "exact":
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # cuBLAS: deterministic with several streams
+        os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # MKL: the same bits whatever the memory's alignment
+
+
+def prepare_run_folder(config: Config, run_dir: Path, world: World) -> Monitor:
+    """On process 0 make the run folder, write config.yaml and start the monitors; on others nothing."""
+    from dataclasses import replace
+
+    from dydist.checkpoint import redact
+    from dydist.monitor import NullMonitor, build_monitors
+
+    if world.rank != 0:
+        return NullMonitor()
+    options = redact(config.checkpoint.storage_options)
+    shown = replace(config, checkpoint=replace(config.checkpoint, storage_options=options))
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        temporary = run_dir / f".config.yaml.{os.getpid()}"
+        temporary.write_text(to_yaml(shown), encoding="utf-8")
+        temporary.replace(run_dir / "config.yaml")
+    except OSError as error:
+        raise UserError(
+            f"run.dir: cannot write {run_dir} ({error.strerror}); give a folder that can be written"
+        ) from error
+    return build_monitors(config, run_dir, world_size=world.size)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

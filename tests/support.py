@@ -1,0 +1,125 @@
+"""What tests of several folders share: where the repository is, what to do when a service is missing, processes."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def missing(what: str) -> None:
+    """Skip loudly at home; fail in CI, where everything must be there."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is missing, and CI must have it")
+    pytest.skip(f"{what} is missing")
+
+
+def unpack(name: str, target: Path) -> Path:
+    """Write real CIFAR images in the published layout with the data folder's own script."""
+    data = Path(os.environ.get("DYDIST_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (data / "unpack.py").is_file():
+        missing(f"{data / 'unpack.py'} (set DYDIST_TEST_DATA to the folder that holds it)")
+    subprocess.run([sys.executable, str(data / "unpack.py"), name, str(target)], check=True)
+    return target
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _rank(
+    rank: int, world_size: int, port: int, arguments: list[str], log: str, environment: dict[str, str]
+) -> None:
+    """One training process, with the environment that torchrun gives it."""
+    with open(log, "ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.update(environment)
+    if world_size > 1:
+        os.environ.update(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(world_size),
+            LOCAL_WORLD_SIZE=str(world_size),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+        )
+    from dydist.train import main
+
+    try:
+        code = main(arguments)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class Run:
+    """`world_size` processes of one run, forked from a server that has torch loaded: up in a moment."""
+
+    def __init__(self, arguments: Sequence[object], world_size: int, log: Path, **environment: str) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(
+            ["dydist.session", "dydist.engine.ddp", "dydist.engine.exact", "dydist.monitor"]
+        )
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        port = free_port()
+        texts = [str(argument) for argument in arguments]
+        self.processes = [
+            context.Process(target=_rank, args=(rank, world_size, port, texts, f"{log}.{rank}", environment))
+            for rank in range(world_size)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def wait(self, timeout: float = 180) -> list[int | None]:
+        """Exit codes by rank; processes that are still there after `timeout` seconds are killed (code None)."""
+        for process in self.processes:
+            process.join(timeout)
+        codes = [process.exitcode for process in self.processes]
+        for process in self.processes:
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+        return codes
+
+    def text(self) -> str:
+        """What the processes printed."""
+        return "\n".join(
+            Path(f"{self.log}.{rank}").read_text()
+            for rank in range(len(self.processes))
+            if Path(f"{self.log}.{rank}").exists()
+        )
+
+
+def train(
+    arguments: Sequence[object], world_size: int, log: Path, *, code: int = 0, **environment: str
+) -> str:
+    """Run to the end, expect the same exit code of every process, return what was printed."""
+    run = Run(arguments, world_size, log, **environment)
+    codes = run.wait()
+    assert codes == [code] * world_size, f"exit codes {codes}\n{run.text()}"
+    return run.text()
+
+
+def metrics(run_dir: Path, kind: str = "step") -> list[dict[str, Any]]:
+    """The lines of one kind in metrics.jsonl."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
