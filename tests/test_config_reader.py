@@ -38,8 +38,17 @@ def test_flags_go_over_the_file_in_either_spelling(tmp_path: Path) -> None:
 
 def test_values_are_written_as_in_yaml() -> None:
     config = read_config(
-        ["--optim.milestones", "0.2,0.4", "--train.clip_norm", "null", "--data.augment", "false"]
-        + ["--checkpoint.storage_options", "{anon: true}", "--checkpoint.resume", "100", "--run.name", "12"]
+        [
+            *("--optim.milestones", "0.2,0.4", "--train.clip_norm", "null", "--data.augment", "false"),
+            *(
+                "--checkpoint.storage_options",
+                "{anon: true}",
+                "--checkpoint.resume",
+                "100",
+                "--run.name",
+                "12",
+            ),
+        ]
     )
     assert config.optim.milestones == (0.2, 0.4)
     assert config.train.clip_norm is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from dydist.config import Config
 from dydist.data.loader import ShardGroup, StepBatch
@@ -18,11 +20,11 @@ from dydist.engine.world import World
 
 
 class DdpEngine(TorchEngine):
-    """Accelerate's DistributedDataParallel, or the bare model on one process."""
+    """DistributedDataParallel over the processes that Accelerate set up, or the bare model on one."""
 
     def __init__(self, config: Config, model: nn.Module, world: World) -> None:
         super().__init__(config, model, world)
-        self.network: Any = world.accelerator.prepare_model(self.model) if world.size > 1 else self.model
+        self.network: Any = distribute(self.model, world) if world.size > 1 else self.model
 
     def _reduce_gradients(self, batch: StepBatch, votes: Votes) -> Callable[[], Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
@@ -54,3 +56,11 @@ class DdpEngine(TorchEngine):
         side = 32
         images = torch.zeros(2, 3, side, side, device=self.device)
         return ShardGroup((0,), images, torch.zeros(2, dtype=torch.int64, device=self.device), None, 0)
+
+
+def distribute(model: nn.Module, world: World) -> DistributedDataParallel:
+    """DDP over all processes. Buffers are left alone: the engine moves batch statistics itself."""
+    known = inspect.signature(DistributedDataParallel).parameters
+    sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch < 2.13
+    devices = [world.device.index] if world.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, **{sync: False})

@@ -78,7 +78,7 @@ class ExactEngine(TorchEngine):
         )
         mine = self.plan.combine(list(received.view(-1, chunk)), torch.Tensor.add_)
         root = parts[0]  # sent, so free to be overwritten
-        dist.all_gather_into_tensor(root, mine.contiguous())
+        all_gather(root, mine)
         for part in parts:
             self._recycle(part)
         return root
@@ -105,3 +105,6 @@ class ExactEngine(TorchEngine):
             self._views[flat.data_ptr()] = views
         for parameter, view in zip(self.parameters, views, strict=True):
             parameter.grad = view
+
+
+all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # renamed in torch 2.13

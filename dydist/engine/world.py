@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs
 
 from dydist.config import Config
 from dydist.errors import UserError
@@ -80,10 +80,7 @@ def start_world(config: Config, **accelerator_options: Any) -> World:
     accelerator = Accelerator(
         cpu=use_cpu,
         mixed_precision="no",  # autocast is the engine's, so that all engines round alike
-        kwargs_handlers=[
-            group,
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-        ],
+        kwargs_handlers=[group],
         **accelerator_options,
     )
     set_numerics(config)
