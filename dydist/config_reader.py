@@ -207,7 +207,7 @@ def _parse(text: str, kind: Any, where: str) -> Any:
         value = [yaml.safe_load(part) for part in value.split(",")]
     elif get_origin(kind) is tuple and not isinstance(value, list):
         value = [value]
-    return _convert(value, kind, where)
+    return convert(value, kind, where)
 
 
 def _checked(
@@ -224,10 +224,10 @@ def _checked(
                 raise UserError(f"{path}: {value!r} is not a section; write its fields below it (in {where})")
             yield name, dict(_checked(typing.cast("type[Any]", hints[name]), value, f"{path}.", where))
         else:
-            yield name, _convert(value, hints[name], path)
+            yield name, convert(value, hints[name], path)
 
 
-def _convert(value: Any, kind: Any, where: str) -> Any:
+def convert(value: Any, kind: Any, where: str) -> Any:
     """`value` as `kind`, or UserError. A whole number is a number; nothing else is converted."""
     fits, converted = _fit(value, kind)
     if not fits:
