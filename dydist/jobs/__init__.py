@@ -1,1 +1,7 @@
-"""dydist.jobs"""
+"""Runs as jobs of a cluster: submitted, launched on its nodes, watched, and brought back.
+
+On the machine that submits: `profile` (a site's settings), `snapshot` (code as it was), `submit`, `sweep`,
+`status`, `logs`, `registry` (which jobs there are), `slurm` (its commands).
+On each node: `node` (the task), `context`, `preflight` with `checks` and `probe`, `supervise` with `launch`, `watch`
+and `rendezvous`, `conclude` with `decide`. Between nodes: `attempt` and `files`. Between both: `spec`.
+"""

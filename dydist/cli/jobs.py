@@ -1,0 +1,283 @@
+"""`dydist submit`, `status`, `logs`, `cancel`: runs as jobs of a cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from dydist.errors import EXIT_DONE, EXIT_ERROR, UserError
+
+if TYPE_CHECKING:
+    from dydist.jobs.profile import Profile
+    from dydist.jobs.status import JobStatus
+
+Words = Annotated[tuple[str, ...], tyro.conf.Positional]
+
+
+def submit(
+    *,
+    run: Words,
+    cluster: Literal["slurm", "local"] = "slurm",
+    profile: str | None = None,
+    nodes: int | None = None,
+    min_nodes: int | None = None,
+    gpus_per_node: int | None = None,
+    cpu: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    processes_per_node: int | None = None,
+    time: str | None = None,
+    partition: str | None = None,
+    sbatch: tuple[str, ...] = (),
+    preflight: Literal["off", "quick", "full"] | None = None,
+    hang_timeout_s: float | None = None,
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    wait: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
+) -> int:
+    """Submit a run; it comes back by itself after time limits, preemption and lost nodes.
+
+    Example: dydist submit --nodes 2 --gpus-per-node 8 --time 12:00:00 -- launch/recipes/cifar10.yaml --optim.lr 0.2
+
+    Args:
+        run: After --: a recipe's path, then flags of dydist/train.py over it.
+        cluster: slurm; or local, the same on this machine.
+        profile: Settings of a site: NAME.yaml in ~/.config/dydist/ or slurm/, or a path (docs/slurm.md).
+        nodes: Nodes.
+        min_nodes: Start with as few as these when no more are free.
+        gpus_per_node: GPUs, and so processes, of each node.
+        cpu: Train on CPUs.
+        processes_per_node: Processes of each node, with --cpu.
+        time: Time limit of one start: minutes, HH:MM:SS or D-HH:MM:SS.
+        partition: Partition.
+        sbatch: Any other options of sbatch, as NAME=VALUE or NAME.
+        preflight: Checks of each node before every start.
+        hang_timeout_s: Seconds without a finished step after which a process counts as hung.
+        dry_run: Submit nothing: show the sbatch file, each node's command, and what SLURM says of it.
+        wait: Follow the log until the job ends; the exit code is the job's.
+        json_: Print JSON.
+    """
+    from dydist.jobs import submit as jobs
+
+    flags = {
+        "nodes": nodes, "min_nodes": min_nodes, "gpus_per_node": gpus_per_node,
+        "processes_per_node": processes_per_node, "time": time, "partition": partition, "preflight": preflight,
+        "hang_timeout_s": hang_timeout_s,
+    }  # fmt: skip
+    chosen = merged_profile(profile, flags, cpu=cpu, sbatch=sbatch)
+    submission = jobs.prepare_run(run, chosen, cluster=cluster)
+    if dry_run:
+        return _show_dry_run(submission, as_json=json_)
+    ids = jobs.submit(submission, recipe=jobs.recipe_of(jobs.with_recipe(run)))
+    if json_:
+        print(json.dumps({"job": ids[0], "run_dir": submission.specs[0].run_dir}))
+    else:
+        print(
+            f"job {ids[0]} submitted; run folder {submission.specs[0].run_dir}",
+            file=sys.stderr if wait else sys.stdout,
+        )
+        if not wait:
+            print(f"see: dydist status {ids[0]} | dydist logs --follow {ids[0]} | dydist cancel {ids[0]}")
+    return follow(ids[0]) if wait else EXIT_DONE
+
+
+def status(
+    *,
+    which: Words = (),
+    watch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
+) -> int:
+    """Show how jobs are doing: all of mine that were submitted from here, or the named ones.
+
+    Example: dydist status --watch runs/cifar10
+
+    Args:
+        which: Job ids, run folders, sweep folders or names of runs.
+        watch: Show it again every two seconds, until all have ended.
+        json_: Print JSON: a list, one object a job.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    from dydist.cli.jobs_view import render
+    from dydist.jobs.registry import find, remembered
+    from dydist.jobs.status import statuses
+
+    def look() -> list[JobStatus]:
+        records = [one for name in which for one in find(name)] if which else remembered()[-50:]
+        return statuses(records)
+
+    if json_:
+        print(json.dumps([dataclasses.asdict(one) for one in look()], indent=1))
+        return EXIT_DONE
+    console = Console()
+    found = look()
+    if not found:
+        print("no job was submitted from here; submit one: dydist submit --help", file=sys.stderr)
+        return EXIT_DONE
+    if not watch:
+        console.print(render(found))
+        return EXIT_DONE
+    with Live(render(found), console=console, auto_refresh=False) as live:
+        while not all(one.ended for one in found):
+            time.sleep(2)
+            found = look()
+            live.update(render(found), refresh=True)
+    return EXIT_DONE
+
+
+def logs(
+    *,
+    which: Annotated[str, tyro.conf.Positional],
+    rank: int | None = None,
+    start: int | None = None,
+    follow_: Annotated[
+        bool, tyro.conf.arg(name="follow", aliases=["-f"]), tyro.conf.FlagCreatePairsOff
+    ] = False,
+    tail: int | None = None,
+    json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
+) -> int:
+    """Show what a job's processes printed, merged by time; a failure's rank, node and last lines come first.
+
+    Example: dydist logs --follow --rank 0 1234
+
+    Args:
+        which: A job id, a run folder or the name of a run.
+        rank: Only this process.
+        start: Only the start of this number (0 is the first). Default: all.
+        follow_: Go on showing lines as they come; ends when the job ends.
+        tail: Only the last so many lines.
+        json_: Print JSON: an object a line.
+    """
+    from dydist.jobs.logs import Line, failure_header, read_log, submitit_log
+    from dydist.jobs.registry import find
+    from dydist.jobs.status import statuses
+
+    def show(line: Line) -> None:
+        print(json.dumps(dataclasses.asdict(line)) if json_ else line, flush=True)
+
+    record = find(which)[-1]
+    if follow_:
+        return follow(str(record["job"]), record=record, rank=rank, show=show)
+    header = failure_header(statuses([record])[0])
+    if header and not json_:
+        print(header + "\n")
+    from pathlib import Path
+
+    lines = list(read_log(Path(record["log_dir"]), start=start, rank=rank))
+    for line in lines[-tail:] if tail else lines:
+        show(line)
+    if not lines and not json_:
+        print(submitit_log(Path(record["log_dir"])) or f"job {record['job']} has printed nothing yet")
+    return EXIT_DONE
+
+
+def follow(
+    job: str, *, record: dict[str, Any] | None = None, rank: int | None = None, show: Any = print
+) -> int:
+    """Show a job's log until it ends; 0 when it is done, 1 otherwise."""
+    from pathlib import Path
+
+    from dydist.jobs.logs import failure_header, follow_log, submitit_log
+    from dydist.jobs.registry import find
+    from dydist.jobs.status import statuses
+
+    known = record or find(job)[-1]
+    last: list[JobStatus] = []
+    asked = 0.0
+
+    def ended() -> bool:
+        nonlocal asked
+        if time.monotonic() - asked >= 1.0:  # SLURM is asked no more often than that
+            last[:] = statuses([known])
+            asked = time.monotonic()
+        return last[0].ended and last[0].scheduler not in ("RUNNING", "COMPLETING")
+
+    seen = False
+    for line in follow_log(Path(known["log_dir"]), rank=rank, ended=ended):
+        seen = True
+        show(line)
+    if not seen:
+        print(submitit_log(Path(known["log_dir"])), end="")
+    if header := failure_header(last[0]):
+        print(header, file=sys.stderr)
+    print(f"job {known['job']}: {last[0].state}. {last[0].reason}".rstrip(". ") + ".", file=sys.stderr)
+    return EXIT_DONE if last[0].state == "done" else EXIT_ERROR
+
+
+def cancel(
+    *,
+    which: Words,
+    now: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> int:
+    """End jobs: each finishes its step, saves, and does not come back.
+
+    Example: dydist cancel 1234
+
+    Args:
+        which: Job ids, run folders, sweep folders or names of runs.
+        now: Do not save first.
+    """
+    from dydist.jobs.cancel import cancel as end
+    from dydist.jobs.registry import find
+
+    if not which:
+        raise UserError("cancel: name at least one job, run folder or run")
+    for record in [one for name in which for one in find(name)]:
+        print(end(record, now=now))
+    return EXIT_DONE
+
+
+def merged_profile(
+    name: str | None, flags: dict[str, Any], *, cpu: bool, sbatch: Sequence[str] = ()
+) -> Profile:
+    """The profile with what the command line says over it, checked."""
+    from pathlib import Path
+
+    from dydist.jobs.profile import check_profile, load_profile
+    from dydist.jobs.snapshot import package_root
+
+    project = Path.cwd() if (Path.cwd() / "slurm").is_dir() else package_root()
+    profile = load_profile(name, project=project)
+    given = {field: value for field, value in flags.items() if value is not None}
+    if cpu:
+        if given.get("gpus_per_node"):
+            raise UserError(
+                f"--cpu: contradicts --gpus-per-node {given['gpus_per_node']}; leave one of them out"
+            )
+        given["gpus_per_node"] = 0
+    if sbatch:
+        pairs = (word.partition("=") for word in sbatch)
+        given["sbatch"] = {**profile.sbatch, **{key: text if equals else True for key, equals, text in pairs}}
+    chosen = dataclasses.replace(profile, **given)
+    if problems := list(check_profile(chosen)):
+        raise UserError("\n".join(problems))
+    return chosen
+
+
+def _show_dry_run(submission: Any, *, as_json: bool) -> int:
+    from dydist.jobs import slurm
+    from dydist.jobs import submit as jobs
+
+    found = dict(jobs.describe(submission))
+    found["slurm"] = jobs.ask_slurm(found["sbatch"]) if found["sbatch"] and slurm.available() else None
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return EXIT_DONE
+    if found["sbatch"]:
+        print(found["sbatch"])
+    for run in found["runs"]:
+        print(f"# in {os.getcwd()}, for {run['run_dir']}:")
+        for node, command in enumerate(run["nodes"]):
+            print(f"# node {node}:\n{command}")
+    if submission.cluster == "slurm":
+        print(f"# SLURM: {found['slurm'] or 'not on this machine; nothing was asked'}")
+    return EXIT_DONE
+
+
+COMMANDS = {"submit": submit, "status": status, "logs": logs, "cancel": cancel}

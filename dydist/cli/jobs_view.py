@@ -1,0 +1,82 @@
+"""Job statuses as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dydist.jobs.logs import failure_header
+from dydist.jobs.status import JobStatus
+
+COLOURS = {
+    "running": "green",
+    "done": "blue",
+    "failed": "red",
+    "lost": "red",
+    "requeued": "yellow",
+    "pending": "yellow",
+}
+
+
+def render(found: Sequence[JobStatus]) -> RenderableType:
+    """Failures first, then a line a job; with one job also its requeues."""
+    parts: list[RenderableType] = [
+        Text(header, style="red") for one in found if (header := failure_header(one))
+    ]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in (
+        "job",
+        "run",
+        "state",
+        "nodes",
+        "step",
+        "epoch",
+        "loss",
+        "accuracy",
+        "images/s",
+        "ETA",
+        "saved",
+        "starts",
+    ):
+        table.add_column(name, overflow="fold", no_wrap=name in ("job", "state", "step", "ETA"))
+    for one in found:
+        table.add_row(*_row(one))
+    parts.append(table)
+    for one in found:
+        notes = [one.reason, one.message if len(found) == 1 else ""]
+        if any(notes):
+            parts.append(Text(f"{one.job}: " + " · ".join(note for note in notes if note)))
+    if len(found) == 1:
+        parts += [Text(f"start {one['start']} ended: {one['reason']}") for one in found[0].requeues]
+    return Group(*parts)
+
+
+def _row(one: JobStatus) -> list[Text | str]:
+    run = one.run
+    step = "" if run.get("step") is None else f"{run['step']}/{run.get('total_steps') or '?'}"
+    saved = ""
+    if one.last_checkpoint and one.checkpoint_age_s is not None:
+        failed = " (failed)" if one.last_checkpoint.get("error") else ""
+        saved = f"{one.last_checkpoint['step']}, {duration(one.checkpoint_age_s)} ago{failed}"
+    return [
+        one.job, one.name, Text(one.state, style=COLOURS.get(one.state, "")), one.nodes, step,
+        _number(run, "epoch", "d"), _number(run, "loss", ".4f"), _number(run, "accuracy", ".2%"), _number(run, "images_per_s", ".0f"),
+        "" if run.get("eta_s") is None else duration(run["eta_s"]), saved, str(one.starts),
+    ]  # fmt: skip
+
+
+def _number(run: object, name: str, form: str) -> str:
+    value = run.get(name) if isinstance(run, dict) else None
+    return "" if value is None else format(value, form)
+
+
+def duration(seconds: float) -> str:
+    """`2d03h`, `3h05m`, `4m07s`, `12s`."""
+    whole = max(0, int(seconds))
+    for size, name, below, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            return f"{whole // size}{name}{whole % size // below:02d}{small}"
+    return f"{whole}s"

@@ -1,0 +1,55 @@
+"""Ending a job: it saves first, or at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dydist.jobs import slurm
+from dydist.jobs.files import write_json
+from dydist.jobs.status import statuses
+
+
+def cancel(record: Mapping[str, Any], *, now: bool = False) -> str:
+    """End one job; returns what was done, in words.
+
+    A running job is asked to finish its step, save and stop, and does not come back; with `now`, or where it is
+    not running, it is ended at once.
+    """
+    job = str(record["job"])
+    status = statuses([record])[0]
+    if status.scheduler == "UNREACHABLE":
+        raise slurm.SlurmError(status.message)
+    if status.ended:
+        return f"job {job} has ended already ({status.state})"
+    # Whoever decides at the job's end sees this, however it ends.
+    write_json(Path(record["log_dir"]) / "cancel.json", {"time": time.time(), "now": now})
+    waiting = status.state in ("pending", "requeued")
+    if record["cluster"] == "local":
+        _end_local(int(job), now=now)
+    elif now or waiting:
+        slurm.cancel(job)
+    else:
+        slurm.send_signal(job, "USR2")
+    if now or waiting:
+        return f"job {job} is ended"
+    return f"job {job} was asked to save and stop; see `dydist logs --follow {job}`"
+
+
+def _end_local(controller: int, *, now: bool) -> None:
+    """submitit's controller passes SIGTERM on to its task, which passes the request on to training."""
+    if not now:
+        os.kill(controller, signal.SIGTERM)
+        return
+    import psutil
+
+    process = psutil.Process(controller)
+    for one in (process, *process.children(recursive=True)):
+        try:
+            one.kill()
+        except psutil.NoSuchProcess:
+            continue

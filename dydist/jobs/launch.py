@@ -1,0 +1,184 @@
+"""Starting the processes of one node, and keeping what they print: by rank, with the time, in one file a node."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from dydist.jobs.spec import JobSpec
+
+LINES_KEPT = 25
+"""Last lines of each rank that are kept for the report of a failure."""
+_PREFIX = re.compile(rb"^\[default(\d+)\]:")
+_PORT_TAKEN = (b"EADDRINUSE", b"ddress already in use")
+_FROM_A_PREEMPTED_LAUNCHER = ("SLURM_", "SUBMITIT_", "PMI")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where one node's processes stand in the job."""
+
+    node: int
+    nodes: int
+    address: str
+    port: int
+
+
+def command(spec: JobSpec, place: Place, *, log_dir: str = "") -> list[str]:
+    """The command line of one node. One process alone needs no launcher; several are `accelerate launch`'s."""
+    total = place.nodes * spec.processes_per_node
+    program = [spec.program, *spec.arguments]
+    if total == 1:
+        return [spec.python, "-u", *program]
+    options = [
+        f"--num_machines={place.nodes}",
+        f"--machine_rank={place.node}",
+        f"--num_processes={total}",
+        f"--main_process_ip={place.address}",
+        f"--main_process_port={place.port}",
+        "--multi_gpu",  # several processes; the processes themselves choose CPU and gloo where there is no GPU
+        "--same_network",
+        "--rdzv_backend=static",
+        "--max_restarts=0",
+        "--monitor_interval=0.5",
+        "--mixed_precision=no",
+        "--dynamo_backend=no",
+        "--tee=3",
+        *([f"--log_dir={log_dir}"] if log_dir else []),
+    ]
+    return [spec.python, "-u", "-m", "accelerate.commands.launch", *options, *program]
+
+
+def environment(
+    spec: JobSpec,
+    *,
+    job: str,
+    attempt: int,
+    node: str,
+    exit_dir: Path,
+    environ: Mapping[str, str] = os.environ,
+) -> dict[str, str]:
+    """Variables of the training processes: the node's, the profile's, and what tells them of the job."""
+    found = {
+        name: value for name, value in environ.items() if not name.startswith(_FROM_A_PREEMPTED_LAUNCHER)
+    }
+    found |= {
+        "PYTHONPATH": spec.code,
+        "PYTHONUNBUFFERED": "1",
+        "DYDIST_JOB": job,
+        "DYDIST_ATTEMPT": str(attempt),
+        "DYDIST_NODE": node,
+        "DYDIST_EXIT_DIR": str(exit_dir),
+        # SIGTERM is ours to pass on: torch's agent would kill processes that are busy saving after 30 s.
+        "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGINT",
+    }
+    if spec.interface is not None:
+        found |= {"NCCL_SOCKET_IFNAME": spec.interface, "GLOO_SOCKET_IFNAME": spec.interface}
+    if spec.cpu:
+        found |= {"CUDA_VISIBLE_DEVICES": ""}
+    return found | dict(spec.env)
+
+
+class Launch:
+    """The running processes of one node.
+
+    Signals of the scheduler reach the whole job: the launcher between us and the training ignores them (an
+    ignored signal stays ignored across exec, until training installs its own handlers), so that it neither dies
+    of them nor kills training that is saving.
+    """
+
+    def __init__(self, spec: JobSpec, place: Place, env: Mapping[str, str], log: NodeLog) -> None:
+        self._tee = tempfile.TemporaryDirectory(prefix="dydist-launch-")
+        self._log = log
+        self._first_rank = place.node * spec.processes_per_node
+        self.port_taken = False
+        self.process = subprocess.Popen(
+            command(spec, place, log_dir=self._tee.name),
+            cwd=spec.workdir,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_ignore_signals,
+        )
+        self._alone = place.nodes * spec.processes_per_node == 1
+        self._reader = threading.Thread(target=self._relay, name="dydist-relay", daemon=True)
+        self._reader.start()
+
+    def _relay(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if any(text in line for text in _PORT_TAKEN):
+                self.port_taken = True
+            match = _PREFIX.match(line)
+            rank = self._first_rank + int(match.group(1)) if match else (0 if self._alone else None)
+            text = (line[match.end() :] if match else line).decode(errors="replace")
+            self._log.write(text.rstrip("\r\n"), rank)
+
+    def kill(self) -> None:
+        """SIGKILL the launcher and everything below it, and wait for its end."""
+        import psutil
+
+        try:
+            victims = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            victims = []
+        self.process.kill()
+        for victim in victims:
+            try:
+                victim.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self.close(timeout_s=5)
+
+    def close(self, *, timeout_s: float) -> None:
+        """Wait for the launcher's end and its last lines. After `timeout_s` it is killed."""
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return
+        self._reader.join(5)
+        self._tee.cleanup()
+
+
+class NodeLog:
+    """`2026-01-31T12:00:00.123 [rank 3] text`, a line each; also the last lines of each rank."""
+
+    def __init__(self, path: Path, node: int, echo: IO[str]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._node, self._echo = node, echo
+        self._lock = threading.Lock()
+        self._last: dict[int | None, deque[str]] = {}
+
+    def write(self, text: str, rank: int | None = None) -> None:
+        """One line of a rank, or of the node itself."""
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now)) + f".{int(now % 1 * 1000):03d}"
+        who = f"node {self._node}" if rank is None else f"rank {rank}"
+        with self._lock:
+            self._last.setdefault(rank, deque(maxlen=LINES_KEPT)).append(text)
+            self._file.write(f"{stamp} [{who}] {text}\n")
+            if rank is None:
+                print(text, file=self._echo, flush=True)
+
+    def last_lines(self, rank: int | None) -> tuple[str, ...]:
+        with self._lock:
+            return tuple(self._last.get(rank, ()))
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)

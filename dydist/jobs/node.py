@@ -1,0 +1,96 @@
+"""What SLURM runs on each node of a job: launch the training, watch it, and decide with the other nodes what next.
+
+submitit calls `NodeTask` in one task a node. It passes warnings of the scheduler on to the training processes, ends
+all of them soon after one has failed, and when all have ended one node finishes, requeues or fails the job.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from dydist.errors import EXIT_DONE, UserError
+from dydist.jobs.attempt import Attempt, Outcome, attempt_number
+from dydist.jobs.conclude import conclude, remember_start
+from dydist.jobs.context import NodeContext, NodePlace, StopSignals
+from dydist.jobs.launch import NodeLog
+from dydist.jobs.preflight import judge_probes, preflight
+from dydist.jobs.spec import JobSpec
+from dydist.jobs.supervise import run
+
+
+class NodeTask:
+    """The function that submitit pickles: plain values and a name, so that the snapshot's code is what runs."""
+
+    def __init__(self, spec: JobSpec) -> None:
+        self.spec = spec
+
+    def __call__(self) -> None:
+        code = run_node(self.spec, NodePlace.from_environment(), StopSignals())
+        if code != EXIT_DONE:
+            raise SystemExit(code)
+
+
+def run_node(spec: JobSpec, place: NodePlace, signals: StopSignals) -> int:
+    """One start of the job on one node; returns the exit code of its task."""
+    log_dir = Path(spec.log_dir.replace("{job}", place.job))
+    number = attempt_number(log_dir)
+    attempt = Attempt(log_dir / f"attempt-{number:03d}")
+    log = NodeLog(attempt.log(place.node), place.node, sys.stdout)
+    context = NodeContext(
+        spec=spec, place=place, log_dir=log_dir, number=number, attempt=attempt, signals=signals, log=log
+    )
+    log.write(f"start {number} of job {place.job} on node {place.name} ({place.node + 1} of {place.nodes})")
+    if found := kill_leftovers(place, number):
+        log.write(f"killed processes of an earlier start: {found}")
+    if place.node == 0:
+        remember_start(context)
+    outcome = _checked_run(context)
+    attempt.write_outcome(outcome)
+    log.write(f"its processes: {outcome.kind} at step {outcome.step}. {outcome.message}".strip())
+    return conclude(context)
+
+
+def _checked_run(context: NodeContext) -> Outcome:
+    """Preflight, then the training."""
+    spec, place, attempt = context.spec, context.place, context.attempt
+    ended = Outcome(node=place.node, name=place.name, kind="done", time=time.time())
+    try:
+        bad = preflight(context)
+        turn = 0
+        if not bad and spec.preflight == "full" and not context.signals.warning:
+            probe = replace(spec, program=str(Path(spec.code) / "dydist" / "jobs" / "probe.py"), arguments=())
+            outcome, turn = run(context, probe, turn)
+            if outcome.kind != "done":
+                return outcome
+            bad = judge_probes(context, attempt.exit_dir(turn))
+            turn += 1
+        if bad:
+            return replace(ended, kind="preflight", time=time.time(), message=bad)
+        return run(context, spec, turn)[0] if spec.program else ended
+    except UserError as error:
+        failure = replace(ended, kind="usage", time=time.time(), message=str(error))
+    except Exception as error:
+        failure = replace(ended, kind="launch", time=time.time(), message=f"{type(error).__name__}: {error}")
+    attempt.write_failure(failure)
+    return failure
+
+
+def kill_leftovers(place: NodePlace, attempt: int) -> Sequence[int]:
+    """SIGKILL processes of earlier starts of this job that outlived their node task; returns their ids."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        try:
+            env = process.environ()
+            mine = env.get("DYDIST_JOB") == place.job and env.get("DYDIST_NODE") == place.name
+            if mine and int(env.get("DYDIST_ATTEMPT", attempt)) < attempt:
+                process.kill()
+                found.append(process.pid)
+        except (psutil.Error, OSError):
+            continue
+    return found

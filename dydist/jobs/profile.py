@@ -1,0 +1,192 @@
+"""Profiles: what a site's cluster wants, written once (YAML), so that a submission names nothing but the run.
+
+`--profile NAME` is `NAME.yaml` in ~/.config/dydist/ or in the project's slurm/; a path is taken as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from dydist.config_reader import convert
+from dydist.errors import UserError
+from dydist.jobs.spec import Preflight
+
+_TIME = re.compile(r"^(\d+-)?\d+(:\d+){0,2}$|^UNLIMITED$")
+_OURS = {
+    "ntasks": "one task a node is fixed",
+    "ntasks-per-node": "one task a node is fixed",
+    "output": "logs lie in the run folder",
+    "error": "logs lie in the run folder",
+    "signal": "set warning_s",
+    "requeue": "set requeue",
+    "no-requeue": "set requeue",
+    "comment": "dydist finds its jobs by it",
+    "array": "use dydist sweep",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """One site's settings. Every field may be left out; flags of `dydist submit` come over them."""
+
+    description: str = ""
+    """For people."""
+    partition: str | None = None
+    """Partition (queue)."""
+    account: str | None = None
+    """Account that is charged."""
+    qos: str | None = None
+    """Quality of service."""
+    constraint: str | None = None
+    """Features that nodes must have, as sbatch takes them: `a100&ib`."""
+    time: str = "24:00:00"
+    """Time limit of one start, as sbatch takes it: minutes, HH:MM:SS or D-HH:MM:SS."""
+    nodes: int = 1
+    """Nodes of the job."""
+    min_nodes: int | None = None
+    """Start with as few as these when no more are free. The result is the same, bit for bit, with reduce=exact."""
+    gpus_per_node: int = 1
+    """GPUs, and so processes, of each node; 0 trains on CPUs."""
+    processes_per_node: int | None = None
+    """Processes of each node on CPUs. Default: 1."""
+    gres: str | None = None
+    """Generic resources instead of --gpus-per-node, for sites that want them: `gpu:a100:4`."""
+    cpus_per_task: int | None = None
+    """CPU cores of each node's task."""
+    mem: str | None = None
+    """Memory of each node: `64G`; `0` is all of it."""
+    exclusive: bool = False
+    """Whole nodes."""
+    requeue: bool = True
+    """Let the job come back after time limits, preemption and lost nodes."""
+    warning_s: int = 120
+    """Seconds before the time limit at which SLURM warns; the last save must fit in."""
+    modules: tuple[str, ...] = ()
+    """Environment modules that are loaded."""
+    setup: tuple[str, ...] = ()
+    """Shell lines before the job starts."""
+    env: dict[str, Any] = field(default_factory=dict)
+    """Environment variables of the job."""
+    container: str | None = None
+    """What goes before the Python interpreter: `apptainer exec --nv image.sif`."""
+    python: str | None = None
+    """Interpreter on the nodes. Default: the one that submits."""
+    interface: str | None = None
+    """Network interface between nodes (ib0, eno1). Default: the one with the default route."""
+    sbatch: dict[str, Any] = field(default_factory=dict)
+    """Any other option of sbatch, without dashes before: `reservation: maintenance`."""
+    srun: tuple[str, ...] = ()
+    """Further arguments of srun."""
+    preflight: Preflight = "quick"
+    """Checks of each node before every start: off, quick, or full (also arithmetic and network)."""
+    start_timeout_s: float = 1800.0
+    """Seconds until every process must have finished its first step."""
+    hang_timeout_s: float = 900.0
+    """Seconds without a finished step after which a process counts as hung. Longer than an evaluation and a save."""
+    max_stalled: int = 3
+    """Give up after so many starts in a row that saved nothing new."""
+
+    @property
+    def cpu(self) -> bool:
+        return self.gpus_per_node == 0
+
+    @property
+    def processes(self) -> int:
+        """Processes of the run on each node."""
+        return self.gpus_per_node or self.processes_per_node or 1
+
+
+def load_profile(name: str | None, *, project: Path, config_home: Path | None = None) -> Profile:
+    """The profile NAME, a file, or with None the defaults. UserError: unknown, unreadable, or wrong in it."""
+    if name is None:
+        return Profile()
+    folders = [config_home or default_config_home(), project / "slurm"]
+    if name.endswith((".yaml", ".yml")) or os.sep in name:
+        file = Path(name).expanduser()
+    else:
+        file = next((path for folder in folders if (path := folder / f"{name}.yaml").is_file()), Path())
+    if not file.is_file():
+        known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+        near = difflib.get_close_matches(name, known, n=1)
+        raise UserError(
+            f"--profile: there is no profile {name!r}{f'; did you mean {near[0]}?' if near else ''} "
+            f"(known: {', '.join(known) or 'none'}; looked in {' and '.join(map(str, folders))})"
+        )
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(
+            f"--profile: {file} cannot be read as YAML: {' '.join(str(error).split())}"
+        ) from error
+    return parse_profile(values, str(file))
+
+
+def default_config_home() -> Path:
+    """~/.config/dydist, or where XDG_CONFIG_HOME says."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "dydist"
+
+
+def parse_profile(values: Any, where: str) -> Profile:
+    """A profile from a YAML mapping, checked field by field; UserError names every mistake."""
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{where}: it holds a {type(values).__name__}; it must hold fields such as 'partition: gpu'"
+        )
+    hints = get_type_hints(Profile)
+    found, problems = {}, []
+    for name, value in values.items():
+        if name not in hints:
+            near = difflib.get_close_matches(str(name), hints, n=1)
+            advice = f"did you mean {near[0]}?" if near else "sbatch's own options go below 'sbatch:'"
+            problems.append(f"{name}: a profile has no such field; {advice}")
+            continue
+        try:
+            found[name] = convert(value, hints[name], str(name))
+        except UserError as error:
+            problems.append(str(error))
+    if not problems:
+        profile = Profile(**found)
+        problems = list(check_profile(profile))
+    if problems:
+        raise UserError("\n".join(f"{where}: {one}" for one in problems))
+    return profile
+
+
+def check_profile(profile: Profile) -> Iterator[str]:
+    """What a field's type does not say."""
+    for name in ("nodes", "min_nodes", "processes_per_node", "cpus_per_task", "max_stalled"):
+        value = getattr(profile, name)
+        if value is not None and value < 1:
+            yield f"{name}: {value} is not allowed; it must be at least 1"
+    for name in ("gpus_per_node", "warning_s"):
+        if getattr(profile, name) < 0:
+            yield f"{name}: {getattr(profile, name)} is not allowed; it must be at least 0"
+    for name in ("start_timeout_s", "hang_timeout_s"):
+        if not getattr(profile, name) > 0:
+            yield f"{name}: {getattr(profile, name)} is not allowed; it must be above 0"
+    if profile.min_nodes is not None and profile.min_nodes > profile.nodes:
+        yield f"min_nodes: {profile.min_nodes} is more than nodes={profile.nodes}; it must be at most that"
+    if profile.processes_per_node is not None and not profile.cpu:
+        yield "processes_per_node: on GPUs there is one process a GPU; leave it out, or set gpus_per_node: 0"
+    if not _TIME.match(profile.time):
+        yield f"time: {profile.time!r} is not allowed; use minutes, HH:MM:SS or D-HH:MM:SS (in quotes, for YAML)"
+    fields = {one.name.replace("_", "-") for one in dataclasses.fields(profile)}
+    for option in profile.sbatch:
+        plain = option.replace("_", "-")
+        if option.startswith("-"):
+            yield f"sbatch.{option}: write it without dashes before: {option.lstrip('-')}"
+        elif plain in _OURS:
+            yield f"sbatch.{option}: cannot be set here: {_OURS[plain]}"
+        elif plain in fields:
+            yield f"sbatch.{option}: is a field of its own; write '{plain.replace('-', '_')}:' outside of sbatch"

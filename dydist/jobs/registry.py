@@ -1,0 +1,56 @@
+"""Which jobs this user has submitted, so that `dydist status` knows them after SLURM has forgotten them.
+
+One JSON line a job in ~/.local/state/dydist/jobs.jsonl (XDG_STATE_HOME). Losing it loses nothing: each run folder
+has its own job.json, and `dydist status RUN` reads that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dydist.errors import UserError
+from dydist.jobs.files import append_json, read_json, read_lines
+
+
+def registry_file() -> Path:
+    return (
+        Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "dydist" / "jobs.jsonl"
+    )
+
+
+def remember(record: Mapping[str, Any]) -> None:
+    """Add a job."""
+    append_json(registry_file(), record)
+
+
+def remembered() -> list[dict[str, Any]]:
+    """All jobs, oldest first. An id that SLURM gave twice (a new controller) counts for the newest."""
+    found = {str(record["job"]): record for record in read_lines(registry_file())}
+    return sorted(found.values(), key=lambda record: float(record["submitted"]))
+
+
+def find(what: str) -> list[dict[str, Any]]:
+    """The jobs that `what` names: a job id, an array's id, a run folder, a sweep folder, or a run's name.
+
+    Raises UserError where there is none.
+    """
+    folder = Path(what)
+    if record := read_json(folder / "job.json"):
+        return [record]
+    if sweep := read_json(folder / "sweep.json"):
+        records = (read_json(Path(run) / "job.json") for run in sweep["runs"])
+        return [record for record in records if record]
+    known = remembered()
+    by_job = [one for one in known if what in (one["job"], str(one["job"]).partition("_")[0])]
+    found = (
+        by_job
+        or [one for one in known if one["name"] == what or Path(one["run_dir"] or "/").name == what][-1:]
+    )
+    if not found:
+        raise UserError(
+            f"{what!r} is no job, run folder or run that was submitted from here; `dydist status` lists those that were"
+        )
+    return found

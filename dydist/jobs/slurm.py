@@ -1,0 +1,171 @@
+"""SLURM's own commands, with clear words when they are missing, refuse, or do not answer."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dydist.errors import UserError
+
+TIMEOUT_S = 60.0
+TRIES = 4
+_PASSING = (
+    "Unable to contact slurm controller",
+    "Socket timed out",
+    "Connection refused",
+    "Zero Bytes were transmitted",
+    "Resource temporarily unavailable",
+)
+_UNKNOWN_JOB = ("Invalid job id", "Invalid job array id")
+
+
+class SlurmError(UserError):
+    """SLURM refused, or does not answer."""
+
+
+def available() -> bool:
+    """Whether SLURM's commands are on this machine."""
+    return shutil.which("sbatch") is not None
+
+
+def run(*command: str, timeout_s: float = TIMEOUT_S, tries: int = TRIES) -> str:
+    """A command's output. What passes (the controller restarts, is busy) is tried again with a growing pause.
+
+    Raises SlurmError: no such command, refused, no answer.
+    """
+    pause = 0.5
+    for left in reversed(range(tries)):
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+        except FileNotFoundError:
+            raise SlurmError(
+                f"{command[0]}: no SLURM on this machine; log in to the cluster's login node, or use --cluster local"
+            ) from None
+        except subprocess.TimeoutExpired:
+            text = f"no answer within {timeout_s:g} s"
+        else:
+            if result.returncode == 0:
+                return result.stdout
+            text = " ".join((result.stderr.strip() or result.stdout.strip()).split())
+            if not any(sign in text for sign in _PASSING):
+                raise SlurmError(f"SLURM refused `{shlex.join(command)}`: {text}")
+        if left:
+            time.sleep(pause)
+            pause *= 2
+    raise SlurmError(
+        f"SLURM does not answer `{shlex.join(command)}`: {text}; "
+        "see whether the controller is up (scontrol ping), then try again"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobInfo:
+    """What SLURM says of one job or array element. `job`: 12, or 12_3 for element 3 of array 12."""
+
+    job: str
+    state: str
+    nodes: str = ""
+    reason: str = ""
+    restarts: int = 0
+    exit_code: str = ""
+    comment: str = ""
+
+
+ENDED = frozenset(
+    {
+        "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE",
+        "PREEMPTED", "REVOKED",
+    }
+)  # fmt: skip
+"""States of a job that does not come back."""
+
+
+def jobs(ids: Sequence[str] = ()) -> dict[str, JobInfo]:
+    """The jobs of `ids`, or all of mine, that the controller remembers; arrays by element. One call to SLURM."""
+    format_ = "--format=%i|%T|%N|%r|%k|%F|%K"
+    if ids:
+        # Unknown ids among several are left out by squeue; a single unknown one is an error, and means the same.
+        wanted = ",".join(sorted({one.partition("_")[0] for one in ids}, key=int))
+        try:
+            text = run("squeue", "--noheader", "--array", "--states=all", f"--jobs={wanted}", format_)
+        except SlurmError as error:
+            if not any(sign in str(error) for sign in _UNKNOWN_JOB):
+                raise
+            text = ""
+    else:
+        text = run("squeue", "--noheader", "--array", "--states=all", "--me", format_)
+    found = {}
+    for line in text.splitlines():
+        job, state, nodes, reason, comment, *_ = [part.strip() for part in line.split("|")]
+        found[job] = JobInfo(job=job, state=state, nodes=nodes, reason=_no(reason), comment=_no(comment))
+    return (
+        found
+        if not ids
+        else {job: info for job, info in found.items() if job in ids or job.partition("_")[0] in ids}
+    )
+
+
+def accounting(ids: Sequence[str]) -> dict[str, JobInfo]:
+    """The same from sacct, for jobs the controller has forgotten; empty where there is no accounting."""
+    if not ids or shutil.which("sacct") is None:
+        return {}
+    wanted = ",".join(sorted({one.partition("_")[0] for one in ids}))
+    try:
+        text = run(
+            "sacct", "--noheader", "--parsable2", "--allocations", "--jobs", wanted,
+            "--format=JobID,State,NodeList,Reason,ExitCode", tries=1, timeout_s=20,
+        )  # fmt: skip
+    except SlurmError:
+        return {}
+    found = {}
+    for line in text.splitlines():
+        job, state, nodes, reason, code = line.split("|")[:5]
+        found[job] = JobInfo(
+            job=job,
+            state=state.split()[0] if state else "UNKNOWN",
+            nodes=nodes,
+            reason=_no(reason),
+            exit_code=code,
+        )
+    return found
+
+
+def show(job: str) -> dict[str, str]:
+    """`scontrol show job` as a mapping; empty for a job the controller does not know."""
+    try:
+        text = run("scontrol", "--oneliner", "show", "job", job)
+    except SlurmError as error:
+        if any(sign in str(error) for sign in _UNKNOWN_JOB):
+            return {}
+        raise
+    return dict(re.findall(r"(\S+?)=(\S*)", text.splitlines()[0] if text else ""))
+
+
+def requeue(job: str) -> None:
+    """Back into the queue. Its processes are killed, this one too where it belongs to the job."""
+    run("scontrol", "requeue", job)
+
+
+def exclude(job: str, nodes: Sequence[str]) -> None:
+    """Do not start `job` on these nodes again."""
+    known = show(job).get("ExcNodeList", "(null)")
+    both = ",".join([*([] if known == "(null)" else [known]), *nodes])
+    run("scontrol", "update", f"JobId={job}", f"ExcNodeList={both}")
+
+
+def cancel(job: str) -> None:
+    run("scancel", job)
+
+
+def send_signal(job: str, name: str) -> None:
+    """To every process of the job's steps; a job that has not started is left alone."""
+    run("scancel", f"--signal={name}", job)
+
+
+def _no(text: str) -> str:
+    return "" if text in ("(null)", "None", "N/A") else text

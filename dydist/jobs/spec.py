@@ -1,0 +1,51 @@
+"""What a job is told: plain values, pickled by submitit and written into the submission's folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Preflight = Literal["off", "quick", "full"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec:
+    """One run as a job. Paths are absolute and lie where every node sees them."""
+
+    run_dir: str
+    """The run folder; empty for a job that is a preflight and nothing else."""
+    log_dir: str
+    """Folder of this job's logs; `{job}` stands for the job id."""
+    code: str
+    """The snapshot: folder that holds the package dydist/."""
+    program: str
+    """Python file that every process runs, inside `code` or not."""
+    arguments: tuple[str, ...]
+    """Its command line: `--config … --section.field value …`."""
+    workdir: str
+    """Where relative paths of the command line start: where `dydist submit` was called."""
+    processes_per_node: int
+    """Processes of the run on each node: one a GPU, or as many as `--processes-per-node` says."""
+    cpu: bool = False
+    """Train on CPUs."""
+    python: str = sys.executable
+    """Interpreter of the environment."""
+    interface: str | None = None
+    """Network interface between nodes, such as ib0 or eno1; None: the one with the default route."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Further environment variables of the training processes."""
+    preflight: Preflight = "quick"
+    """Checks of each node before every start."""
+    start_timeout_s: float = 900.0
+    """Seconds from the launch to each process's first finished step."""
+    hang_timeout_s: float = 300.0
+    """Seconds a process may go without finishing a step before all are stopped and the job requeued."""
+    max_stalled: int = 3
+    """Give up after so many starts in a row that saved nothing new."""
+
+    @property
+    def entry(self) -> Path:
+        return Path(self.code) / "dydist" / "train.py"

@@ -1,0 +1,182 @@
+"""How jobs are doing: what SLURM says, what the run says of itself, and what its starts left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dydist.jobs import slurm
+from dydist.jobs.attempt import Attempt, attempts, first_failure
+from dydist.jobs.files import read_json, read_lines
+
+FINAL = frozenset({"done", "failed", "cancelled", "stopped", "lost"})
+"""States in which a job has ended and does not come back."""
+STALE_S = 60.0
+"""A running run that has not written its status for so long is shown as silent."""
+RUN_FIELDS = ("step", "total_steps", "epoch", "loss", "accuracy", "best_accuracy", "images_per_s", "eta_s")
+_BY_ACTION = {"finish": "done", "fail": "failed", "cancel": "cancelled"}
+_BY_SCHEDULER = {"COMPLETED": "done", "CANCELLED": "cancelled"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobStatus:
+    """One job. `state`: pending, starting, running, requeued (in the queue again), stopping, or one of FINAL.
+
+    `scheduler` is SLURM's own word, FORGOTTEN where it knows the job no more, UNREACHABLE where it does not answer.
+    Figures of the run are None until known; `accuracy` is a fraction, times are seconds, `updated_age_s` is how
+    long ago the run last wrote. `requeues`: for each start but the last, why it ended. `failure`: the first that
+    failed in the last start: node, rank, message, last_lines.
+    """
+
+    job: str
+    name: str
+    run_dir: str
+    cluster: str
+    state: str
+    scheduler: str
+    reason: str = ""
+    nodes: str = ""
+    run: Mapping[str, Any] = field(default_factory=dict)
+    last_checkpoint: Mapping[str, Any] | None = None
+    checkpoint_age_s: float | None = None
+    updated_age_s: float | None = None
+    starts: int = 0
+    requeues: Sequence[Mapping[str, Any]] = ()
+    failure: Mapping[str, Any] | None = None
+    message: str = ""
+
+    @property
+    def ended(self) -> bool:
+        return self.state in FINAL
+
+
+def statuses(records: Sequence[Mapping[str, Any]], *, now: float | None = None) -> list[JobStatus]:
+    """The status of each job record; asks SLURM once for all of them."""
+    ids = [str(one["job"]) for one in records if one["cluster"] == "slurm"]
+    problem = ""
+    known: dict[str, slurm.JobInfo] = {}
+    if ids:
+        try:
+            known = slurm.jobs(ids)
+            known |= slurm.accounting([one for one in ids if one not in known])
+        except slurm.SlurmError as error:
+            problem = str(error)
+    moment = time.time() if now is None else now
+    return [
+        status_of(record, _local(record) or known.get(str(record["job"])), problem, moment)
+        for record in records
+    ]
+
+
+def status_of(record: Mapping[str, Any], info: slurm.JobInfo | None, problem: str, now: float) -> JobStatus:
+    """Put together one job. `info` None: the scheduler knows it no more, or (`problem`) cannot be asked."""
+    log_dir, run_dir = Path(record["log_dir"]), Path(record["run_dir"] or record["submission"])
+    history = attempts(log_dir)
+    starts = list(read_lines(log_dir / "starts.jsonl"))
+    last = history[-1] if history else None
+    run = read_json(run_dir / "status.json") or {}
+    began = float(starts[-1]["time"]) if starts else now
+    # A status of an earlier start, or of another job of the same run, says nothing of this start.
+    current = bool(starts) and float(run.get("started") or 0) >= began
+    mine = str(run.get("job")) == str(record["job"])
+    decision = last.decision() if last else None
+    state = _state(info, problem, decision, run if mine else {}, current, bool(starts))
+    updated_age = now - float(run["updated"]) if mine and run.get("updated") else None
+    message = problem or str(run.get("message", "") if mine else "")
+    if state == "running" and updated_age is not None and updated_age > STALE_S:
+        message = f"silent for {updated_age:.0f} s: no heartbeat from process 0"
+    checkpoint = run.get("last_checkpoint")
+    failure = first_failure(last.outcomes() or last.failures()) if last and state != "done" else None
+    return JobStatus(
+        job=str(record["job"]),
+        name=str(record["name"]),
+        run_dir=str(run_dir),
+        cluster=str(record["cluster"]),
+        state=state,
+        scheduler="UNREACHABLE" if problem else info.state if info else "FORGOTTEN",
+        reason=_reason(info, decision, state),
+        nodes=info.nodes if info else "",
+        run={name: run.get(name) for name in RUN_FIELDS},
+        last_checkpoint=checkpoint,
+        checkpoint_age_s=now - float(checkpoint["time"]) if checkpoint and checkpoint.get("time") else None,
+        updated_age_s=updated_age,
+        starts=len(starts),
+        requeues=[_ending(attempt) for attempt in (history if state == "requeued" else history[:-1])],
+        failure=None
+        if failure is None
+        else {
+            "node": failure.name,
+            "rank": failure.rank,
+            "kind": failure.kind,
+            "message": failure.message,
+            "last_lines": list(failure.last_lines),
+        },
+        message=message,
+    )
+
+
+def _state(
+    info: slurm.JobInfo | None,
+    problem: str,
+    decision: Mapping[str, Any] | None,
+    run: Mapping[str, Any],
+    current: bool,
+    started: bool,
+) -> str:
+    decided = _BY_ACTION.get(str(decision["action"])) if decision else None
+    own = str(run.get("state", ""))
+    if info is not None and info.state not in slurm.ENDED:
+        if info.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"):
+            return "requeued" if started else "pending"
+        if info.state in ("COMPLETING", "STAGE_OUT") or decision:
+            return decided or "stopping"
+        return (
+            own if current and own in ("starting", "running") else "starting" if not current else "stopping"
+        )
+    if decided:
+        return decided
+    if info is not None:
+        return _BY_SCHEDULER.get(info.state, "failed")
+    if own in FINAL and current:
+        return own
+    if problem:
+        return own if current and own else "unknown"
+    return "lost"
+
+
+def _reason(info: slurm.JobInfo | None, decision: Mapping[str, Any] | None, state: str) -> str:
+    if state in ("pending", "requeued") and info is not None and info.reason:
+        return info.reason
+    if decision and state in FINAL:
+        return str(decision["reason"])
+    if info is not None and info.state in slurm.ENDED and state not in ("done", "cancelled"):
+        return info.state.lower().replace("_", " ")
+    return ""
+
+
+def _ending(attempt: Attempt) -> dict[str, Any]:
+    """Why a start ended."""
+    decision = attempt.decision()
+    number = int(attempt.folder.name.rpartition("-")[2])
+    if decision is None:
+        reason = "ended without a word: a lost node, or killed at once"
+        return {"start": number, "reason": reason, "time": None, "saved_step": None}
+    return {"start": number, **{name: decision[name] for name in ("reason", "time", "saved_step")}}
+
+
+def _local(record: Mapping[str, Any]) -> slurm.JobInfo | None:
+    """A job of submitit's local executor: its id is the process that controls it."""
+    if record["cluster"] != "local":
+        return None
+    import psutil
+
+    job = str(record["job"])
+    try:
+        process = psutil.Process(int(job))
+        lives = process.status() != psutil.STATUS_ZOMBIE and "submitit.local._local" in process.cmdline()
+    except psutil.NoSuchProcess:
+        lives = False
+    return slurm.JobInfo(job=job, state="RUNNING", nodes="localhost") if lives else None
