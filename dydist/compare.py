@@ -1,4 +1,4 @@
-"""Comparing runs by what they left in their folders: at which step two part, by how much, and whether they end equal."""
+"""Comparing two runs by what they left in their folders: where they part, by how much, whether they end equal."""
 
 from __future__ import annotations
 

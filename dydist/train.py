@@ -23,6 +23,7 @@ from dydist.config import Config
 from dydist.config_reader import read_config, to_yaml
 from dydist.errors import EXIT_DONE, EXIT_ERROR, EXIT_STOPPED, EXIT_USAGE, DivergedError, UserError
 from dydist.process_report import ProcessReport
+from dydist.stop import StopRequest, stop_with_parent
 
 if TYPE_CHECKING:
     from dydist.engine import Progress, World
@@ -34,9 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = ProcessReport.from_environment()
     report.start()
     try:
-        config = read_config(sys.argv[1:] if arguments is None else arguments)
-        config.validate(world_size=int(os.environ.get("WORLD_SIZE", "1")))
-        code = run(config, report)
+        with StopRequest() as stop:  # before anything slow is imported: a signal may come at any time
+            config = read_config(sys.argv[1:] if arguments is None else arguments)
+            config.validate(world_size=int(os.environ.get("WORLD_SIZE", "1")))
+            code = run(config, report, stop)
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"dydist: {error}", file=sys.stderr, flush=True)
@@ -53,14 +55,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def run(config: Config, report: ProcessReport) -> int:
+def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     """Everything between a valid configuration and the exit code."""
     prepare_environment(config)
     from dydist.data import open_dataset
     from dydist.data.order import Order
 
-    train_set = open_dataset(config.data, "train")
-    test_set = open_dataset(config.data, "test")
+    def tell(text: str) -> None:
+        if report.rank == 0 and not config.monitor.quiet:
+            print(text, flush=True)
+
+    train_set = open_dataset(config.data, "train", progress=tell)
+    test_set = open_dataset(config.data, "test", progress=tell)
     order = Order(
         seed=config.seed,
         size=len(train_set),
@@ -69,46 +75,45 @@ def run(config: Config, report: ProcessReport) -> int:
         drop_last=config.data.drop_last,
     )
 
-    from dydist.engine import Loop, StopRequest, build_engine, start_world, stop_with_parent, total_steps
+    from dydist.engine import Loop, build_engine, start_world, total_steps
     from dydist.session import Session, build_model_for
 
     if "LOCAL_RANK" in os.environ or any(name.startswith("ACCELERATE_") for name in os.environ):
         stop_with_parent()
-    with StopRequest() as stop:
-        began = time.monotonic()
-        world = start_world(config)
-        run_dir = Path(config.run.dir) / config.run.name
-        monitor = prepare_run_folder(config, run_dir, world)
-        end = partial(summary, config, run_dir, began=began, total_steps=total_steps(config, order))
-        session = None
-        try:
-            engine = build_engine(config, build_model_for(config, train_set), world)
-            session = Session(config, engine, world, run_dir, monitor)
-            progress = session.restore()
-            loop = Loop(
-                config,
-                engine,
-                world,
-                order,
-                train_set,
-                test_set,
-                monitor,
-                session.save,
-                stop_requested=lambda: stop.requested,
-                heartbeat=report.heartbeat,
-            )
-            if progress.step >= loop.total_steps:
-                monitor.note(f"This run is already done: step {progress.step} of {loop.total_steps}.")
-            progress, done = loop.run(progress)
+    began = time.monotonic()
+    world = start_world(config)
+    run_dir = Path(config.run.dir) / config.run.name
+    monitor = prepare_run_folder(config, run_dir, world)
+    end = partial(summary, config, run_dir, began=began, total_steps=total_steps(config, order))
+    session = None
+    try:
+        engine = build_engine(config, build_model_for(config, train_set), world)
+        session = Session(config, engine, world, run_dir, monitor)
+        progress = session.restore()
+        loop = Loop(
+            config,
+            engine,
+            world,
+            order,
+            train_set,
+            test_set,
+            monitor,
+            session.save,
+            stop_requested=lambda: stop.requested,
+            heartbeat=report.heartbeat,
+        )
+        if progress.step >= loop.total_steps:
+            monitor.note(f"This run is already done: step {progress.step} of {loop.total_steps}.")
+        progress, done = loop.run(progress)
+        session.close()
+    except BaseException as error:
+        if session is not None:
             session.close()
-        except BaseException as error:
-            if session is not None:
-                session.close()
-            monitor.close(end("failed", step=report.step, message=str(error)))
-            raise
-        monitor.close(end("done" if done else "stopped", step=progress.step, progress=progress))
-        world.close()
-        return EXIT_DONE if done else EXIT_STOPPED
+        monitor.close(end("failed", step=report.step, message=str(error)))
+        raise
+    monitor.close(end("done" if done else "stopped", step=progress.step, progress=progress))
+    world.close()
+    return EXIT_DONE if done else EXIT_STOPPED
 
 
 def summary(

@@ -3,7 +3,7 @@
 - `Loop`, `Progress`: steps, evaluations, saves and stops.
 - `Engine`: what the loop asks of a back end; `build_engine` makes the configured one:
   `ddp.DdpEngine` (reduce=fast), `exact.ExactEngine` (reduce=exact); `core.TorchEngine` is what they share.
-- `World`, `start_world`: the processes of a run. `StopRequest`, `stop_with_parent`: asking it to stop.
+- `World`, `start_world`: the processes of a run.
 - `evaluate`: a split's accuracy. `check_agreement`: the guard. `tree`: the fixed order of sums, without torch.
 """
 
@@ -12,7 +12,6 @@ from dydist.engine.guard import check_agreement
 from dydist.engine.loop import Loop, Progress, total_steps
 from dydist.engine.protocol import Engine, StepSums, Votes
 from dydist.engine.select import build_engine
-from dydist.engine.stop import StopRequest, stop_with_parent
 from dydist.engine.world import World, start_world
 
 __all__ = [
@@ -21,13 +20,11 @@ __all__ = [
     "Loop",
     "Progress",
     "StepSums",
-    "StopRequest",
     "Votes",
     "World",
     "build_engine",
     "check_agreement",
     "evaluate",
     "start_world",
-    "stop_with_parent",
     "total_steps",
 ]

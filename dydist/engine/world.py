@@ -115,9 +115,8 @@ def set_numerics(config: Config) -> None:
     if (threads := thread_count(config)) is not None:
         torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(exact)
-    torch.utils.deterministic.fill_uninitialized_memory = (
-        False  # costs a pass over every buffer, changes nothing
-    )
+    # filling fresh memory costs a pass over every buffer and changes nothing that is read
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not exact
     torch.backends.cudnn.deterministic = exact
     torch.backends.cuda.matmul.allow_tf32 = not exact

@@ -1,0 +1,139 @@
+"""The promise: the same weights, bit for bit, on any number of processes, uninterrupted or cut up as you like."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from support import Run, metrics, train
+
+from dydist.checkpoint import load, open_storage, survey
+from dydist.compare import compare_runs, fingerprint
+
+STEPS = 24
+
+
+def flags(root: Path, runs: Path, name: str, precision: str = "fp32", reduce: str = "exact") -> list[object]:
+    """A small DY-ResNet18 on real CIFAR images in eight shards, with all that draws random numbers switched on."""
+    return [
+        *("--run.dir", runs, "--run.name", name, "--data.root", root, "--data.limit", "512"),
+        *(
+            "--train.epochs",
+            "3",
+            "--train.batch_size",
+            "64",
+            "--parallel.shards",
+            "8",
+            "--train.precision",
+            precision,
+        ),
+        *(
+            "--model.width",
+            "0.125",
+            "--model.stem",
+            "strided",
+            "--model.dropout",
+            "0.2",
+            "--data.mixup",
+            "0.4",
+        ),
+        *("--data.cutout", "8", "--parallel.reduce", reduce, "--optim.lr", "0.02"),
+        *("--monitor.every_steps", "1", "--monitor.quiet", "true", "--parallel.timeout_s", "60"),
+        *("--train.ema_decay", "0.9", "--temperature.per", "step", "--temperature.epochs", "2"),
+    ]
+
+
+def final_fingerprint(runs: Path, name: str) -> str:
+    storage = open_storage(str(runs / name / "checkpoints"))
+    return fingerprint(load(storage, survey(storage)[0]))
+
+
+def stop_at(run: Run, run_dir: Path, step: int, rank: int, number: int) -> None:
+    """Wait until `step` is logged, then send a signal to one process (SIGKILL: to all of them)."""
+    deadline = time.monotonic() + 120
+    while not any(line["step"] >= step for line in _lines(run_dir)):
+        assert time.monotonic() < deadline, run.text()
+        assert any(process.is_alive() for process in run.processes), run.text()
+        time.sleep(0.01)
+    victims = run.processes if number == signal.SIGKILL else [run.processes[rank]]
+    for process in victims:
+        os.kill(process.pid or 0, number)
+
+
+def _lines(run_dir: Path) -> list[dict]:
+    try:
+        return metrics(run_dir)
+    except (OSError, ValueError):  # not there yet, or its last line is being written
+        return []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_one_to_four_processes_uninterrupted_and_cut_up_end_with_the_same_bits(
+    precision: str, cifar10_exact_root: Path, tmp_path: Path
+) -> None:
+    table = {}
+    for world_size in (1, 2, 3, 4):
+        name = f"world{world_size}"
+        train(flags(cifar10_exact_root, tmp_path, name, precision), world_size, tmp_path / "logs" / name)
+        table[f"{world_size}, uninterrupted"] = final_fingerprint(tmp_path, name)
+
+    seed = int.from_bytes(os.urandom(4), "little")
+    rng = random.Random(seed)
+    cuts = [
+        rng.randint(low, low + 4) for low in (1, 8, 15)
+    ]  # a run stops one or two steps after it is asked to
+    arguments = flags(cifar10_exact_root, tmp_path, "chain", precision)
+    for world_size, step in zip((4, 1, 3), cuts, strict=True):
+        run = Run(arguments, world_size, tmp_path / "logs" / f"chain{world_size}")
+        stop_at(run, tmp_path / "chain", step, rng.randrange(world_size), signal.SIGUSR1)
+        assert run.wait() == [75] * world_size, run.text()
+    train(arguments, 2, tmp_path / "logs" / "chain2")
+    table[f"4 → 1 → 3 → 2 at steps {cuts} (seed {seed})"] = final_fingerprint(tmp_path, "chain")
+
+    print("\n".join(f"{precision} {mark} {name}" for name, mark in table.items()))
+    assert len(set(table.values())) == 1, table
+    result = compare_runs(tmp_path / "world1", tmp_path / "chain")
+    assert result.equal
+    assert result.steps_compared == STEPS
+
+
+@pytest.mark.slow
+def test_killed_without_warning_and_back_on_other_processes(cifar10_exact_root: Path, tmp_path: Path) -> None:
+    whole = flags(cifar10_exact_root, tmp_path, "whole")
+    train(whole, 1, tmp_path / "logs" / "whole")
+    cut = [*flags(cifar10_exact_root, tmp_path, "cut"), "--checkpoint.every_steps", "3"]
+    for world_size, step in ((2, 5), (3, 14)):
+        run = Run(cut, world_size, tmp_path / "logs" / f"cut{world_size}")
+        stop_at(run, tmp_path / "cut", step, 0, signal.SIGKILL)
+        assert run.wait() == [-signal.SIGKILL] * world_size
+    text = train(cut, 1, tmp_path / "logs" / "cut1")
+    result = compare_runs(tmp_path / "whole", tmp_path / "cut")
+    assert result.equal, (result, text)
+    assert [line["step"] for line in metrics(tmp_path / "cut")] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+def test_fast_sees_the_same_images_and_differs_by_rounding(cifar10_exact_root: Path, tmp_path: Path) -> None:
+    exact = flags(cifar10_exact_root, tmp_path, "exact")
+    train(exact, 1, tmp_path / "logs" / "exact")
+    for world_size in (1, 2, 3, 4):
+        name = f"fast{world_size}"
+        arguments = flags(cifar10_exact_root, tmp_path, name, reduce="fast")
+        train(arguments, world_size, tmp_path / "logs" / name)
+        for mine, theirs in zip(metrics(tmp_path / name), metrics(tmp_path / "exact"), strict=True):
+            assert mine["data_hash"] == theirs["data_hash"]
+            if mine["step"] <= 20:
+                assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-5), mine["step"]
+    # back on another number of processes, from the middle of an epoch
+    arguments = flags(cifar10_exact_root, tmp_path, "elastic", reduce="fast")
+    run = Run(arguments, 4, tmp_path / "logs" / "elastic4")
+    stop_at(run, tmp_path / "elastic", 10, 2, signal.SIGTERM)
+    assert run.wait() == [75] * 4, run.text()
+    train(arguments, 3, tmp_path / "logs" / "elastic3")
+    hashes = [(line["step"], line["data_hash"]) for line in metrics(tmp_path / "elastic")]
+    assert hashes == [(line["step"], line["data_hash"]) for line in metrics(tmp_path / "exact")]
