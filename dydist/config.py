@@ -98,6 +98,8 @@ class TrainConfig:
     """Evaluate after so many epochs (fractions allowed), and at the end."""
     eval_batch_size: int = 500
     """Images of one evaluation pass. Part of what exact evaluation depends on."""
+    profile: str | None = None
+    """Profile these steps, such as 10:20; the trace goes to profile/ in the run folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,8 +202,12 @@ class MonitorConfig:
     """Folder or URL of the TensorBoard log. Default: tensorboard/ in the run folder."""
     every_steps: int = 20
     """Log a training line after so many steps."""
+    histograms_every_steps: int = 500
+    """Histograms of weights and gradients in TensorBoard after so many steps; 0: none."""
+    prometheus_file: str | None = None
+    """File for node exporter's textfile collector, such as /var/lib/node_exporter/run.prom."""
     quiet: bool = False
-    """No progress on the terminal."""
+    """No progress on the terminal, only warnings and errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +246,7 @@ def _ranges(config: Config) -> Iterator[str]:
         "optim.weight_decay": 0, "optim.lr_end": 0, "optim.warmup_epochs": 0, "optim.lr": 0,
         "temperature.epochs": 0, "parallel.shards": 1, "parallel.threads": 1, "parallel.guard_every_steps": 0,
         "checkpoint.every_steps": 1, "checkpoint.keep": 1, "checkpoint.keep_every_steps": 1,
-        "checkpoint.stage_keep": 1, "monitor.every_steps": 1,
+        "checkpoint.stage_keep": 1, "monitor.every_steps": 1, "monitor.histograms_every_steps": 0,
     }  # fmt: skip
     above: dict[str, float] = {
         "model.width": 0, "model.reduction": 0, "train.clip_norm": 0, "train.eval_every_epochs": 0, "optim.gamma": 0,
@@ -303,6 +309,10 @@ def _combinations(config: Config, world_size: int) -> Iterator[str]:
         yield "train.precision: fp16 cannot be compiled on a CPU; use bf16 or fp32"
     if config.model.attention == "sigmoid" and config.model.kind == "static":
         yield "model.attention: sigmoid needs model.kind=dynamic; a static network has no attention"
+    steps = config.train.profile
+    first, _, last = (steps or "1:1").partition(":")
+    if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
+        yield f"train.profile: {steps!r} is not allowed; give the first and the last step, such as 10:20"
     resume = config.checkpoint.resume
     if resume not in ("auto", "never") and not resume.isdigit() and "/" not in resume:
         yield f"checkpoint.resume: {resume!r} is not allowed; use auto, never, a step, or a checkpoint's path or URL"

@@ -199,6 +199,10 @@ def _parse(text: str, kind: Any, where: str) -> Any:
     """A flag's text as a value: YAML, so that numbers, true, null and [lists] are written as in a recipe."""
     if kind is str:
         return text
+    if get_origin(kind) in (Union, types.UnionType) and str in get_args(
+        kind
+    ):  # text or null: YAML 1.1 would read 10:20 as a number of base 60
+        return None if text == "null" else text
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

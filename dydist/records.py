@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerAttention:
+    """One dynamic layer's attention over the images of one step.
+
+    `entropy`: mean over images, divided by log K: 1 is all kernels alike, 0 is one alone.
+    `share`, `spread`: each kernel's mean weight, and its standard deviation over images.
+    `dead`: kernels whose mean weight is below a twentieth of an equal share.
+    `similarity`: mean cosine between the K kernels; 1 is K times the same one. NaN where K is 1.
+    """
+
+    entropy: float
+    share: tuple[float, ...]
+    spread: tuple[float, ...]
+    dead: int
+    similarity: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +43,9 @@ class StepRecord:
     step_s: float = 0.0
     grad_norm: float | None = None
     extra: Mapping[str, float] = field(default_factory=dict)
+    """Further figures by TensorBoard tag (docs/monitoring.md lists them)."""
+    attention: Mapping[str, LayerAttention] = field(default_factory=dict)
+    """By the layer's name, in the network's order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +59,44 @@ class EvaluationRecord:
     images: int
     seconds: float
     ema: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesRecord:
+    """Pictures to look at: uint8 [N, 3, H, W], a caption each or none."""
+
+    step: int
+    tag: str
+    images: Any
+    captions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfusionRecord:
+    """Which class was taken for which in an evaluation: `counts[true][predicted]`. `top5` is a fraction."""
+
+    step: int
+    classes: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+    top5: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistogramsRecord:
+    """Distributions by tag: edges of the bins (float64 [B+1]) and how many values fell into each ([B])."""
+
+    step: int
+    histograms: Mapping[str, tuple[Any, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphRecord:
+    """The network's graph, a serialised TensorFlow GraphDef."""
+
+    graph: bytes
+
+
+Detail = ImagesRecord | ConfusionRecord | HistogramsRecord | GraphRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +136,31 @@ class Monitor(Protocol):
 
     def checkpoint(self, record: CheckpointRecord) -> None: ...
 
+    def detail(self, record: Detail) -> None: ...
+
     def note(self, text: str, *, level: str = "info") -> None: ...
 
     def close(self, summary: RunSummary) -> None: ...
+
+
+class Probe(Protocol):
+    """Measures inside the loop, on every process; all methods are called by all processes at the same step.
+
+    `logged`: whether a line is due after this step. Costs next to nothing at the other steps.
+    """
+
+    def before_step(self, step: int, *, logged: bool) -> None: ...
+
+    def after_step(self, step: int, images: Any, *, logged: bool, data_wait_s: float) -> None:
+        """`images`: this process's, normalised, float32 [n, 3, H, W]; None where it had none."""
+        ...
+
+    def read(self, step: int) -> tuple[Mapping[str, float], Mapping[str, LayerAttention]]:
+        """What a logged step's record gains: `extra` and `attention`. Waits for the device."""
+        ...
+
+    def begin_evaluation(self) -> Callable[[Any, Any], None] | None:
+        """What sees each block's logits and labels, where this evaluation is looked at closely."""
+        ...
+
+    def end_evaluation(self, step: int) -> None: ...

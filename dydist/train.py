@@ -76,6 +76,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     )
 
     from dydist.engine import Loop, build_engine, start_world, total_steps
+    from dydist.monitor.probe import RunProbe
     from dydist.session import Session, build_model_for
 
     if "LOCAL_RANK" in os.environ or any(name.startswith("ACCELERATE_") for name in os.environ):
@@ -90,6 +91,17 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
         engine = build_engine(config, build_model_for(config, train_set), world)
         session = Session(config, engine, world, run_dir, monitor)
         progress = session.restore()
+        probe = RunProbe(
+            config,
+            engine.model,
+            rank=world.rank,
+            size=world.size,
+            device=world.device,
+            gather=world.gather,
+            test_set=test_set,
+            run_dir=run_dir,
+            monitor=monitor,
+        )
         loop = Loop(
             config,
             engine,
@@ -99,12 +111,14 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
             test_set,
             monitor,
             session.save,
+            probe=probe,
             stop_requested=lambda: stop.requested,
             heartbeat=report.heartbeat,
         )
         if progress.step >= loop.total_steps:
             monitor.note(f"This run is already done: step {progress.step} of {loop.total_steps}.")
         progress, done = loop.run(progress)
+        probe.close()
         session.close()
     except BaseException as error:
         if session is not None:

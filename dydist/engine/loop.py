@@ -27,7 +27,7 @@ from dydist.engine.guard import check_agreement
 from dydist.engine.protocol import Engine, StepSums, Votes
 from dydist.engine.world import World
 from dydist.errors import DivergedError
-from dydist.records import EvaluationRecord, Monitor, StepRecord
+from dydist.records import EvaluationRecord, Monitor, Probe, StepRecord
 from dydist.schedules import learning_rate, temperature
 
 
@@ -60,13 +60,14 @@ class Loop:
         monitor: Monitor,
         save: Saver,
         *,
+        probe: Probe,
         stop_requested: Callable[[], bool],
         heartbeat: Callable[[int], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config, self.engine, self.world, self.order = config, engine, world, order
         self.train_set, self.test_set = train_set, test_set
-        self.monitor, self._save, self._clock = monitor, save, clock
+        self.monitor, self._probe, self._save, self._clock = monitor, probe, save, clock
         self._stop_requested, self._heartbeat = stop_requested, heartbeat
         self.steps_per_epoch = order.steps_per_epoch
         self.total_steps = total_steps(config, order)
@@ -99,9 +100,13 @@ class Loop:
                 self._window_wait += loader.wait_s
                 record = self._record(batch.step)
                 votes = Votes(stop=self._stop_requested(), save=self._save_is_due())
+                logged = self._logged(record.step)
+                self._probe.before_step(record.step, logged=logged)
                 sums = self.engine.train_step(
                     batch, lr=record.lr, temperature=record.temperature, votes=votes
                 )
+                images = batch.groups[0].images if batch.groups else None
+                self._probe.after_step(record.step, images, logged=logged, data_wait_s=loader.wait_s)
                 pending.append((record, sums))
                 self._window_steps += 1
                 step = batch.step + 1
@@ -143,7 +148,11 @@ class Loop:
             began = self._clock()
             with self._autocast():
                 result = evaluate(
-                    predict, self.test_set, self.world, batch_size=self.config.train.eval_batch_size
+                    predict,
+                    self.test_set,
+                    self.world,
+                    batch_size=self.config.train.eval_batch_size,
+                    observe=None if ema else self._probe.begin_evaluation(),
                 )
             self.monitor.evaluation(
                 EvaluationRecord(
@@ -156,6 +165,8 @@ class Loop:
                     ema=ema,
                 )
             )
+            if not ema:
+                self._probe.end_evaluation(progress.step)
             best = max(result.accuracy, progress.best_accuracy or 0.0)
             last = result.accuracy if not ema else max(result.accuracy, progress.last_accuracy or 0.0)
             progress = replace(progress, best_accuracy=best, last_accuracy=last)
@@ -198,6 +209,10 @@ class Loop:
             images_per_s=0.0,
         )
 
+    def _logged(self, step: int) -> bool:
+        """Whether a line is due after `step` finished steps: the same on every process."""
+        return step % self.config.monitor.every_steps == 0 or step in (1, self.total_steps)
+
     def _epoch(self, step: int) -> int:
         return max(0, step) // self.steps_per_epoch
 
@@ -210,7 +225,8 @@ class Loop:
                 f"Try a lower optim.lr (now {record.lr:g}), optim.warmup_epochs, train.clip_norm, "
                 "or train.precision=fp32"
             )
-        if record.step % self.config.monitor.every_steps == 0 or record.step in (1, self.total_steps):
+        if self._logged(record.step):
+            extra, attention = self._probe.read(record.step)
             now = self._clock()
             seconds, steps = max(now - self._window_began, 1e-9), max(1, self._window_steps)
             self.monitor.step(
@@ -222,7 +238,8 @@ class Loop:
                     data_wait_s=self._window_wait / steps,
                     step_s=seconds / steps,
                     grad_norm=self.engine.grad_norm(),
-                    extra={"data_hash": sums.data_hash},
+                    extra={"data_hash": sums.data_hash, **extra},
+                    attention=attention,
                 )
             )
             self._window_began, self._window_wait, self._window_steps = now, 0.0, 0

@@ -8,8 +8,9 @@
 """
 
 from dydist.monitor.build import build_monitors
-from dydist.monitor.fanout import Monitors, NullMonitor
+from dydist.monitor.fanout import Monitors
 from dydist.monitor.jsonlines import JsonLines, read_lines
+from dydist.monitor.null import NullMonitor
 from dydist.monitor.progress import LineProgress, QuietProgress, TerminalProgress
 from dydist.monitor.status import StatusFile
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import platform
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from dydist.config import Config
+from dydist.monitor.alerts import Alerts
 from dydist.monitor.fanout import Monitors
 from dydist.monitor.jsonlines import JsonLines
 from dydist.monitor.progress import choose_progress
+from dydist.monitor.prometheus import PrometheusFile
 from dydist.monitor.status import StatusFile
 from dydist.records import Monitor
 
@@ -24,17 +28,44 @@ def build_monitors(
     Writes status.json at once, so build it only after the run's place is known to be free. `console`: where
     progress goes; default standard output.
     """
-    from dydist.monitor.tensorboard import TensorBoard  # imports torch
+    from dydist.config_reader import to_dict
+    from dydist.monitor.tensorboard import TensorBoard, local_folder  # imports torch
 
+    folder, url = local_folder(config.monitor.logdir, run_dir)
     config_path = run_dir / "config.yaml"
     identity = {"host": socket.gethostname(), "world_size": world_size, "python": platform.python_version()}
+    everyone = Monitors()
+
+    def tell(text: str, level: str) -> None:
+        everyone.note(text, level=level)
+
     monitors: list[Monitor] = [
         JsonLines(run_dir, identity=identity),  # first: the others read what it has cut
         StatusFile(run_dir / "status.json", world_size=world_size),
         TensorBoard(
-            config.monitor.logdir or str(run_dir / "tensorboard"),
+            folder,
+            run_dir=run_dir,
             config_text=config_path.read_text() if config_path.exists() else "",
+            hyper_parameters=flatten(to_dict(config)),
+            url=url,
+            options=config.checkpoint.storage_options,
+            tell=tell,
+            world_size=world_size,
         ),
         choose_progress(console or Console(), quiet=config.monitor.quiet),
+        Alerts(tell, folder=run_dir),
     ]
-    return Monitors(monitors)
+    if config.monitor.prometheus_file is not None:
+        monitors.append(PrometheusFile(Path(config.monitor.prometheus_file), config.run.name))
+    everyone.add(monitors)
+    return everyone
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections → one value a dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= (
+            flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        )
+    return flat

@@ -1,4 +1,4 @@
-"""One monitor that hands everything to many, and one that does nothing."""
+"""One monitor that hands everything to many, and lets none of them stop training."""
 
 from __future__ import annotations
 
@@ -6,31 +6,9 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-from dydist.records import CheckpointRecord, EvaluationRecord, Monitor, RunSummary, StepRecord
+from dydist.records import CheckpointRecord, Detail, EvaluationRecord, Monitor, RunSummary, StepRecord
 
 _log = logging.getLogger(__name__)
-
-
-class NullMonitor:
-    """For the processes that write nothing: every process but 0."""
-
-    def start(self, *, step: int, total_steps: int, steps_per_epoch: int) -> None:
-        pass
-
-    def step(self, record: StepRecord) -> None:
-        pass
-
-    def evaluation(self, record: EvaluationRecord) -> None:
-        pass
-
-    def checkpoint(self, record: CheckpointRecord) -> None:
-        pass
-
-    def note(self, text: str, *, level: str = "info") -> None:
-        pass
-
-    def close(self, summary: RunSummary) -> None:
-        pass
 
 
 class Monitors:
@@ -40,10 +18,14 @@ class Monitors:
     with the next record (a full disk may have room again). May be called from any thread.
     """
 
-    def __init__(self, monitors: Sequence[Monitor]) -> None:
+    def __init__(self, monitors: Sequence[Monitor] = ()) -> None:
         self._monitors = list(monitors)
         self._failed: set[int] = set()
         self._lock = threading.RLock()
+
+    def add(self, monitors: Sequence[Monitor]) -> None:
+        """Hand what comes to these too."""
+        self._monitors.extend(monitors)
 
     def start(self, *, step: int, total_steps: int, steps_per_epoch: int) -> None:
         self._each(lambda m: m.start(step=step, total_steps=total_steps, steps_per_epoch=steps_per_epoch))
@@ -56,6 +38,9 @@ class Monitors:
 
     def checkpoint(self, record: CheckpointRecord) -> None:
         self._each(lambda m: m.checkpoint(record))
+
+    def detail(self, record: Detail) -> None:
+        self._each(lambda m: m.detail(record))
 
     def note(self, text: str, *, level: str = "info") -> None:
         self._each(lambda m: m.note(text, level=level))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from dydist.monitor.files import json_bytes, replace_file
-from dydist.records import CheckpointRecord, EvaluationRecord, RunSummary, StepRecord
+from dydist.monitor.null import NullMonitor
+from dydist.records import CheckpointRecord, ConfusionRecord, Detail, EvaluationRecord, RunSummary, StepRecord
 
 
-class JsonLines:
+class JsonLines(NullMonitor):
     """A line a logged step and a line an evaluation in metrics.jsonl, floats in full.
 
     A resume cuts every line past its step, so the curves neither overlap nor gap, however the run was killed.
@@ -42,6 +44,7 @@ class JsonLines:
     def step(self, record: StepRecord) -> None:
         values = asdict(record)
         extra = values.pop("extra")
+        values["attention"] = {name: _rounded(layer) for name, layer in values["attention"].items()}
         self._metric({"kind": "step", **values, **extra, "time": self._now()})
 
     def evaluation(self, record: EvaluationRecord) -> None:
@@ -53,6 +56,11 @@ class JsonLines:
             # A checkpoint that survives a power cut must not find fewer lines than its step.
             with open(self._metrics_path, "ab") as file:
                 os.fsync(file.fileno())
+
+    def detail(self, record: Detail) -> None:
+        """The newest confusion matrix goes to confusion.json; pictures and histograms are TensorBoard's."""
+        if isinstance(record, ConfusionRecord):
+            replace_file(self._metrics_path.with_name("confusion.json"), json_bytes(asdict(record)))
 
     def note(self, text: str, *, level: str = "info") -> None:
         self._event("note", level=level, text=text)
@@ -68,6 +76,16 @@ class JsonLines:
     def _event(self, kind: str, **values: Any) -> None:
         line = json_bytes({"kind": kind, "time": self._now(), **values})
         _append(self._events_path, b"\n" + line if _torn(self._events_path) else line)
+
+
+def _rounded(layer: dict[str, Any]) -> dict[str, Any]:
+    """Attention to six decimals: it is there to be drawn, 19 layers a line."""
+    return {
+        key: [round(part, 6) for part in value]
+        if isinstance(value, tuple)
+        else (round(value, 6) if math.isfinite(value) else None)
+        for key, value in layer.items()
+    }
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from dydist.monitor import text
+from dydist.monitor.null import NullMonitor
 from dydist.monitor.pace import Pace
 from dydist.records import CheckpointRecord, EvaluationRecord, RunSummary, StepRecord
 
@@ -18,7 +19,7 @@ LINE_EVERY_S = 10.0
 """Plain lines of steps come at most this often; evaluations, saves and notes always."""
 
 
-class TerminalProgress:
+class TerminalProgress(NullMonitor):
     """A bar and a line of figures under it, in 80 columns; what happens scrolls by above."""
 
     def __init__(self, console: Console, *, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -37,7 +38,7 @@ class TerminalProgress:
         )
         self._task = self._bar.add_task("", total=None, epoch="-", eta=text.duration(None))
         self._figures = Text("", no_wrap=True, overflow="ellipsis")
-        self._live = Live(Group(self._bar, self._figures), console=console, refresh_per_second=4)
+        self._live = Live(Group(self._bar, self._figures), console=console, refresh_per_second=2)
 
     def start(self, *, step: int, total_steps: int, steps_per_epoch: int) -> None:
         self._steps_per_epoch = steps_per_epoch
@@ -77,7 +78,7 @@ class TerminalProgress:
         self._console.print(Text(line, style=style))
 
 
-class LineProgress:
+class LineProgress(NullMonitor):
     """Plain lines without control codes: for log files, pipes, notebooks and dumb terminals."""
 
     def __init__(
@@ -117,20 +118,11 @@ class LineProgress:
             self._write(line)
 
 
-class QuietProgress:
+class QuietProgress(NullMonitor):
     """Warnings and errors alone."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
-
-    def start(self, *, step: int, total_steps: int, steps_per_epoch: int) -> None:
-        pass
-
-    def step(self, record: StepRecord) -> None:
-        pass
-
-    def evaluation(self, record: EvaluationRecord) -> None:
-        pass
 
     def checkpoint(self, record: CheckpointRecord) -> None:
         if record.error is not None:
@@ -139,9 +131,6 @@ class QuietProgress:
     def note(self, text: str, *, level: str = "info") -> None:
         if level != "info":
             self._write(f"{level}: {text}")
-
-    def close(self, summary: RunSummary) -> None:
-        pass
 
 
 def choose_progress(console: Console, *, quiet: bool) -> TerminalProgress | LineProgress | QuietProgress:

@@ -13,6 +13,7 @@ from typing import Any
 
 from dydist.monitor.files import json_bytes, replace_file
 from dydist.monitor.jsonlines import read_lines
+from dydist.monitor.null import NullMonitor
 from dydist.monitor.pace import Pace
 from dydist.records import CheckpointRecord, EvaluationRecord, RunSummary, StepRecord
 
@@ -21,7 +22,7 @@ HEARTBEAT_S = 5.0
 _ALERTS_KEPT = 20
 
 
-class StatusFile:
+class StatusFile(NullMonitor):
     """Replaces status.json atomically at every record, and every `heartbeat_s` seconds from a thread.
 
     `updated` says that the process lives, `progressed` when its step last moved; both are unix times.

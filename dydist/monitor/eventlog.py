@@ -1,0 +1,79 @@
+"""TensorBoard event files on the local disk, one a process start, in an order that holds on any clock."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog, SourceMetadata
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+_NAME = re.compile(r"events\.out\.tfevents\.(\d{10})\.")
+_HEADER, _FOOTER = 12, 4
+"""Bytes around a record's data: its length and that number's checksum before, the data's checksum after."""
+
+
+class EventLog:
+    """Appends events to one new file of `folder`; each is one write, so a kill tears off at most the last.
+
+    TensorBoard reads a folder's files by name, which begins with the time. Here that number is always above
+    those already there, so a resume within the same second, or on a node whose clock is behind, comes last too.
+    """
+
+    def __init__(self, folder: Path, *, purge_step: int, now: Callable[[], float] = time.time) -> None:
+        """`purge_step`: readers forget what earlier files say of this step and later ones."""
+        folder.mkdir(parents=True, exist_ok=True)
+        stamp = max([int(now()), *(stamp_of(path.name) + 1 for path in event_files(folder))])
+        self.path = folder / f"events.out.tfevents.{stamp:010d}.{socket.gethostname()}.{os.getpid()}.0"
+        self._now = now
+        source = SourceMetadata(writer="dydist.monitor")
+        self._add(Event(file_version="brain.Event:2", source_metadata=source))
+        self._add(Event(step=purge_step, session_log=SessionLog(status=SessionLog.SessionStatus.START)))
+
+    def add(self, summary: Summary, step: int) -> None:
+        """Write all of a summary's values as one event of `step`."""
+        self._add(Event(summary=summary, step=step))
+
+    def add_graph(self, graph: bytes) -> None:
+        """Write the model's graph, a serialised GraphDef."""
+        self._add(Event(graph_def=graph))
+
+    def _add(self, event: Event) -> None:
+        event.wall_time = self._now()
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        record = length + _checksum(length) + data + _checksum(data)
+        with open(self.path, "ab", buffering=0) as file:
+            file.write(record)
+
+
+def event_files(folder: Path) -> list[Path]:
+    """The event files of a folder, in the order that TensorBoard reads them."""
+    return sorted(path for path in folder.glob("events.out.tfevents.*") if _NAME.match(path.name))
+
+
+def stamp_of(name: str) -> int:
+    """The number in an event file's name, 0 in a name that is not one."""
+    match = _NAME.match(name)
+    return int(match[1]) if match else 0
+
+
+def whole_records(data: bytes) -> int:
+    """Length of the part of `data` that is whole records, given that it begins with one."""
+    end = 0
+    while end + _HEADER <= len(data):
+        (length,) = struct.unpack_from("<Q", data, end)
+        if end + _HEADER + length + _FOOTER > len(data):
+            break
+        end += _HEADER + length + _FOOTER
+    return end
+
+
+def _checksum(data: bytes) -> bytes:
+    return struct.pack("<I", masked_crc32c(data))

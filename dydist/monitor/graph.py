@@ -1,0 +1,52 @@
+"""The network's graph for TensorBoard: its modules and what flows between them, not every operator inside."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch.fx
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+from tensorboard.compat.proto.node_def_pb2 import NodeDef
+from tensorboard.compat.proto.versions_pb2 import VersionDef
+from torch import nn
+
+
+class _Tracer(torch.fx.Tracer):
+    """Stops at every module that holds parameters itself, and at dynamic layers."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        owns = next(module.parameters(recurse=False), None) is not None
+        return owns or super().is_leaf_module(module, name)
+
+
+def module_graph(model: nn.Module) -> bytes:
+    """A serialised GraphDef: a node a layer, named by its place in the network.
+
+    Optional arguments of `forward` keep their defaults. Raises what torch.fx raises for a network whose
+    control flow depends on its input.
+    """
+    optional = {
+        name: parameter.default
+        for name, parameter in inspect.signature(model.forward).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    traced = _Tracer().trace(model, concrete_args=optional)
+    modules = dict(model.named_modules())
+    names: dict[torch.fx.Node, str] = {}
+    nodes = []
+    scope = ""
+    for node in traced.nodes:
+        if node.op == "call_module":
+            names[node] = str(node.target).replace(".", "/")
+            scope = names[node].rpartition("/")[0]
+            kind = type(modules[str(node.target)]).__name__
+        else:
+            names[node] = f"{scope}/{node.name}" if scope and node.op.startswith("call") else node.name
+            kind = {"placeholder": "input", "output": "output"}.get(node.op) or _function_name(node)
+        inputs = [names[source] for source in node.all_input_nodes]
+        nodes.append(NodeDef(name=names[node], op=kind, input=inputs))
+    return GraphDef(node=nodes, versions=VersionDef(producer=22)).SerializeToString()
+
+
+def _function_name(node: torch.fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
