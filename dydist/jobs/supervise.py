@@ -75,9 +75,15 @@ def _launch(context: NodeContext, spec: JobSpec, turn: int) -> Outcome:
 def _supervise(context: NodeContext, turn: int, watch: Watch, launched: launching.Launch) -> Outcome:
     """Watch until all have ended well, one has failed here, or one has failed elsewhere."""
     ended_at: float | None = None
+    told = False
     while True:
         watch.look()
         if context.signals.warning:
+            if not told:
+                context.log.write(
+                    f"{context.signals.warning}: asking the processes to finish their step, save and stop"
+                )
+                told = True
             watch.ask_to_stop()
         fault = watch.fault()
         if fault is None and watch.finished:

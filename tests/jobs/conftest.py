@@ -1,0 +1,57 @@
+"""Fixtures of the tests of jobs: the real cluster, and the run that every job must equal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from job_cluster import DAEMONS, RECIPE, REPOSITORY, Cluster, flags
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three nodes, up once for the session."""
+    if absent := [name for name in ("slurmctld", "slurmd", "munged") if not shutil.which(name, path=DAEMONS)]:
+        what = f"{', '.join(absent)} not found: apt-get install -y slurm-wlm munge"
+        if os.environ.get("CI"):
+            pytest.fail(f"{what}; CI must have it")
+        pytest.skip(what)
+    folder = tmp_path_factory.mktemp("cluster")
+    more = {
+        "PATH": DAEMONS,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(REPOSITORY),
+        "XDG_STATE_HOME": str(folder / "state-home"),
+        "XDG_CONFIG_HOME": str(folder / "config-home"),
+        "SLURM_CONF": str(folder / "slurm.conf"),
+    }
+    cluster = Cluster(folder, {**os.environ, **more})
+    cluster.testcluster("up")
+    try:
+        yield cluster
+    finally:
+        cluster.testcluster("down")
+
+
+@pytest.fixture
+def cluster(slurm_cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster, idle before and after."""
+    slurm_cluster.quiet()
+    yield slurm_cluster
+    slurm_cluster.quiet()
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of RECIPE on one process, uninterrupted: what every job must come to."""
+    runs = tmp_path_factory.mktemp("reference")
+    words = [*flags(RECIPE), "--run.dir", str(runs), "--run.name", "one"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(REPOSITORY / "dydist" / "train.py"), *words]
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    return runs / "one"

@@ -1,0 +1,186 @@
+"""A real SLURM cluster for the tests of jobs, and jobs on it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TESTCLUSTER = REPOSITORY / "slurm" / "testcluster"
+DAEMONS = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+RECIPE = {
+    "data.name": "digits", "model.width": "0.25", "train.batch_size": "64", "train.epochs": "2",
+    "train.max_steps": "30", "parallel.reduce": "exact", "parallel.shards": "4", "checkpoint.every_steps": "5",
+    "monitor.every_steps": "1", "train.eval_every_epochs": "0.5",
+}  # fmt: skip
+STEPS = int(RECIPE["train.max_steps"])
+
+
+def flags(values: Mapping[str, object]) -> list[str]:
+    """A mapping as flags of dydist/train.py."""
+    return [word for field, value in values.items() for word in (f"--{field}", str(value))]
+
+
+@dataclass
+class Cluster:
+    """The test cluster. Everything awaited is an event of the cluster or of a run, with a time limit."""
+
+    folder: Path
+    env: dict[str, str]
+
+    def testcluster(self, command: str, *arguments: str) -> str:
+        words = [sys.executable, str(TESTCLUSTER), command, "--dir", str(self.folder), *arguments]
+        result = subprocess.run(words, capture_output=True, text=True, env=self.env)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    def run(self, *command: str, check: bool = True) -> str:
+        result = subprocess.run(command, capture_output=True, text=True, env=self.env)
+        assert not check or result.returncode == 0, result.stderr
+        return result.stdout
+
+    def dydist(self, *arguments: str, code: int = 0) -> str:
+        """The `dydist` command, as a user types it; its standard output."""
+        words = [sys.executable, "-m", "dydist.cli.main", *arguments]
+        result = subprocess.run(words, capture_output=True, text=True, env=self.env, cwd=self.folder)
+        assert result.returncode == code, f"exit {result.returncode}\n{result.stdout}\n{result.stderr}"
+        return result.stdout
+
+    def submit(self, runs: Path, name: str, *options: str, **changed: str) -> Job:
+        """Submit RECIPE on CPUs with `changed` fields (train__max_steps="5")."""
+        values = {**RECIPE, **{field.replace("__", "."): text for field, text in changed.items()}}
+        values |= {"run.dir": str(runs), "run.name": name}
+        answer = json.loads(self.dydist("submit", "--cpu", "--json", *options, "--", *flags(values)))
+        return Job(self, answer["job"], Path(answer["run_dir"]))
+
+    def wait(self, condition: Callable[[], Any], seconds: float, what: str) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
+            time.sleep(0.1)
+        return found
+
+    def quiet(self) -> None:
+        """End every job and bring back every node."""
+        self.run("scancel", "--me", check=False)
+        self.run("scancel", "--me", "--signal=KILL", check=False)
+        state = json.loads(self.testcluster("status"))
+        for node, lives in state["daemons"].items():
+            if node != "slurmctld" and not lives:
+                self.testcluster("revive", node)
+        for node, value in state["nodes"].items():
+            self.testcluster("wake", node)
+            if value.startswith("drain"):
+                self.testcluster("undrain", node)
+        self.wait(
+            lambda: set(json.loads(self.testcluster("status"))["nodes"].values()) == {"idle"},
+            60,
+            "idle nodes",
+        )
+
+
+@dataclass
+class Job:
+    """A submitted job."""
+
+    cluster: Cluster
+    id: str
+    run_dir: Path
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.cluster.dydist("status", "--json", self.id))[0]
+        return found
+
+    def run(self) -> dict[str, Any]:
+        """The run's own status, {} before there is one."""
+        try:
+            return dict(json.loads((self.run_dir / "status.json").read_text()))
+        except FileNotFoundError:
+            return {}
+
+    @property
+    def log_dir(self) -> Path:
+        return self.run_dir / "logs" / self.id
+
+    def starts(self) -> list[Path]:
+        return sorted(self.log_dir.glob("attempt-*"))
+
+    def decisions(self) -> list[dict[str, Any]]:
+        return [json.loads(path.read_text()) for path in sorted(self.log_dir.glob("attempt-*/decision.json"))]
+
+    def scheduler(self) -> str:
+        """SLURM's word for its state, and why."""
+        words = ("squeue", "--noheader", "--states=all", f"--jobs={self.id}", "--format=%T %r")
+        return self.cluster.run(*words).strip()
+
+    def at_step(self, step: int, seconds: float = 90) -> None:
+        """Wait until training has finished this step."""
+        self.until(lambda: (self.run().get("step") or 0) >= step, seconds, f"step {step}")
+
+    def until(self, condition: Callable[[], Any], seconds: float, what: str) -> Any:
+        try:
+            return self.cluster.wait(condition, seconds, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.evidence()}") from None
+
+    def start_now(self) -> None:
+        """Start a requeued job at once: SLURM itself waits two minutes."""
+        self.cluster.run("scontrol", "update", f"JobId={self.id}", "StartTime=now", check=False)
+
+    def ended(self, seconds: float = 150) -> dict[str, Any]:
+        """Wait for the end, letting the job come back at once whenever it is requeued."""
+
+        def over() -> dict[str, Any] | None:
+            state = self.scheduler()
+            if state == "PENDING BeginTime":
+                self.start_now()
+            if state.startswith(("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED")):
+                return None
+            return self.status()
+
+        found: dict[str, Any] = self.until(over, seconds, "the job's end")
+        return found
+
+    def signal_rank(self, rank: int, number: signal.Signals) -> None:
+        """To the training process of this rank in the newest start."""
+        file = max(self.starts()[-1].glob(f"exit-*/pid-{rank}.json"))
+        os.kill(int(json.loads(file.read_text())["pid"]), number)
+
+    def evidence(self) -> str:
+        """What a failed test shows."""
+        logs = [f"{path}:\n{path.read_text()[-3000:]}" for path in sorted(self.log_dir.rglob("*.log"))]
+        return "\n".join([self.cluster.run("squeue", "--states=all"), json.dumps(self.decisions()), *logs])
+
+
+def weights(run_dir: Path, step: int = STEPS) -> str:
+    """A digest of every tensor, model and optimiser, of a checkpoint, however it is cut into files."""
+    tensors = {}
+    for file in sorted((run_dir / "checkpoints" / f"step-{step:09d}").glob("*.safetensors")):
+        with safe_open(file, framework="np") as content:
+            kind = file.name.partition("-")[0]
+            tensors |= {f"{kind}/{name}": content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+    assert tensors, f"no checkpoint of step {step} in {run_dir}"
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(
+            f"{name} {tensors[name].dtype} {tensors[name].shape}".encode() + tensors[name].tobytes()
+        )
+    return digest.hexdigest()
+
+
+def metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what depends on the machine's speed."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    keep = ("kind", "step", "epoch", "loss", "accuracy", "lr", "temperature")
+    return [{name: line[name] for name in keep if name in line} for line in lines if "loss" in line]
