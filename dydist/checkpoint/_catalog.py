@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dydist.checkpoint._errors import DamagedError
-from dydist.checkpoint._format import KINDS, MANIFEST, SET_ASIDE, STATE, Manifest, step_of
+from dydist.checkpoint._format import KINDS, MANIFEST, STATE, Manifest, aside_file, step_of
 from dydist.checkpoint._storage import Storage
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def inspect(storage: Storage, folder: str) -> Found:
         step=step,
         manifest=manifest,
         problem=problem,
-        set_aside=SET_ASIDE in sizes,
+        set_aside=manifest is not None and aside_file(manifest.attempt) in sizes,
         bytes=sum(sizes.values()),
     )
 

@@ -24,6 +24,7 @@ from dydist.checkpoint._restore import (
     load_weights,
     newest_valid,
     set_aside,
+    take_back,
 )
 from dydist.checkpoint._retry import Retrying, explain
 from dydist.checkpoint._save import Identity, Save
@@ -169,6 +170,7 @@ class Checkpointer:
             raise UserError(
                 f"checkpoint.resume: no step {step} at {place.url}; there are: {there}; use one, or auto"
             )
+        agreement.first(lambda: take_back(place, [o.found for o in chosen if o.remote]))
         later = [option.found.folder for option in live if option.found.step > step]
         if later:
             agreement.note(f"{len(later)} checkpoints after step {max(step, 0)} are set aside at {place.url}")

@@ -21,8 +21,6 @@ FORMAT = "dydist-checkpoint"
 VERSION = 1
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
-SET_ASIDE = "SET-ASIDE.json"
-"""In a folder: the user went back before this step, so it is not chosen by itself any more."""
 KINDS = ("model", "optimizer", "ema")
 
 _STEP = re.compile(r"step-(\d{9,})")
@@ -54,6 +52,14 @@ def tensor_file(kind: str, share: int, shares: int, attempt: str) -> str:
 def part_file(rank: int, attempt: str) -> str:
     """Name of the note with which one process confirms its files to the one that commits."""
     return f"part-{rank:05d}-{attempt}.json"
+
+
+def aside_file(attempt: str) -> str:
+    """Name of the mark that the user went back before this checkpoint, so that it is not chosen by itself any more.
+
+    It names the attempt: a later save of the same step is not meant.
+    """
+    return f"SET-ASIDE-{attempt}.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dydist.checkpoint._catalog import Found, survey, verify
 from dydist.checkpoint._errors import DamagedError
-from dydist.checkpoint._format import MANIFEST, SET_ASIDE, STATE, leftover_step
+from dydist.checkpoint._format import MANIFEST, STATE, leftover_step
 from dydist.checkpoint._policy import superseded
 from dydist.checkpoint._storage import Storage
 
@@ -79,7 +79,7 @@ def sweep(storage: Storage, found: list[Found], newest: Found, *, now: float) ->
             storage.delete_folder(item.folder)
     assert newest.manifest is not None
     for name in storage.files(newest.folder):
-        if name not in newest.manifest.files and name not in (MANIFEST, SET_ASIDE):
+        if name not in newest.manifest.files and name != MANIFEST:
             storage.delete(f"{newest.folder}/{name}")
 
 

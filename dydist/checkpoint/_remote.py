@@ -75,7 +75,9 @@ class RemoteStorage:
         with self._connection() as (system, root):
             target = f"{root}/{name}"
             self._make_parent(system, target)
-            if self._protocol in _WITH_RENAMES:
+            if self._protocol == "memory":  # its files show while they are written
+                system.pipe_file(target, b"".join(chunks()))
+            elif self._protocol in _WITH_RENAMES:
                 temporary = (
                     f"{posixpath.dirname(target)}/.{posixpath.basename(name)}.{uuid.uuid4().hex[:12]}.tmp"
                 )
@@ -93,7 +95,12 @@ class RemoteStorage:
             target = f"{root}/{name}"
             self._make_parent(system, target)
             if self._protocol in _WITH_RENAMES:
-                self._stream(system, target, lambda: [data], "xb")
+                try:
+                    self._stream(system, target, lambda: [data], "xb")
+                except Exception as error:  # SFTP's protocol has no word for it: "Failure"
+                    if system.exists(target):
+                        raise FileExistsError(target) from error
+                    raise
                 return
             try:
                 system.pipe_file(target, data, mode="create")
@@ -200,12 +207,7 @@ def _open_system(
     settings = _defaults(protocol, options)
     try:
         if protocol in _WITH_RENAMES:
-            # fsspec's own SFTP file system neither reads ~/.ssh/config nor checks host keys; sshfs does both.
-            from sshfs import SSHFileSystem
-
-            settings = {**SSHFileSystem._get_kwargs_from_urls(url), **settings}
-            system = SSHFileSystem(**settings, skip_instance_cache=True)
-            return system, system._strip_protocol(url)
+            return _open_sftp(url, settings)
         return fsspec.core.url_to_fs(url, **settings)
     except (ImportError, ValueError) as error:
         extra = _EXTRAS.get(protocol)
@@ -213,6 +215,21 @@ def _open_system(
         raise UserError(
             f"checkpoint.url: {protocol}:// cannot be used: {scrub(str(error))}; {remedy}"
         ) from None
+
+
+def _open_sftp(url: str, settings: Mapping[str, Any]) -> tuple[fsspec.AbstractFileSystem, str]:
+    """fsspec's own SFTP file system neither reads ~/.ssh/config nor checks host keys; sshfs does both."""
+    import asyncssh
+    from sshfs import SSHFileSystem
+
+    settings = {**SSHFileSystem._get_kwargs_from_urls(url), **settings}
+    try:
+        system = SSHFileSystem(**settings, skip_instance_cache=True)
+    except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyImportError) as error:
+        raise PermissionError(
+            f"{scrub(url)}: {error}; `ssh` to it once, or add its key to known_hosts"
+        ) from error
+    return system, system._strip_protocol(url)
 
 
 def _defaults(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:

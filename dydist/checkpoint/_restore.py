@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dydist.checkpoint._catalog import Found, inspect, load, survey
 from dydist.checkpoint._copy import copy_checkpoint
 from dydist.checkpoint._errors import CheckpointError, DamagedError
-from dydist.checkpoint._format import SET_ASIDE, encode_json, step_of
+from dydist.checkpoint._format import aside_file, encode_json, step_of
 from dydist.checkpoint._retry import explain
 from dydist.checkpoint._secrets import scrub
 from dydist.checkpoint._stage import staged
@@ -63,8 +63,7 @@ class Agreement:
             try:
                 value = work()
             except Exception as raised:
-                kind = type(raised) if isinstance(raised, UserError | CheckpointError) else CheckpointError
-                error = (kind, explain(raised))
+                error = _told(raised)
         outcome = self._broadcast((value, error)) if rank == 0 else self.gather((value, error))[rank]
         value, error = outcome
         if error is not None:
@@ -81,6 +80,18 @@ class Agreement:
             problem = explain(raised)
         problems = [(rank, text) for rank, text in enumerate(self.gather(problem)) if text is not None]
         return value, None if not problems else f"process {problems[0][0]}: {problems[0][1]}"
+
+
+def _told(error: Exception) -> tuple[type[Exception], str]:
+    """An error as all processes raise it: what a user can put right is a UserError."""
+    if isinstance(error, UserError | CheckpointError):
+        return type(error), str(error)
+    if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
+        return UserError, (
+            f"checkpoint.url: access refused: {explain(error)}; give credentials through the environment, an AWS "
+            "profile, ~/.ssh/config or checkpoint.storage_options"
+        )
+    return CheckpointError, f"the checkpoint place cannot be used: {explain(error)}"
 
 
 def candidates(agreement: Agreement, place: Storage, stage: LocalStorage | None) -> list[Candidate]:
@@ -155,7 +166,15 @@ def set_aside(storage: Storage, found: list[Found], *, why: str) -> None:
     """Mark checkpoints as not to be chosen by themselves any more, because the user went back before them."""
     mark = encode_json({"why": why, "at": time.time()})
     for item in found:
-        storage.write(f"{item.folder}/{SET_ASIDE}", lambda: [mark])
+        if item.manifest is not None:
+            storage.write(f"{item.folder}/{aside_file(item.manifest.attempt)}", lambda: [mark])
+
+
+def take_back(storage: Storage, found: list[Found]) -> None:
+    """Unmark checkpoints that were set aside."""
+    for item in found:
+        if item.manifest is not None and item.set_aside:
+            storage.delete(f"{item.folder}/{aside_file(item.manifest.attempt)}")
 
 
 def find_source(storage_at: Callable[[str], Storage], url: str) -> tuple[str, list[Found]]:

@@ -19,6 +19,14 @@ T = TypeVar("T")
 FIRST_WAIT_S = 0.25
 LONGEST_WAIT_S = 20.0
 
+_LASTING_TYPES = (
+    CheckpointError,
+    UserError,
+    ImportError,
+    PermissionError,
+    FileNotFoundError,
+    FileExistsError,
+)
 _LASTING_ERRNOS = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
     errno.ENAMETOOLONG, errno.EINVAL, errno.EEXIST, errno.EFBIG, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV,
@@ -52,6 +60,8 @@ def can_pass(error: BaseException) -> bool:
 
     Not: refused credentials, missing buckets, full or read-only disks, and whatever is a mistake in a program.
     """
+    if isinstance(error, _LASTING_TYPES):
+        return False
     seen: BaseException | None = error
     while seen is not None:
         if type(seen).__name__ in _LASTING_NAMES:
@@ -60,8 +70,6 @@ def can_pass(error: BaseException) -> bool:
         if status is not None:
             return status not in _LASTING_HTTP
         seen = seen.__cause__
-    if isinstance(error, CheckpointError | UserError | ImportError | PermissionError | FileNotFoundError):
-        return False
     if isinstance(error, TimeoutError | ConnectionError | EOFError):
         return True
     if isinstance(error, OSError):

@@ -1,16 +1,19 @@
-"""A run's view of checkpoints, on the local disk and one process: save, restore, choose, refuse."""
+"""A run's view of checkpoints, with one process, on every store: save, restore, choose, refuse, prune."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from checkpoint_places import Place
+from checkpoint_states import assert_same, state_at
+from safetensors.torch import load as load_safetensors
 
-from dydist.checkpoint import Checkpointer, LeaseHeldError, TrainingState, open_storage, survey
+from dydist.checkpoint import Checkpointer, LeaseHeldError, Storage, inspect, load, open_storage, survey
 from dydist.config import CheckpointConfig
 from dydist.errors import UserError
 from dydist.records import CheckpointRecord
@@ -32,15 +35,20 @@ def told() -> Told:
 
 
 @pytest.fixture
-def make(tmp_path: Path, told: Told) -> Any:
+def storage(place: Place) -> Storage:
+    return open_storage(place.url, place.options)
+
+
+@pytest.fixture
+def make(place: Place, told: Told, tmp_path: Path) -> Any:
     """Makes a run's checkpointer; closes it at the end."""
     made = []
 
-    def build(*, job: str = "", url: str | None = None, **config: Any) -> Checkpointer:
+    def build(*, job: str = "", url: str = place.url, **config: Any) -> Checkpointer:
         made.append(
             Checkpointer(
-                CheckpointConfig(**config),
-                url=url or str(tmp_path / "place"),
+                CheckpointConfig(stage_dir=str(tmp_path / "stage"), storage_options=place.options, **config),
+                url=url,
                 run_name="test",
                 rank=0,
                 world_size=1,
@@ -60,43 +68,17 @@ def make(tmp_path: Path, told: Told) -> Any:
         checkpointer.close()
 
 
-def state_at(step: int) -> TrainingState:
-    generator = torch.Generator().manual_seed(step)
-    weights = {
-        "conv.weight": torch.randn(4, 3, 3, 3, generator=generator),
-        "bn.num_batches_tracked": torch.tensor(step),
-        "half": torch.randn(5, generator=generator).bfloat16(),
-        "empty": torch.empty(0),
-        "flag": torch.tensor([True, False]),
-    }
-    return TrainingState(
-        step=step,
-        model=weights,
-        optimizer={"momentum.conv.weight": torch.randn(4, 3, 3, 3, generator=generator)},
-        ema={"conv.weight": torch.randn(4, 3, 3, 3, generator=generator)},
-        extra={"seed": 7, "config": {"run": {"name": "test"}}},
-    )
-
-
-def assert_same(found: TrainingState | None, expected: TrainingState) -> None:
-    assert found is not None
-    assert found.step == expected.step
-    for kind, tensors in expected.kinds().items():
-        there = found.kinds()[kind]
-        assert there.keys() == tensors.keys()
-        for name, tensor in tensors.items():
-            assert there[name].dtype == tensor.dtype
-            assert torch.equal(there[name], tensor), f"{kind} {name}"
-    assert {**found.extra, **expected.extra} == dict(found.extra)
-
-
 def run_to(checkpointer: Checkpointer, *steps: int, accuracy: float | None = None) -> None:
     """Save steps, each waited for."""
     for step in steps:
         checkpointer.save(step, lambda step=step: state_at(step), accuracy=accuracy, final=True)
 
 
-def test_what_was_saved_comes_back(make: Make, told: Told, tmp_path: Path) -> None:
+def file_of(storage: Storage, step: int, kind: str) -> str:
+    return next(name for name in storage.files(f"step-{step:09d}") if name.startswith(kind))
+
+
+def test_what_was_saved_comes_back(make: Make, told: Told, storage: Storage) -> None:
     first = make()
     assert first.restore() is None
     run_to(first, 3, 12, accuracy=0.5)
@@ -106,7 +88,9 @@ def test_what_was_saved_comes_back(make: Make, told: Told, tmp_path: Path) -> No
     second.close()
     assert [(r.step, r.error) for r in told.records] == [(3, None), (12, None)]
     assert told.records[-1].bytes > 0
-    assert not [name for name in (tmp_path / "place").iterdir() if not name.name.startswith("step-")]
+    assert sorted(storage.folders()) == ["step-000000003", "step-000000012"]
+    assert storage.size("LEASE.json") is None
+    assert len(storage.files("step-000000012")) == 5
 
 
 def test_the_copy_is_taken_before_save_returns(make: Make) -> None:
@@ -122,13 +106,14 @@ def test_the_copy_is_taken_before_save_returns(make: Make) -> None:
     assert_same(make().restore(), state_at(5))
 
 
-def test_safetensors_alone_reads_the_weights(make: Make, tmp_path: Path) -> None:
+def test_safetensors_alone_reads_the_weights(make: Make, storage: Storage) -> None:
     checkpointer = make()
     checkpointer.restore()
     run_to(checkpointer, 5)
     weights: dict[str, torch.Tensor] = {}
-    for file in sorted((tmp_path / "place" / "step-000000005").glob("model-*.safetensors")):
-        weights |= load_file(file)
+    for file in storage.files("step-000000005"):
+        if file.startswith("model-"):
+            weights |= load_safetensors(b"".join(storage.read(f"step-000000005/{file}")))
     assert torch.equal(weights["conv.weight"], state_at(5).model["conv.weight"])
 
 
@@ -143,29 +128,34 @@ def test_a_step_is_saved_once(make: Make, told: Told) -> None:
     assert len(told.records) == 1
 
 
-def test_damaged_ones_are_named_and_passed_over(make: Make, told: Told, tmp_path: Path) -> None:
+def test_damaged_ones_are_named_and_passed_over(
+    make: Make, told: Told, storage: Storage, tmp_path: Path
+) -> None:
     checkpointer = make(keep=9)
     checkpointer.restore()
     run_to(checkpointer, 1, 2, 3, 4)
     checkpointer.close()
-    place = tmp_path / "place"
-    next((place / "step-000000004").glob("model-*")).unlink()
-    file = next((place / "step-000000003").glob("optimizer-*"))
-    raw = bytearray(file.read_bytes())
+    shutil.rmtree(tmp_path / "stage", ignore_errors=True)
+    storage.delete(f"step-000000004/{file_of(storage, 4, 'model')}")
+    name = f"step-000000003/{file_of(storage, 3, 'optimizer')}"
+    raw = bytearray(b"".join(storage.read(name)))
     raw[-1] ^= 1
-    file.write_bytes(raw)
+    storage.write(name, lambda: [raw])
     assert_same(make().restore(), state_at(2))
     assert [note.split(" ")[0] for note in told.notes] == ["step-000000004", "step-000000003"]
     assert "is missing" in told.notes[0]
     assert "SHA-256" in told.notes[1]
 
 
-def test_nothing_valid_begins_anew_and_says_so(make: Make, told: Told, tmp_path: Path) -> None:
+def test_nothing_valid_begins_anew_and_says_so(
+    make: Make, told: Told, storage: Storage, tmp_path: Path
+) -> None:
     checkpointer = make()
     checkpointer.restore()
     run_to(checkpointer, 1)
     checkpointer.close()
-    (tmp_path / "place" / "step-000000001" / "MANIFEST.json").unlink()
+    shutil.rmtree(tmp_path / "stage", ignore_errors=True)
+    storage.delete("step-000000001/MANIFEST.json")
     assert make().restore() is None
     assert "beginning at step 0" in told.notes[-1]
 
@@ -194,7 +184,7 @@ def test_resume_at_a_step(make: Make) -> None:
     assert_same(make().restore(), state_at(20))
 
 
-def test_a_step_set_aside_can_be_asked_for_and_is_replaced_when_passed(make: Make, tmp_path: Path) -> None:
+def test_a_step_set_aside_can_be_asked_for_and_is_replaced_when_passed(make: Make, storage: Storage) -> None:
     first = make()
     first.restore()
     run_to(first, 10, 20, 30)
@@ -203,8 +193,20 @@ def test_a_step_set_aside_can_be_asked_for_and_is_replaced_when_passed(make: Mak
     second.restore()
     run_to(second, 20, 40)
     second.close()
-    place = open_storage(str(tmp_path / "place"))
-    assert [(f.step, f.set_aside) for f in survey(place)] == [(40, False), (20, False), (10, False)]
+    assert_same(load(storage, inspect(storage, "step-000000020")), state_at(20))
+    assert [(f.step, f.set_aside) for f in survey(storage)] == [(40, False), (20, False), (10, False)]
+
+
+def test_going_back_to_one_that_was_set_aside_takes_it_back(make: Make, storage: Storage) -> None:
+    first = make()
+    first.restore()
+    run_to(first, 10, 20)
+    first.close()
+    for resume in ("10", "20"):
+        again = make(resume=resume)
+        assert_same(again.restore(), state_at(int(resume)))
+        again.close()
+    assert [(f.step, f.set_aside) for f in survey(storage)] == [(20, False), (10, False)]
 
 
 def test_a_requeued_job_goes_on_whatever_resume_says(make: Make) -> None:
@@ -227,25 +229,25 @@ def test_a_step_that_is_not_there(make: Make) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["", "/step-000000010"])
-def test_another_runs_weights(make: Make, tmp_path: Path, suffix: str) -> None:
-    other = make(url=str(tmp_path / "other"))
+def test_another_runs_weights(make: Make, place: Place, suffix: str) -> None:
+    other = make(url=f"{place.url}-other")
     other.restore()
     run_to(other, 10)
     other.close()
-    tuned = make(resume=str(tmp_path / "other") + suffix)
+    tuned = make(resume=f"{place.url}-other{suffix}")
     state = tuned.restore()
     assert state is not None
     assert (state.step, dict(state.optimizer), dict(state.ema)) == (0, {}, {})
     assert torch.equal(state.model["conv.weight"], state_at(10).model["conv.weight"])
-    assert state.extra["weights_from"].endswith("other/step-000000010")
+    assert state.extra["weights_from"].endswith("-other/step-000000010")
     run_to(tuned, 3)
     tuned.close()
-    assert_same(make(resume=str(tmp_path / "other") + suffix).restore(), state_at(3))
+    assert_same(make(resume=f"{place.url}-other{suffix}").restore(), state_at(3))
 
 
-def test_another_runs_url_without_a_checkpoint(make: Make, tmp_path: Path) -> None:
+def test_another_runs_url_without_a_checkpoint(make: Make, place: Place) -> None:
     with pytest.raises(UserError, match=r"no valid checkpoint at .*nothing"):
-        make(resume=str(tmp_path / "nothing")).restore()
+        make(resume=f"{place.url}-nothing").restore()
 
 
 def test_a_second_run_at_the_same_place_is_refused(make: Make) -> None:
@@ -255,10 +257,10 @@ def test_a_second_run_at_the_same_place_is_refused(make: Make) -> None:
         make().restore()
 
 
-def test_pruning_keeps_newest_milestones_and_best(make: Make, tmp_path: Path) -> None:
+def test_pruning_keeps_newest_milestones_and_best(make: Make, storage: Storage) -> None:
     checkpointer = make(keep=2, keep_every_steps=4)
     checkpointer.restore()
     for step, accuracy in enumerate([0.1, 0.9, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.2], start=1):
         run_to(checkpointer, step, accuracy=accuracy)
     checkpointer.close()
-    assert [f.step for f in survey(open_storage(str(tmp_path / "place")))] == [9, 8, 4, 2]
+    assert [f.step for f in survey(storage)] == [9, 8, 4, 2]
