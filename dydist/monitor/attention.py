@@ -49,7 +49,10 @@ class AttentionStatistics:
 
     @property
     def size(self) -> int:
-        """Length of what `end` returns: for each layer [images, entropy in nats, K shares, K squared shares]."""
+        """Length of what `end` returns: for each layer [images, entropy in nats, K deviations, K squared ones].
+
+        A deviation is a share minus 1/K: so float32 keeps small spreads too.
+        """
         return len(self._layers) * (2 + 2 * self._widest)
 
     def begin(self) -> None:
@@ -78,8 +81,11 @@ class AttentionStatistics:
         shares = torch.stack(rows)
         shares = shares / shares.sum(2, keepdim=True).clamp_min(1e-30)
         entropy = torch.special.entr(shares).sum((1, 2))
+        equal = torch.tensor([1 / layer.kernels for layer in self._layers]).to(device, non_blocking=True)
+        there = (shares.sum(2, keepdim=True) > 0).float()  # not the padding of a layer that saw fewer images
+        deviations = (shares - equal[:, None, None]) * there
         return torch.cat(
-            [images[:, None], entropy[:, None], shares.sum(1), shares.square().sum(1)], dim=1
+            [images[:, None], entropy[:, None], deviations.sum(1), deviations.square().sum(1)], dim=1
         ).flatten()
 
     def summarise(self, sums: Sequence[float], similarity: Sequence[float]) -> dict[str, LayerAttention]:
@@ -90,14 +96,15 @@ class AttentionStatistics:
             images, entropy, *rest = sums[number * width : (number + 1) * width]
             if images == 0:
                 continue
-            share = tuple(value / images for value in rest[: layer.kernels])
+            deviation = [value / images for value in rest[: layer.kernels]]
             squares = rest[self._widest : self._widest + layer.kernels]
+            share = tuple(1 / layer.kernels + value for value in deviation)
             found[layer.name] = LayerAttention(
                 entropy=entropy / images / math.log(layer.kernels) if layer.kernels > 1 else 0.0,
                 share=share,
                 spread=tuple(
                     math.sqrt(max(0.0, square / images - mean**2))
-                    for square, mean in zip(squares, share, strict=True)
+                    for square, mean in zip(squares, deviation, strict=True)
                 ),
                 dead=sum(mean < DEAD_BELOW / layer.kernels for mean in share),
                 similarity=alike,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from rich.console import Console
 from dydist.config import Config
 from dydist.monitor.alerts import Alerts
 from dydist.monitor.fanout import Monitors
+from dydist.monitor.hardware import identity
 from dydist.monitor.jsonlines import JsonLines
 from dydist.monitor.progress import choose_progress
 from dydist.monitor.prometheus import PrometheusFile
@@ -33,14 +32,13 @@ def build_monitors(
 
     folder, url = local_folder(config.monitor.logdir, run_dir)
     config_path = run_dir / "config.yaml"
-    identity = {"host": socket.gethostname(), "world_size": world_size, "python": platform.python_version()}
     everyone = Monitors()
 
     def tell(text: str, level: str) -> None:
         everyone.note(text, level=level)
 
     monitors: list[Monitor] = [
-        JsonLines(run_dir, identity=identity),  # first: the others read what it has cut
+        JsonLines(run_dir, identity=identity(world_size)),  # first: the others read what it has cut
         StatusFile(run_dir / "status.json", world_size=world_size),
         TensorBoard(
             folder,

@@ -26,9 +26,10 @@ def colours(values: np.ndarray) -> np.ndarray:
     return np.rint(mixed).astype(np.uint8)
 
 
-def grid(images: np.ndarray, captions: Sequence[str] = (), *, columns: int = 8, scale: int = 2) -> np.ndarray:
-    """Images uint8 [N, 3, H, W] side by side, each enlarged `scale` times, a caption under each."""
+def grid(images: np.ndarray, captions: Sequence[str] = (), *, columns: int = 8) -> np.ndarray:
+    """Images uint8 [N, 3, H, W] side by side, enlarged to 64 pixels or more, a caption under each."""
     count, _, height, width = images.shape
+    scale = max(1, -(-64 // width))
     strip = 12 * max((caption.count("\n") + 1 for caption in captions), default=0)
     columns = min(columns, max(1, count))
     cell_h, cell_w = height * scale + strip + 2, width * scale + 2
@@ -48,7 +49,10 @@ def grid(images: np.ndarray, captions: Sequence[str] = (), *, columns: int = 8, 
 def table(
     values: np.ndarray, rows: Sequence[str], columns: Sequence[str] = (), *, cell: tuple[int, int] = (24, 24)
 ) -> np.ndarray:
-    """Numbers 0 to 1 [R, C] as coloured cells of `cell` = (width, height) pixels, with names of rows and columns."""
+    """Numbers 0 to 1 [R, C] as coloured cells of `cell` = (width, height) pixels, named rows and columns.
+
+    With `columns` each cell also shows its value in per cent.
+    """
     left = 8 + 6 * max((len(name) for name in rows), default=0)
     top = 14 if columns else 2
     body = colours(values).repeat(cell[1], 0).repeat(cell[0], 1)
@@ -59,6 +63,11 @@ def table(
     for number, name in enumerate(rows):
         if number % step == 0:
             draw.text((4, top + number * cell[1] + (cell[1] - 11) / 2), name, fill=(0, 0, 0))
+    if columns:
+        for (row, column), value in np.ndenumerate(values):
+            if value >= 0.005:
+                place = (left + column * cell[0] + 6, top + row * cell[1] + (cell[1] - 11) / 2)
+                draw.text(place, f"{value:.0%}", fill=(0, 0, 0) if value > 0.5 else (255, 255, 255))
     for number, name in enumerate(columns):
         draw.text((left + number * cell[0] + 2, 1), name[: max(1, cell[0] // 6)], fill=(0, 0, 0))
     return np.asarray(canvas)

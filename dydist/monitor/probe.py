@@ -152,7 +152,8 @@ class RunProbe:
         self._monitor.detail(ConfusionRecord(step=step, classes=classes, counts=table, top5=top5))
         if mistakes:
             captions = tuple(
-                f"{classes[m.label][:10]}\n→{classes[m.predicted][:10]}\n{m.confidence:.0%}" for m in mistakes
+                f"{classes[m.label][:10]}\nas {classes[m.predicted][:10]}\n{m.confidence:.0%}"
+                for m in mistakes
             )
             images = self._test_set.images[[m.index for m in mistakes]]
             self._monitor.detail(

@@ -184,7 +184,10 @@ class TensorBoard(NullMonitor):
 
 
 def shares_picture(history: list[dict[str, list[float]]]) -> np.ndarray:
-    """Mean shares over time → uint8 [H, W, 3]: a row a layer and kernel, time to the right."""
+    """Mean shares over time → uint8 [H, W, 3]: a row a layer and kernel, time to the right.
+
+    The colour's middle is an equal share, 1/K; its end is twice that or more.
+    """
     every = -(-len(history) // _HEAT_MAP_COLUMNS)
     columns = history[::every]
     rows: list[list[float]] = []
@@ -192,7 +195,7 @@ def shares_picture(history: list[dict[str, list[float]]]) -> np.ndarray:
     for name, first in columns[-1].items():
         for kernel in range(len(first)):
             shares = [column.get(name) for column in columns]
-            rows.append([math.nan if share is None else share[kernel] for share in shares])
+            rows.append([math.nan if share is None else share[kernel] * len(first) / 2 for share in shares])
             names.append(name if kernel == 0 else "")
     width = max(2, 400 // len(columns))
     return table(np.array(rows), names, cell=(width, 7))

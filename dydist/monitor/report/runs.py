@@ -1,0 +1,117 @@
+"""Reading what a run left behind, as the report needs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dydist.errors import UserError
+from dydist.monitor.jsonlines import read_lines
+
+LOCAL_FIELDS = ("seed", "run", "monitor", "checkpoint", "data.root", "data.download", "parallel.device")
+"""What may differ between runs that are repetitions of one another."""
+
+
+@dataclass(frozen=True)
+class RunData:
+    """One run folder. `steps` and `evaluations` are lines of metrics.jsonl, `events` of events.jsonl."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    status: dict[str, Any]
+    steps: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+    confusion: dict[str, Any] | None = None
+
+    @property
+    def starts(self) -> list[dict[str, Any]]:
+        """Every start: the first, and one a resume."""
+        return [event for event in self.events if event["kind"] == "start"]
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Test accuracies in the order of steps, without those of averaged weights."""
+        return [line["accuracy"] for line in self.evaluations if not line.get("ema")]
+
+    @property
+    def seconds(self) -> float:
+        """Time in which a process of the run lived, over all its starts."""
+        total, began, last = 0.0, None, None
+        for event in [*self.events, {"kind": "start", "time": None}]:
+            if event["kind"] == "start":
+                if began is not None and last is not None:
+                    total += max(0.0, last - began)
+                began = event["time"]
+            last = event["time"] if event["time"] is not None else last
+        if self.steps and self.starts and (end := self.steps[-1].get("time")):
+            total = max(total, end - self.starts[-1]["time"])
+        return total
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one configuration (seeds may differ)."""
+
+    label: str
+    runs: list[RunData] = field(default_factory=list)
+
+
+def read_run(folder: Path) -> RunData:
+    """Raises UserError where `folder` is no run folder, or nothing was logged yet."""
+    if not (folder / "metrics.jsonl").is_file():
+        raise UserError(
+            f"{folder}: not a run folder (no metrics.jsonl); give the folder that run.dir and run.name made, "
+            "such as runs/quickstart"
+        )
+    lines = list(read_lines(folder / "metrics.jsonl"))
+    return RunData(
+        name=folder.resolve().name,
+        folder=folder,
+        config=flatten(_load(folder / "config.yaml", yaml.safe_load) or {}),
+        status=_load(folder / "status.json", json.loads) or {},
+        steps=[line for line in lines if line.get("kind") == "step"],
+        evaluations=[line for line in lines if line.get("kind") == "evaluation"],
+        events=[event for event in read_lines(folder / "events.jsonl") if "time" in event],
+        confusion=_load(folder / "confusion.json", json.loads),
+    )
+
+
+def group_runs(runs: Sequence[RunData]) -> list[Group]:
+    """Runs that differ in LOCAL_FIELDS alone come together; a group is named by what sets it apart."""
+    keys = [tuple(sorted((n, str(v)) for n, v in run.config.items() if not _local(n))) for run in runs]
+    distinct = list(dict.fromkeys(keys))
+    varying = {
+        n for n, _ in set().union(*map(set, distinct)) - set(distinct[0]).intersection(*map(set, distinct))
+    }
+    groups = []
+    for key in distinct:
+        members = [run for run, own in zip(runs, keys, strict=True) if own == key]
+        label = ", ".join(f"{n}={v}" for n, v in key if n in varying)
+        groups.append(Group(label or members[0].name, members))
+    return groups
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections → one value a dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _local(name: str) -> bool:
+    return any(name == local or name.startswith(f"{local}.") for local in LOCAL_FIELDS)
+
+
+def _load(path: Path, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return None

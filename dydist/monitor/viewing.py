@@ -1,0 +1,107 @@
+"""Looking at logs with TensorBoard, wherever they lie."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from dydist.errors import UserError
+
+_ONE_LOG_S = 5
+"""Seconds between TensorBoard's own looks at its folder."""
+
+
+def view(where: Sequence[str], *, port: int, host: str, every_s: float, mirror: Path | None) -> int:
+    """Run TensorBoard on all of `where` until it ends; its exit code. Ctrl-C ends it."""
+    if not where:
+        raise UserError("tensorboard: nothing to show was given; name a run folder or a log folder's URL")
+    with ExitStack() as stack:
+        if mirror is None:
+            mirror = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dydist-tensorboard-")))
+        remote = {url: mirror / folder_name(url) for url in where if "://" in url}
+        local = {name(place): str(log_folder(Path(place))) for place in where if "://" not in place}
+        for url, folder in remote.items():
+            fetch(url, folder)
+        spec = ",".join(
+            f"{n}:{folder}" for n, folder in [*local.items(), *((f.name, f) for f in remote.values())]
+        )
+        command = [sys.executable, "-m", "tensorboard.main", f"--logdir_spec={spec}", f"--port={port}"]
+        command += [f"--host={host}", f"--reload_interval={_ONE_LOG_S}"]
+        process = subprocess.Popen(command)
+        stack.callback(_end, process)
+        try:
+            while True:
+                try:
+                    return process.wait(timeout=every_s if remote else None)
+                except subprocess.TimeoutExpired:
+                    for url, folder in remote.items():
+                        _fetch_or_tell(url, folder)
+        except KeyboardInterrupt:
+            return 0
+
+
+def log_folder(place: Path) -> Path:
+    """A run folder's TensorBoard log; any other folder itself. UserError where there is none."""
+    if not place.is_dir():
+        raise UserError(f"{place}: there is no such folder; give a run folder, such as runs/quickstart")
+    inside = place / "tensorboard"
+    return inside if inside.is_dir() else place
+
+
+def name(place: str) -> str:
+    """What TensorBoard calls a local folder: its name, or the run's where it is a run's own log folder."""
+    path = Path(place).resolve()
+    return path.parent.name if path.name == "tensorboard" else path.name
+
+
+def folder_name(url: str) -> str:
+    """A folder's name for a URL."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in url.split("://", 1)[1].strip("/"))
+
+
+def fetch(url: str, folder: Path, **options: Any) -> int:
+    """Mirror what is new under `url` into `folder`; how many files were fetched.
+
+    Segments never change once written, but the newest of a log may be replaced by a longer one after a kill:
+    files are compared by size. UserError where nothing can be read there.
+    """
+    try:
+        store, root = fsspec.url_to_fs(url, **options)
+        store.invalidate_cache()
+        found = store.find(root, detail=True)
+    except Exception as error:  # of any store; all mean the same to who asked
+        raise UserError(
+            f"{url}: cannot be read ({error!r}); check the address and your access to it"
+        ) from error
+    if not found:
+        raise UserError(f"{url}: there is nothing there; give the monitor.logdir of a run that has started")
+    fetched = 0
+    for path, info in found.items():
+        target = folder / str(path)[len(str(root).rstrip("/")) + 1 :]
+        if target.exists() and target.stat().st_size == info["size"]:
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.part")
+        store.get_file(path, str(partial))
+        partial.replace(target)
+        fetched += 1
+    return fetched
+
+
+def _fetch_or_tell(url: str, folder: Path) -> None:
+    try:
+        fetch(url, folder)
+    except UserError as error:
+        print(f"dydist: {error}; showing what was fetched before", file=sys.stderr, flush=True)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    process.wait()
