@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -154,7 +155,7 @@ def logs(
         tail: Only the last so many lines.
         json_: Print JSON: an object a line.
     """
-    from dydist.jobs.logs import Line, failure_header, read_log, submitit_log
+    from dydist.jobs.logs import Line, failure_header, read_log, task_log
     from dydist.jobs.registry import find
     from dydist.jobs.status import statuses
 
@@ -167,13 +168,11 @@ def logs(
     header = failure_header(statuses([record])[0])
     if header and not json_:
         print(header + "\n")
-    from pathlib import Path
-
     lines = list(read_log(Path(record["log_dir"]), start=start, rank=rank))
     for line in lines[-tail:] if tail else lines:
         show(line)
     if not lines and not json_:
-        print(submitit_log(Path(record["log_dir"])) or f"job {record['job']} has printed nothing yet")
+        print(task_log(record) or f"job {record['job']} has printed nothing yet")
     return EXIT_DONE
 
 
@@ -181,9 +180,7 @@ def follow(
     job: str, *, record: dict[str, Any] | None = None, rank: int | None = None, show: Any = print
 ) -> int:
     """Show a job's log until it ends; 0 when it is done, 1 otherwise."""
-    from pathlib import Path
-
-    from dydist.jobs.logs import failure_header, follow_log, submitit_log
+    from dydist.jobs.logs import failure_header, follow_log, task_log
     from dydist.jobs.registry import find
     from dydist.jobs.status import statuses
 
@@ -203,7 +200,7 @@ def follow(
         seen = True
         show(line)
     if not seen:
-        print(submitit_log(Path(known["log_dir"])), end="")
+        print(task_log(known), end="")
     if header := failure_header(last[0]):
         print(header, file=sys.stderr)
     print(f"job {known['job']}: {last[0].state}. {last[0].reason}".rstrip(". ") + ".", file=sys.stderr)
@@ -237,8 +234,6 @@ def merged_profile(
     name: str | None, flags: dict[str, Any], *, cpu: bool, sbatch: Sequence[str] = ()
 ) -> Profile:
     """The profile with what the command line says over it, checked."""
-    from pathlib import Path
-
     from dydist.jobs.profile import check_profile, load_profile
     from dydist.jobs.snapshot import package_root
 

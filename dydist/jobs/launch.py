@@ -102,6 +102,8 @@ class Launch:
         self._log = log
         self._first_rank = place.node * spec.processes_per_node
         self.port_taken = False
+        self.quiet = False
+        """Drop the launcher's own lines: once its processes have ended, it prints tracebacks about their exit codes."""
         self.process = subprocess.Popen(
             command(spec, place, log_dir=self._tee.name),
             cwd=spec.workdir,
@@ -123,6 +125,8 @@ class Launch:
                 self.port_taken = True
             match = _PREFIX.match(line)
             rank = self._first_rank + int(match.group(1)) if match else (0 if self._alone else None)
+            if rank is None and self.quiet:
+                continue
             text = (line[match.end() :] if match else line).decode(errors="replace")
             self._log.write(text.rstrip("\r\n"), rank)
 

@@ -72,9 +72,10 @@ def failure_header(status: JobStatus) -> str:
     return "\n".join([head, *(f"  | {line}" for line in failure["last_lines"])])
 
 
-def submitit_log(log_dir: Path) -> str:
+def task_log(record: Mapping[str, Any]) -> str:
     """What the tasks printed before our own log began: errors of the environment, of the container, of srun."""
-    return "".join(path.read_text(errors="replace") for path in sorted(log_dir.glob("*_log.out")))
+    files = sorted(Path(record["task_logs"]).glob(f"{record['job']}_*_log.out"))
+    return "".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
 
 
 def _parse(path: Path, start: int) -> Iterator[Line]:

@@ -35,7 +35,8 @@ LOCAL_MINUTES = 365 * 24 * 60
 class Submission:
     """What goes to the cluster: one task (`dydist submit`) or several (`dydist sweep`), all with one profile.
 
-    `folder` holds the snapshot and records; `submitit` what submitit writes, `%j` standing for the job id.
+    `folder` holds the snapshot and records; `submitit` what submitit writes: it is there before the job starts, since
+    SLURM makes no folder for a job's output.
     """
 
     cluster: Cluster
@@ -74,8 +75,22 @@ def prepare_run(
         name=config.run.name,
         comment=f"dydist:{run_dir}",
         folder=folder,
-        submitit=run_dir / "logs" / "%j",
+        submitit=run_dir / "logs" / "tasks",
         specs=(spec,),
+    )
+
+
+def prepare_preflight(profile: Profile, *, cluster: Cluster, parent: str) -> Submission:
+    """A job that checks its nodes and trains nothing."""
+    folder = new_submission_folder(Path(parent).absolute())
+    return Submission(
+        cluster=cluster,
+        profile=profile,
+        name="preflight",
+        comment=f"dydist:{folder}",
+        folder=folder,
+        submitit=folder / "logs" / "tasks",
+        specs=(make_spec(profile, (), run_dir=None, folder=folder),),
     )
 
 
@@ -153,6 +168,7 @@ def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
     record_environment(folder)
     if recipe is not None:
         (folder / "recipe.yaml").write_bytes(recipe.read_bytes())
+    submission.submitit.mkdir(parents=True, exist_ok=True)
     executor = build_executor(submission)
     tasks = [NodeTask(spec) for spec in submission.specs]
     try:
@@ -169,6 +185,7 @@ def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
             "name": submission.name,
             "run_dir": spec.run_dir,
             "log_dir": spec.log_dir.replace("{job}", job),
+            "task_logs": str(submission.submitit),
             "submission": str(folder),
             "submitted": time.time(),
             "nodes": submission.profile.nodes,

@@ -78,6 +78,7 @@ def _supervise(context: NodeContext, turn: int, watch: Watch, launched: launchin
     told = False
     while True:
         watch.look()
+        launched.quiet = watch.ending
         if context.signals.warning:
             if not told:
                 context.log.write(

@@ -85,6 +85,11 @@ class Watch:
         return all(rank.code is not None for rank in self.ranks)
 
     @property
+    def ending(self) -> bool:
+        """Some rank has said how it ended."""
+        return any(rank.code is not None for rank in self.ranks)
+
+    @property
     def started(self) -> bool:
         """Some rank has got as far as training's own code."""
         return any(rank.pid is not None for rank in self.ranks)

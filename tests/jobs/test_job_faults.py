@@ -67,5 +67,6 @@ def test_three_time_limits(cluster: Cluster, reference: Path, tmp_path: Path) ->
             job.signal_rank(rank, signal.SIGCONT)
         job.until(lambda: job.scheduler().startswith("PENDING"), 30, "the queue")
         cluster.run("scontrol", "update", f"JobId={job.id}", "TimeLimit=10")
+        job.start_now()
     assert_like(reference, job, job.ended())
     assert [("time limit" in one["reason"]) for one in job.decisions()] == [True, True, True, False]

@@ -1,0 +1,98 @@
+"""`dydist sweep`: a grid of runs as a job array."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Literal
+
+import tyro
+
+from dydist.errors import EXIT_DONE
+
+Words = Annotated[tuple[str, ...], tyro.conf.Positional]
+
+
+def sweep(
+    *,
+    run: Words = (),
+    name: str,
+    grid: tuple[str, ...] = (),
+    seeds: int = 1,
+    parallel: int | None = None,
+    cluster: Literal["slurm"] = "slurm",
+    profile: str | None = None,
+    nodes: int | None = None,
+    gpus_per_node: int | None = None,
+    cpu: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    processes_per_node: int | None = None,
+    time: str | None = None,
+    partition: str | None = None,
+    sbatch: tuple[str, ...] = (),
+    preflight: Literal["off", "quick", "full"] | None = None,
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
+) -> int:
+    """Submit a grid of runs as one job array; runs that are done already are left out.
+
+    Example: dydist sweep --name lr --grid optim.lr=0.05,0.1 model.kernels=2,4 --seeds 3 --parallel 4 -- recipe.yaml
+
+    Args:
+        run: After --: a recipe's path, then flags of dydist/train.py that all runs share.
+        name: Name of the sweep; its runs lie in run.dir/NAME/.
+        grid: Fields and their values, FIELD=VALUE,VALUE…; every combination is run.
+        seeds: Run each combination with seeds 0, 1, … so many.
+        parallel: How many run at once at most.
+        cluster: slurm.
+        profile: Settings of a site: NAME.yaml in ~/.config/dydist/ or slurm/, or a path (docs/slurm.md).
+        nodes: Nodes of each run.
+        gpus_per_node: GPUs, and so processes, of each node.
+        cpu: Train on CPUs.
+        processes_per_node: Processes of each node, with --cpu.
+        time: Time limit of one start: minutes, HH:MM:SS or D-HH:MM:SS.
+        partition: Partition.
+        sbatch: Any other options of sbatch, as NAME=VALUE or NAME.
+        preflight: Checks of each node before every start.
+        dry_run: Submit nothing: show which runs there would be, and the sbatch file.
+        json_: Print JSON.
+    """
+    from dydist.cli.jobs import merged_profile
+    from dydist.jobs import submit as jobs
+    from dydist.jobs import sweep as sweeps
+
+    flags = {
+        "nodes": nodes, "gpus_per_node": gpus_per_node, "processes_per_node": processes_per_node, "time": time,
+        "partition": partition, "preflight": preflight,
+    }  # fmt: skip
+    chosen = merged_profile(profile, flags, cpu=cpu, sbatch=sbatch)
+    values = sweeps.parse_grid(grid)
+    submission, found = sweeps.prepare_sweep(
+        name, run, chosen, grid=values, seeds=seeds, parallel=parallel, cluster=cluster
+    )
+    if dry_run:
+        text = jobs.sbatch_text(submission) if submission else ""
+        print(
+            json.dumps({**found, "sbatch": text}, indent=1)
+            if json_
+            else "\n".join([*found["submitted"], "", text])
+        )
+        return EXIT_DONE
+    ids: list[str] = []
+    if submission is not None:
+        recipe = jobs.recipe_of(jobs.with_recipe(run))
+        ids = sweeps.submit_sweep(submission, found, values, seeds, recipe)
+    if json_:
+        print(json.dumps({**found, "jobs": ids}, indent=1))
+        return EXIT_DONE
+    print(
+        f"{len(found['all'])} runs: {len(found['done'])} done already, {len(ids)} submitted", file=sys.stderr
+    )
+    if submission is not None:
+        sweep_dir = submission.folder.parents[1]
+        print(
+            f"array {ids[0].partition('_')[0]}; see: dydist status {sweep_dir} | dydist compare {sweep_dir}"
+        )
+    return EXIT_DONE
+
+
+COMMANDS = {"sweep": sweep}
