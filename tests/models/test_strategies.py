@@ -134,7 +134,9 @@ def test_an_empty_batch_gives_an_empty_output(strategy: str) -> None:
 
 def test_an_unknown_strategy_names_the_known_ones() -> None:
     tensors = TYPICAL.tensors()
-    with pytest.raises(UserError, match=r"model.strategy: 'fastest'.*auto, grouped, mix"):
+    with pytest.raises(
+        UserError, match=r"model.strategy: 'fastest'.*auto, grouped, mix, blocked, fused, taps"
+    ):
         dynamic_conv2d(*tensors, *TYPICAL.geometry, strategy="fastest")  # type: ignore[misc, arg-type]
 
 

@@ -1,13 +1,19 @@
 """Ways to compute a dynamic convolution, behind one function. All give the same values and gradients to
 rounding.
 
-- `grouped`: a kernel for every image, one convolution with groups = images
+- `grouped`: a kernel for every image, one convolution with groups = images (what public code does)
 - `mix`: K convolutions, outputs mixed
-- `auto`: one of them for each layer and shape, by cost (`choose.rule`)
+- `blocked`: kernels for a few images at a time, built again in the backward pass
+- `fused`: C++ kernels that mix a tile of a kernel in cache and use it there
+- `taps`: matrix products by tap, for maps of a few pixels
+- `auto`: one of them for each layer and shape: by `rule`, or as measured (`dydist.models.choice`)
+
+`custom` makes operators of those with a gradient of their own; `problem` holds their sizes; `native`
+builds C++.
 """
 
-from dydist.models.strategies.choose import rule
 from dydist.models.strategies.dispatch import NAMES, STRATEGIES, check_strategy, dynamic_conv2d
 from dydist.models.strategies.problem import Geometry, Shape
+from dydist.models.strategies.rule import rule
 
 __all__ = ["NAMES", "STRATEGIES", "Geometry", "Shape", "check_strategy", "dynamic_conv2d", "rule"]

@@ -8,14 +8,23 @@ import torch
 from torch import Tensor
 
 from dydist.errors import UserError
-from dydist.models.strategies.choose import rule
+from dydist.models.strategies.blocked import blocked
+from dydist.models.strategies.fused import fused
 from dydist.models.strategies.grouped import grouped
 from dydist.models.strategies.mix import mix
 from dydist.models.strategies.problem import Geometry, Pair, Shape
+from dydist.models.strategies.rule import rule
+from dydist.models.strategies.taps import taps
 
 Strategy = Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]
 
-STRATEGIES: Mapping[str, Strategy] = {"grouped": grouped, "mix": mix}
+STRATEGIES: Mapping[str, Strategy] = {
+    "grouped": grouped,
+    "mix": mix,
+    "blocked": blocked,
+    "fused": fused,
+    "taps": taps,
+}
 NAMES = ("auto", *STRATEGIES)
 
 
@@ -65,6 +74,11 @@ def dynamic_conv2d(
 def _compute(
     x: Tensor, attention: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, strategy: str
 ) -> Tensor:
-    name = rule(Shape.of(x, weight, geometry)) if strategy == "auto" else check_strategy(strategy)
-    out = STRATEGIES[name](x, attention, weight, geometry)
+    name = strategy if strategy != "auto" else rule(Shape.of(x, weight, geometry), x.device.type)
+    compute = STRATEGIES[check_strategy(name)]
+    if (
+        x.shape[0] == 0
+    ):  # The last part of a split may be empty; only `mix` needs no case of its own for that.
+        compute = mix
+    out = compute(x, attention, weight, geometry)
     return out if bias is None else out + (attention @ bias)[:, :, None, None]

@@ -15,8 +15,6 @@ from dydist.models.strategies.problem import Geometry
 def grouped(x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """See `dydist.models.strategies.dynamic_conv2d` for shapes."""
     images, channels, *size = x.shape
-    if images == 0:  # A convolution cannot have zero groups.
-        return F.conv2d(x, weight.flatten(0, 1), None, *geometry)[:, : weight.shape[1]]
     kernels = (attention @ weight.flatten(1)).view(images * weight.shape[1], *weight.shape[2:])
     out = F.conv2d(
         x.reshape(1, images * channels, *size),

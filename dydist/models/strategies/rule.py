@@ -1,0 +1,28 @@
+"""Which strategy suits a layer: by a rule on its shape alone, the same on every machine of a kind."""
+
+from __future__ import annotations
+
+from dydist.models.strategies.problem import Shape
+
+FEW_PIXELS = 8
+"""Up to so many output pixels, `taps`: vectors would be half empty, and most taps meet padding."""
+MANY_PIXELS = 256
+"""Beyond so many, mixing kernels costs next to nothing, and a library's convolution is faster than ours."""
+
+
+def rule(shape: Shape, device: str = "cpu") -> str:
+    """Name of the strategy for a layer of `shape` on a device type. Does not depend on the number of images.
+
+    A mixed kernel costs C_in/groups·k² multiply-adds an output channel and kernel, mixed outputs cost H·W:
+    mix kernels where the first is less. On a CPU that is refined by where each strategy was measured to be
+    best (docs/performance.md). Grouped and depthwise convolutions have small kernels and go by the cost
+    alone.
+    """
+    by_cost = "blocked" if shape.fan_in < shape.kernels * shape.pixels else "mix"
+    if shape.groups > 1 or shape.kernels == 1:
+        return by_cost
+    if shape.pixels <= FEW_PIXELS:
+        return "taps"
+    if device == "cpu":
+        return "fused" if shape.pixels <= MANY_PIXELS else "blocked"
+    return by_cost

@@ -1,0 +1,132 @@
+"""`taps`: for maps of a few pixels, matrix products over the batch, one for each pixel that a tap really
+meets.
+
+A 3x3 kernel with padding meets one pixel of a 1x1 map with its centre tap alone; on a 2x2 map each output
+sees 4 of 9 taps. An ordinary convolution multiplies the zeros around as well. Here the K outputs are
+mixed, and only pairs (output pixel, input pixel) that exist are computed: on so few pixels that is cheaper
+than mixing kernels, whose taps would each be used once or twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dydist.models.strategies.custom import operator
+from dydist.models.strategies.problem import Geometry, Pair
+
+
+def meetings(size: Pair, kernel: Pair, geometry: Geometry) -> dict[int, list[tuple[int, int]]]:
+    """For each tap that meets the map, its (output pixel, input pixel) pairs; all indices are row-major."""
+    output = geometry.output_size(size, kernel)
+
+    def along(axis: int) -> list[list[tuple[int, int]]]:
+        return [
+            [
+                (out, place)
+                for out in range(output[axis])
+                if 0
+                <= (
+                    place := out * geometry.stride[axis]
+                    + tap * geometry.dilation[axis]
+                    - geometry.padding[axis]
+                )
+                < size[axis]
+            ]
+            for tap in range(kernel[axis])
+        ]
+
+    rows, columns = along(0), along(1)
+    found = {
+        i * kernel[1] + j: [
+            (out_row * output[1] + out_column, row * size[1] + column)
+            for out_row, row in rows[i]
+            for out_column, column in columns[j]
+        ]
+        for i in range(kernel[0])
+        for j in range(kernel[1])
+    }
+    return {tap: pairs for tap, pairs in found.items() if pairs}
+
+
+def _by_tap(weight: Tensor, taps: Sequence[int], groups: int) -> Tensor:
+    """Kernels as [taps, groups, K, out/groups, C/groups], of the given taps only."""
+    kernels, out_channels, in_channels = weight.shape[:3]
+    chosen = weight.flatten(3)
+    if len(taps) < chosen.shape[3]:
+        chosen = chosen[..., list(taps)]
+    return (
+        chosen.view(kernels, groups, out_channels // groups, in_channels, -1)
+        .permute(4, 1, 0, 2, 3)
+        .contiguous()
+    )
+
+
+def _pixels_first(x: Tensor, groups: int) -> Tensor:
+    """[N, C, H, W] as [H·W, groups, N, C/groups]."""
+    return x.view(x.shape[0], groups, x.shape[1] // groups, -1).permute(3, 1, 0, 2).contiguous()
+
+
+def _forward(x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    size, kernel = (x.shape[2], x.shape[3]), (weight.shape[3], weight.shape[4])
+    images, (kernels, out_channels), groups = x.shape[0], weight.shape[:2], geometry.groups
+    met = meetings(size, kernel, geometry)
+    output = geometry.output_size(size, kernel)
+    pixels = _pixels_first(x, groups)
+    each = x.new_zeros(output[0] * output[1], groups, images, kernels * (out_channels // groups))
+    for tap, pairs in zip(_by_tap(weight, list(met), groups), met.values(), strict=True):
+        columns = tap.flatten(1, 2).transpose(1, 2)  # [groups, C/groups, K · out/groups]
+        for out, place in pairs:
+            each[out].baddbmm_(pixels[place], columns)
+    mixed = torch.einsum("pgnko,nk->ngop", each.unflatten(3, (kernels, -1)), attention)
+    return mixed.reshape(images, out_channels, *output)
+
+
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    attention: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    wanted: tuple[bool, bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    for_x, for_kernels = wanted
+    size, kernel = (x.shape[2], x.shape[3]), (weight.shape[3], weight.shape[4])
+    images, kernels, groups = x.shape[0], weight.shape[0], geometry.groups
+    met = meetings(size, kernel, geometry)
+    by_tap = _by_tap(weight, list(met), groups)
+    grads = _pixels_first(grad, groups)  # [P, groups, N, out/groups]
+    # Gradient of x through each kernel by itself: mixed it is x's, and its product with x is that of π.
+    per_kernel = x.new_zeros(size[0] * size[1], groups * kernels, images, x.shape[1] // groups)
+    for tap, pairs in zip(by_tap, met.values(), strict=True):
+        rows = tap.flatten(0, 1)  # [groups · K, out/groups, C/groups]
+        for out, place in pairs:
+            repeated = grads[out].repeat_interleave(kernels, 0)
+            per_kernel[place].baddbmm_(repeated, rows)
+    each = per_kernel.unflatten(1, (groups, kernels))
+    grad_x, grad_attention, grad_weight = (x.new_empty(0) for _ in range(3))
+    if for_x:
+        grad_x = torch.einsum("qgknc,nk->ngcq", each, attention).reshape(x.shape)
+    if for_kernels:
+        pixels = _pixels_first(x, groups)
+        grad_attention = torch.einsum("qgknc,qgnc->nk", each, pixels).contiguous()
+        weighted = torch.einsum("pgno,nk->pgkon", grads, attention).flatten(
+            2, 3
+        )  # [P, groups, K · out/groups, N]
+        sums = x.new_zeros(by_tap.shape).flatten(2, 3)
+        for total, pairs in zip(sums, met.values(), strict=True):
+            for out, place in pairs:
+                total.baddbmm_(weighted[out], pixels[place])
+        moved = sums.view(by_tap.shape).permute(2, 1, 3, 4, 0)  # [K, groups, out/groups, C/groups, taps]
+        moved = moved.reshape(*weight.shape[:3], len(met))
+        if len(met) == kernel[0] * kernel[1]:
+            grad_weight = moved.reshape(weight.shape).contiguous()
+        else:
+            grad_weight = torch.zeros_like(weight)
+            grad_weight.view(*weight.shape[:3], -1)[..., list(met)] = moved
+    return grad_x, grad_attention, grad_weight
+
+
+taps = operator("taps", _forward, _backward)

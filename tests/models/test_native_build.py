@@ -1,0 +1,124 @@
+"""Building the C++ kernels: once for all processes, into a cache, and an equal fall-back where it cannot be done."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from dydist.models.strategies import Geometry, dynamic_conv2d
+from dydist.models.strategies.native import build
+
+COMPILER = shutil.which("g++") or shutil.which("c++")
+
+CONVOLVE = """
+import torch
+from dydist.models.strategies import dynamic_conv2d
+from dydist.models.strategies.native import library, reason
+torch.manual_seed(0)
+tensors = [t.requires_grad_() for t in (torch.randn(3, 8, 5, 5), torch.rand(3, 4), torch.randn(4, 6, 8, 3, 3))]
+out = dynamic_conv2d(*tensors, None, (1, 1), (1, 1), strategy="fused")
+out.square().sum().backward()
+torch.save([out.detach(), *(t.grad for t in tensors)], "result.pt")
+print("native" if library() is not None else f"no native: {reason()}")
+"""
+
+
+def run(folder: Path, **environment: str) -> tuple[str, list[torch.Tensor]]:
+    """Convolve in a fresh process whose cache is `folder`; return what it printed, and its tensors."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", CONVOLVE],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"DYDIST_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"} | environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.strip(), torch.load(folder / "result.pt")
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+def test_fused_is_native_here_and_equals_its_fall_back(tmp_path: Path) -> None:
+    """The test that fails when the slow path is taken in silence where the fast one should run."""
+    said, native = run(tmp_path)
+    assert said == "native"
+    said, plain = run(tmp_path, DYDIST_NATIVE="0")
+    assert said == "no native: DYDIST_NATIVE=0"
+    for ours, theirs in zip(native, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_without_a_compiler_it_says_so_and_computes_the_same(tmp_path: Path) -> None:
+    said, plain = run(tmp_path, PATH="", CXX="")
+    assert said == "no native: no C++ compiler (set CXX, or install g++)"
+    said, reference = run(tmp_path, DYDIST_NATIVE="0")
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(plain, reference, strict=True))
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+def test_many_at_once_build_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert COMPILER is not None
+    log = tmp_path / "compiled"
+    wrapper = tmp_path / "compiler"
+    wrapper.write_text(f'#!/bin/sh\n[ "$1" = --version ] || echo x >> {log}\nexec {COMPILER} "$@"\n')
+    wrapper.chmod(0o755)
+    with ThreadPoolExecutor(4) as pool:
+        found = {
+            future.result() for future in [pool.submit(build.build, str(wrapper), tmp_path) for _ in range(4)]
+        }
+    assert len(found) == 1
+    assert log.read_text().count("x") == 1
+    assert [path.name for path in found.pop().parent.iterdir() if path.suffix == ".so"] == ["fused.so"]
+
+
+def test_a_failing_compiler_is_quoted(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text('#!/bin/sh\n[ "$1" = --version ] || { echo "no such flag" >&2; exit 1; }\n')
+    broken.chmod(0o755)
+    with pytest.raises(RuntimeError, match=r"broken failed: no such flag"):
+        build.build(str(broken), tmp_path / "cache")
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+def test_bits_do_not_depend_on_the_number_of_threads() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(9, 40, 7, 7, generator=generator, requires_grad=True)
+    attention = torch.rand(9, 4, generator=generator, requires_grad=True)
+    weight = torch.randn(4, 40, 40, 3, 3, generator=generator, requires_grad=True)
+
+    def compute() -> list[torch.Tensor]:
+        out = dynamic_conv2d(
+            x, attention, weight, None, *Geometry((1, 1), (1, 1), (1, 1), 1), strategy="fused"
+        )
+        return [out.detach(), *torch.autograd.grad(out.square().sum(), (x, attention, weight))]
+
+    before = torch.get_num_threads()
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        # The square's sum is torch's, and may depend on threads; its gradient does not.
+        results.append(compute())
+    torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(results[0], other, strict=True))
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+def test_an_image_does_not_depend_on_its_batch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(9, 16, 6, 6, generator=generator)
+    attention = torch.rand(9, 4, generator=generator)
+    weight = torch.randn(4, 24, 16, 3, 3, generator=generator)
+    together = dynamic_conv2d(x, attention, weight, None, (1, 1), (1, 1), strategy="fused")
+    for i in range(9):
+        alone = dynamic_conv2d(
+            x[i : i + 1], attention[i : i + 1], weight, None, (1, 1), (1, 1), strategy="fused"
+        )
+        assert torch.equal(alone[0], together[i])
