@@ -4,6 +4,7 @@
 - `dynamic_conv`, `linear`: the layers
 - `strategies`: ways to compute a dynamic convolution, and which to choose
 - `initialization`: initial values
+- `choice`: which strategy each layer takes, by rule or as measured
 - `convert`: any network's convolutions made dynamic
 - `batchnorm`: batch norm with the statistics of a shard
 - `resnet`: DY-ResNet18 and its static twin
@@ -11,6 +12,7 @@
 
 from dydist.models.attention import set_temperature
 from dydist.models.batchnorm import ShardBatchNorm2d, ShardStatistics, attach_statistics
+from dydist.models.choice import apply_strategies, choose_strategies
 from dydist.models.convert import convert_to_dynamic
 from dydist.models.dynamic_conv import DynamicConv2d
 from dydist.models.linear import DynamicLinear
@@ -21,8 +23,10 @@ __all__ = [
     "DynamicLinear",
     "ShardBatchNorm2d",
     "ShardStatistics",
+    "apply_strategies",
     "attach_statistics",
     "build_model",
+    "choose_strategies",
     "convert_to_dynamic",
     "dy_resnet18",
     "set_temperature",
