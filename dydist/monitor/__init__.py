@@ -10,7 +10,7 @@
 from dydist.monitor.build import build_monitors
 from dydist.monitor.fanout import Monitors
 from dydist.monitor.jsonlines import JsonLines, read_lines
-from dydist.monitor.null import NullMonitor
+from dydist.monitor.null import NullMonitor, NullProbe
 from dydist.monitor.progress import LineProgress, QuietProgress, TerminalProgress
 from dydist.monitor.status import StatusFile
 
@@ -19,6 +19,7 @@ __all__ = [
     "LineProgress",
     "Monitors",
     "NullMonitor",
+    "NullProbe",
     "QuietProgress",
     "StatusFile",
     "TerminalProgress",

@@ -58,7 +58,8 @@ class RunProbe:
         self._config, self._model, self._monitor = config, model, monitor
         self._rank, self._size, self._device, self._gather = rank, size, device, gather
         self._test_set = test_set
-        self._attention = AttentionStatistics(model)
+        # a hook that comes and goes would have a compiled network compiled anew each time
+        self._attention = AttentionStatistics(nn.Identity() if config.train.compile else model)
         self._weights = WeightStatistics(model)
         self._timer = StepTimer(model, device)
         self._process = psutil.Process(os.getpid())
@@ -112,7 +113,9 @@ class RunProbe:
         if weights is None:
             return {}, {}
         norm, ratio, *similarity = weights.tolist()
-        attention = self._attention.summarise(values[: self._attention.size], similarity)
+        attention = self._attention.summarise(
+            values[: self._attention.size], similarity if self._attention.names else []
+        )
         times = _rows(values[self._attention.size :], len(FIELDS))
         if (slow := self._stragglers.update([row[0] for row in times])) is not None:
             self._monitor.note(slow, level="warning")

@@ -88,7 +88,11 @@ class Shipper:
 def _already_there(store: Any, root: str) -> dict[str, int]:
     """Where to go on in each event file: at its newest segment, which an interrupted upload may have cut short."""
     sent: dict[str, int] = {}
-    for entry in store.ls(root, detail=False):
+    try:
+        entries = store.ls(root, detail=False)
+    except FileNotFoundError:  # an object store has no empty folders
+        return sent
+    for entry in entries:
         name, _, offset = str(entry).rsplit("/", 1)[-1].rpartition(".")
         if offset.isdigit() and len(offset) == 12:
             sent[name] = max(sent.get(name, 0), int(offset))

@@ -1,0 +1,153 @@
+"""What seeing a run costs: the same training with every monitor on and with every one off, in turns."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from dydist.config import Config
+from dydist.data import open_dataset
+from dydist.data.order import Order
+from dydist.engine import Loop, Progress, World, build_engine, start_world
+from dydist.engine.protocol import Engine
+from dydist.models import build_model
+from dydist.monitor import NullMonitor, NullProbe, build_monitors
+from dydist.monitor.probe import RunProbe
+from dydist.records import Monitor, Probe, RunSummary
+
+
+@dataclass(frozen=True)
+class MonitorCost:
+    """Paired ratios of time a step, on / off: each pair two neighbouring blocks of steps.
+
+    `wall` by the clock; `cpu` by the processor time of this process, all threads, which other programs on the
+    machine disturb far less. `step_s`: median seconds a step with everything off.
+    """
+
+    wall: tuple[float, ...]
+    cpu: tuple[float, ...]
+    step_s: float
+
+
+def median_interval(values: Sequence[float], draws: int = 2000) -> tuple[float, float, float]:
+    """Median and its 95 % interval, by resampling (fixed seed)."""
+    generator = random.Random(0)
+    medians = sorted(statistics.median(generator.choices(values, k=len(values))) for _ in range(draws))
+    return statistics.median(values), medians[int(0.025 * draws)], medians[int(0.975 * draws) - 1]
+
+
+def measure_monitor_cost(
+    config: Config, *, steps: int, pairs: int, tell: Callable[[str], None]
+) -> MonitorCost:
+    """Train on `config.data` in blocks, off-on then on-off in turns, so that a machine that drifts favours neither.
+
+    On: metrics.jsonl, status.json, TensorBoard, the progress bar (drawn to nowhere), alerts, Prometheus, and the
+    probe with all its statistics. Off: none of it. The first block of each kind warms up and is not counted.
+    """
+    config = replace(config, train=replace(config.train, epochs=10**6, max_steps=None, eval_every_epochs=1e9))
+    world = start_world(config)
+    train_set = open_dataset(config.data, "train")
+    order = Order(
+        seed=config.seed,
+        size=len(train_set),
+        batch_size=config.train.batch_size,
+        shards=config.parallel.shards,
+        drop_last=True,
+    )
+    engine = build_engine(config, build_model(config.model, len(train_set.classes)), world)
+    progress = Progress()
+
+    def block(on: bool, folder: Path) -> tuple[float, float]:
+        """Seconds a step in one block without its first step: by the clock, and of processor time."""
+        nonlocal progress
+        begin, stamps, used = progress.step, [], []
+
+        def stamp(step: int) -> None:
+            if world.device.type == "cuda" and step in (begin + 1, begin + steps):
+                torch.cuda.synchronize()
+            stamps.append(time.perf_counter())
+            used.append(time.process_time())
+
+        with _everything(config, engine, world, folder, on=on) as (monitor, probe):
+            loop = Loop(
+                config,
+                engine,
+                world,
+                order,
+                train_set,
+                train_set,
+                monitor,
+                lambda _progress, *, final: None,
+                probe=probe,
+                stop_requested=lambda: len(stamps) >= steps - 1,
+                heartbeat=stamp,
+            )
+            progress, _ = loop.run(progress)
+        count = len(stamps) - 1
+        return (stamps[-1] - stamps[0]) / count, (used[-1] - used[0]) / count
+
+    wall, cpu, times = [], [], []
+    with tempfile.TemporaryDirectory(prefix="dydist-bench-") as name:
+        for pair in range(-1, pairs):
+            first = pair % 2 == 0
+            a, b = block(first, Path(name)), block(not first, Path(name))
+            on, off = (a, b) if first else (b, a)
+            if pair >= 0:
+                wall.append(on[0] / off[0])
+                cpu.append(on[1] / off[1])
+                times.append(off[0])
+                tell(
+                    f"pair {pair + 1} of {pairs}: {1000 * off[0]:.2f} ms a step off, "
+                    f"{wall[-1] - 1:+.2%} on (processor time {cpu[-1] - 1:+.2%})"
+                )
+    world.close()
+    return MonitorCost(wall=tuple(wall), cpu=tuple(cpu), step_s=statistics.median(times))
+
+
+@contextmanager
+def _everything(
+    config: Config, engine: Engine, world: World, folder: Path, *, on: bool
+) -> Iterator[tuple[Monitor, Probe]]:
+    """All monitors and the probe, or none."""
+    if not on:
+        yield NullMonitor(), NullProbe()
+        return
+    config = replace(config, monitor=replace(config.monitor, prometheus_file=str(folder / "run.prom")))
+    with open("/dev/null", "w") as nowhere:
+        console = Console(file=nowhere, force_terminal=True, width=100)
+        monitor = build_monitors(config, folder, world_size=world.size, console=console)
+        probe = RunProbe(
+            config,
+            engine.model,
+            rank=world.rank,
+            size=world.size,
+            device=world.device,
+            gather=world.gather,
+            test_set=open_dataset(config.data, "test"),
+            run_dir=folder,
+            monitor=monitor,
+        )
+        try:
+            yield monitor, probe
+        finally:
+            probe.close()
+            monitor.close(
+                RunSummary(
+                    state="stopped",
+                    step=0,
+                    total_steps=0,
+                    best_accuracy=None,
+                    last_accuracy=None,
+                    seconds=0.0,
+                    places={},
+                )
+            )

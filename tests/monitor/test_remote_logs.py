@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from monitor_records import step_record, summary
+from moto.server import ThreadedMotoServer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dydist.errors import UserError
+from dydist.monitor.eventlog import EventLog, event_files
+from dydist.monitor.layout import configuration
+from dydist.monitor.shipping import Shipper
+from dydist.monitor.tensorboard import TensorBoard
+from dydist.monitor.viewing import fetch, folder_name, log_folder, name, view
+
+FOREVER = 3600.0
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, Any]]:
+    """Options for a real S3 protocol peer on loopback, with one bucket."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {"key": "k", "secret": "s", "endpoint_url": f"http://{host}:{port}"}
+    fsspec.filesystem("s3", **options).mkdir("bucket")
+    yield options
+    fsspec.filesystem("s3").clear_instance_cache()
+    server.stop()
+
+
+def told(messages: list[tuple[str, str]]) -> Any:
+    return lambda text, level: messages.append((text, level))
+
+
+def steps(folder: str) -> list[int]:
+    reader = EventAccumulator(folder, size_guidance={"scalars": 0})
+    reader.Reload()
+    return [event.step for event in reader.Scalars("loss/train")]
+
+
+def train(folder: Path, url: str | None, options: dict[str, Any], *, start: int, end: int) -> None:
+    messages: list[tuple[str, str]] = []
+    board = TensorBoard(folder, run_dir=folder.parent, url=url, options=options, tell=told(messages))
+    board.start(step=start, total_steps=100, steps_per_epoch=10)
+    for step in range(start + 1, end + 1):
+        board.step(step_record(step))
+    board.close(summary())
+    assert messages == []
+
+
+def test_a_killed_runs_tail_is_sent_by_the_next_start(tmp_path: Path, s3: dict[str, Any]) -> None:
+    url = "s3://bucket/logs/run"
+    train(tmp_path / "tensorboard", None, s3, start=0, end=30)  # as if killed before its first upload
+    train(tmp_path / "tensorboard", url, s3, start=20, end=50)
+    fetched = tmp_path / "mirror"
+    assert fetch(url, fetched, **s3) == 2
+    assert fetch(url, fetched, **s3) == 0
+    assert steps(str(fetched)) == list(range(1, 51))
+
+
+def test_only_what_is_new_is_uploaded(tmp_path: Path) -> None:
+    """Each look uploads one segment of the bytes since the last; together they are the local file."""
+    log = EventLog(tmp_path, purge_step=1)
+    url = f"memory://{tmp_path.name}/new"
+    looks = 4
+    for look in range(looks):
+        log.add(configuration(f"seed: {look}"), look)
+        shipper = Shipper(tmp_path, url, options={}, tell=told([]), every_s=FOREVER)
+        shipper.close()
+    store = fsspec.filesystem("memory")
+    segments = sorted(store.ls(f"/{tmp_path.name}/new", detail=False))
+    assert len(segments) == 1  # a new start goes on at the newest segment, which may have been cut short
+    assert store.cat_file(segments[0]) == log.path.read_bytes()
+
+
+def test_segments_of_one_process_never_overlap(tmp_path: Path) -> None:
+    log = EventLog(tmp_path, purge_step=1)
+    url = f"memory://{tmp_path.name}/running"
+    shipper = Shipper(tmp_path, url, options={}, tell=told([]), every_s=FOREVER)
+    for look in range(3):
+        log.add(configuration(f"seed: {look}"), look)
+        shipper._send()
+    shipper.close()
+    store = fsspec.filesystem("memory")
+    segments = sorted(store.ls(f"/{tmp_path.name}/running", detail=False))
+    assert len(segments) == 3
+    assert b"".join(map(store.cat_file, segments)) == log.path.read_bytes()
+    reader = EventAccumulator(f"memory://{tmp_path.name}/running", size_guidance={"tensors": 0})
+    reader.Reload()
+    assert [event.step for event in reader.Tensors("config/text_summary")] == [0, 1, 2]
+
+
+def test_tensorboard_reads_s3_itself(
+    tmp_path: Path, s3: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path / "tensorboard", "s3://bucket/logs/direct", s3, start=0, end=7)
+    monkeypatch.setenv("FSSPEC_S3_ENDPOINT_URL", s3["endpoint_url"])
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3["endpoint_url"])
+    monkeypatch.setenv("S3_ENDPOINT", s3["endpoint_url"])
+    assert steps("s3://bucket/logs/direct") == list(range(1, 8))
+
+
+def test_a_store_that_fails_is_told_and_tried_again(tmp_path: Path) -> None:
+    """A store that is not there, told once; the log stays on the local disk, and the end says where."""
+    log = EventLog(tmp_path, purge_step=1)
+    messages: list[tuple[str, str]] = []
+    twice = threading.Semaphore(0)
+
+    class Unreachable(fsspec.AbstractFileSystem):  # type: ignore[misc]
+        protocol = "unreachable"
+
+        def makedirs(self, path: str, exist_ok: bool = False) -> None:
+            twice.release()
+            raise OSError("no route to host")
+
+    fsspec.register_implementation("unreachable", Unreachable, clobber=True)
+    shipper = Shipper(tmp_path, "unreachable://log", options={}, tell=told(messages), every_s=0.001)
+    assert twice.acquire(timeout=10)
+    assert twice.acquire(timeout=10)
+    shipper.close()
+    assert [level for _, level in messages] == ["warning", "warning"]
+    assert "no route to host" in messages[0][0]
+    assert str(tmp_path) in messages[1][0]
+    assert event_files(tmp_path) == [log.path]
+
+
+def test_mistakes_are_told(tmp_path: Path, s3: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="there is nothing there"):
+        fetch("s3://bucket/nothing", tmp_path, **s3)
+    with pytest.raises(UserError, match="cannot be read"):
+        fetch("nosuch://bucket", tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        log_folder(tmp_path / "missing")
+    with pytest.raises(UserError, match="nothing to show"):
+        view([], port=1, host="localhost", every_s=1.0, mirror=None)
+
+
+def test_names(tmp_path: Path) -> None:
+    (tmp_path / "run" / "tensorboard").mkdir(parents=True)
+    assert log_folder(tmp_path / "run") == tmp_path / "run" / "tensorboard"
+    assert name(str(tmp_path / "run")) == name(str(tmp_path / "run" / "tensorboard")) == "run"
+    assert folder_name("s3://bucket/logs/run 1/") == "bucket-logs-run-1"
