@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dydist.errors import UserError
@@ -57,7 +58,8 @@ def dynamic_conv2d(
         bias: [K, out] or None.
         stride, padding, dilation: (vertical, horizontal), pixels; padding is zeros.
         groups: as in `torch.nn.functional.conv2d`.
-        strategy: one of `NAMES`; unknown names raise UserError.
+        strategy: one of `NAMES`; unknown names raise UserError. Without gradients, one image, or images that all
+            have the same attention, get one mixed kernel and one ordinary convolution, whatever the name.
 
     Returns [N, out, H', W']. Under autocast everything is cast to autocast's dtype, as for `conv2d`.
     """
@@ -74,11 +76,21 @@ def dynamic_conv2d(
 def _compute(
     x: Tensor, attention: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, strategy: str
 ) -> Tensor:
-    name = strategy if strategy != "auto" else rule(Shape.of(x, weight, geometry), x.device.type)
-    compute = STRATEGIES[check_strategy(name)]
-    if (
-        x.shape[0] == 0
-    ):  # The last part of a split may be empty; only `mix` needs no case of its own for that.
-        compute = mix
-    out = compute(x, attention, weight, geometry)
+    name = check_strategy(strategy)
+    if _one_kernel_for_all(x, attention):
+        kernel = (attention[:1] @ weight.flatten(1)).view(weight.shape[1:])
+        out = F.conv2d(x, kernel, None, *geometry)
+    else:
+        if name == "auto":
+            name = rule(Shape.of(x, weight, geometry), x.device.type)
+        if x.shape[0] == 0:  # The last part of a split may be empty; `mix` needs no case of its own for that.
+            name = "mix"
+        out = STRATEGIES[name](x, attention, weight, geometry)
     return out if bias is None else out + (attention @ bias)[:, :, None, None]
+
+
+def _one_kernel_for_all(x: Tensor, attention: Tensor) -> bool:
+    """Whether one mixed kernel serves the whole batch. Looks at values only where that does not wait for a GPU."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.shape[0] == 0:
+        return False
+    return x.shape[0] == 1 or (x.device.type == "cpu" and bool((attention == attention[:1]).all()))
