@@ -20,7 +20,7 @@ from dydist.jobs.spec import JobSpec
 LINES_KEPT = 25
 """Last lines of each rank that are kept for the report of a failure."""
 _PREFIX = re.compile(rb"^\[default(\d+)\]:")
-_PORT_TAKEN = (b"EADDRINUSE", b"ddress already in use")
+_PORT_TAKEN = (b"EADDRINUSE", b"ddress already in use", b"another process is utilizing it")
 _FROM_A_PREEMPTED_LAUNCHER = ("SLURM_", "SUBMITIT_", "PMI")
 
 
@@ -79,8 +79,10 @@ def environment(
         "DYDIST_ATTEMPT": str(attempt),
         "DYDIST_NODE": node,
         "DYDIST_EXIT_DIR": str(exit_dir),
-        # SIGTERM is ours to pass on: torch's agent would kill processes that are busy saving after 30 s.
-        "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGINT",
+        # torch's agent (PET_ is its prefix): signals are ours to pass on, and when one process has ended it must not
+        # kill others that are still saving after its 30 s. What must be killed, we kill.
+        "PET_SIGNALS_TO_HANDLE": "SIGINT",
+        "PET_SHUTDOWN_TIMEOUT": "3600",
     }
     if spec.interface is not None:
         found |= {"NCCL_SOCKET_IFNAME": spec.interface, "GLOO_SOCKET_IFNAME": spec.interface}
@@ -154,6 +156,8 @@ class Launch:
             self.kill()
             return
         self._reader.join(5)
+        if not self._reader.is_alive() and self.process.stdout is not None:
+            self.process.stdout.close()
         self._tee.cleanup()
 
 
@@ -177,6 +181,10 @@ class NodeLog:
             self._file.write(f"{stamp} [{who}] {text}\n")
             if rank is None:
                 print(text, file=self._echo, flush=True)
+
+    def close(self) -> None:
+        with self._lock:
+            self._file.close()
 
     def last_lines(self, rank: int | None) -> tuple[str, ...]:
         with self._lock:

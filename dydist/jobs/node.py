@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,17 +40,29 @@ def run_node(spec: JobSpec, place: NodePlace, signals: StopSignals) -> int:
     log_dir = Path(spec.log_dir.replace("{job}", place.job))
     number = attempt_number(log_dir)
     attempt = Attempt(log_dir / f"attempt-{number:03d}")
-    log = NodeLog(attempt.log(place.node), place.node, sys.stdout)
-    context = NodeContext(
-        spec=spec, place=place, log_dir=log_dir, number=number, attempt=attempt, signals=signals, log=log
-    )
+    with closing(NodeLog(attempt.log(place.node), place.node, sys.stdout)) as log:
+        return _run_start(
+            NodeContext(
+                spec=spec,
+                place=place,
+                log_dir=log_dir,
+                number=number,
+                attempt=attempt,
+                signals=signals,
+                log=log,
+            )
+        )
+
+
+def _run_start(context: NodeContext) -> int:
+    place, log, number = context.place, context.log, context.number
     log.write(f"start {number} of job {place.job} on node {place.name} ({place.node + 1} of {place.nodes})")
-    if found := kill_leftovers(place, number):
+    if found := kill_leftovers(context.log_dir, place.name, number):
         log.write(f"killed processes of an earlier start: {found}")
     if place.node == 0:
         remember_start(context)
     outcome = _checked_run(context)
-    attempt.write_outcome(outcome)
+    context.attempt.write_outcome(outcome)
     log.write(f"its processes: {outcome.kind} at step {outcome.step}. {outcome.message}".strip())
     return conclude(context)
 
@@ -79,16 +92,23 @@ def _checked_run(context: NodeContext) -> Outcome:
     return failure
 
 
-def kill_leftovers(place: NodePlace, attempt: int) -> Sequence[int]:
-    """SIGKILL processes of earlier starts of this job that outlived their node task; returns their ids."""
+def kill_leftovers(log_dir: Path, node: str, attempt: int) -> Sequence[int]:
+    """SIGKILL processes of earlier starts of this job that outlived their node task; returns their ids.
+
+    They are known by the folder of their start and not by the job's number, which another cluster gives too.
+    """
     import psutil
 
     found = []
     for process in psutil.process_iter():
         try:
             env = process.environ()
-            mine = env.get("DYDIST_JOB") == place.job and env.get("DYDIST_NODE") == place.name
-            if mine and int(env.get("DYDIST_ATTEMPT", attempt)) < attempt:
+            start = Path(env.get("DYDIST_EXIT_DIR", "")).parent
+            if (
+                start.parent == log_dir
+                and env.get("DYDIST_NODE") == node
+                and int(env["DYDIST_ATTEMPT"]) < attempt
+            ):
                 process.kill()
                 found.append(process.pid)
         except (psutil.Error, OSError):

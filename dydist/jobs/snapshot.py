@@ -50,7 +50,7 @@ def take_snapshot(root: Path, target: Path, *, limit_bytes: int = LIMIT_BYTES) -
     if (total := sum(sizes.values())) > limit_bytes:
         largest = ", ".join(f"{file} ({size / 2**20:.0f} MiB)" for file, size in _largest(sizes))
         raise UserError(
-            f"the code to copy is {total / 2**20:.0f} MiB, {limit_bytes / 2**20:.0f} are allowed; "
+            f"the code to copy is {total / 2**20:.0f} MiB, {limit_bytes / 2**20:.0f} MiB are allowed; "
             f"take the largest files out of git: {largest}"
         )
     for file in sizes:

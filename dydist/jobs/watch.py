@@ -15,6 +15,9 @@ from dydist.jobs.files import read_json
 SIGNAL_AGAIN_S = 5.0
 """A stop is asked for again after so long: a process that is just starting ignores the first."""
 
+LAST_WORD_S = 1.0
+"""How long the last file of a process that is gone may take to be seen."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -100,13 +103,14 @@ class Watch:
 
     def _faults(self) -> Iterator[Fault]:
         for rank in self.ranks:
-            if rank.code is None and rank.pid is not None and not alive(rank.pid):
-                # Its last file may be on its way: a process that ends by itself writes it just before.
-                if rank.gone is None:
-                    rank.gone = self._now()
-                elif self._now() - rank.gone >= 1:
-                    text = "killed: it ended without a word, as SIGKILL does (out of memory?)"
-                    yield Fault("killed", rank.rank, text, rank.step)
+            if rank.code is None and rank.gone is None and rank.pid is not None and not alive(rank.pid):
+                rank.gone = self._now()
+        gone = [rank for rank in self.ranks if rank.code is None and rank.gone is not None]
+        for rank in sorted(gone, key=lambda one: one.gone or 0.0):
+            # Its last file may be on its way: a process that ends by itself writes it just before.
+            if rank.gone is not None and self._now() - rank.gone >= LAST_WORD_S:
+                text = "killed: it ended without a word, as SIGKILL does (out of memory?)"
+                yield Fault("killed", rank.rank, text, rank.step)
         for rank in self.ranks:
             if rank.code not in (None, EXIT_DONE, EXIT_STOPPED):
                 kind: Kind = "usage" if rank.code == EXIT_USAGE else "error"

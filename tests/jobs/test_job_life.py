@@ -1,0 +1,152 @@
+"""A job's life on a real cluster: submitted, followed, shown, cancelled, and with fewer nodes than asked for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from job_cluster import STEPS, Cluster, metrics, weights
+
+
+@pytest.mark.slow
+def test_two_nodes_with_two_processes_each_equal_one_process(
+    cluster: Cluster, reference: Path, tmp_path: Path
+) -> None:
+    """Status is right at every stage, `logs --follow` ends with the job, and submitting and starting are quick."""
+    for node in ("n1", "n2"):
+        cluster.testcluster("drain", node)
+    began = time.monotonic()
+    job = cluster.submit(tmp_path, "whole", "--nodes", "2", "--processes-per-node", "2")
+    assert time.monotonic() - began < 3
+    status = job.status()
+    assert (status["state"], status["starts"], status["run"]["step"]) == ("pending", 0, None)
+    command = [sys.executable, "-m", "dydist.cli.main", "logs", "--follow", job.id]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=cluster.env,
+        cwd=cluster.folder,
+    ) as follow:
+        for node in ("n1", "n2"):
+            cluster.testcluster("undrain", node)
+        job.until(lambda: job.starts(), 30, "the start")
+        assert job.status()["state"] == "starting"
+        job.at_step(2)
+        status = job.status()
+        assert (status["state"], status["scheduler"], status["nodes"]) == ("running", "RUNNING", "n[1-2]")
+        assert status["run"]["total_steps"] == STEPS
+        assert status["updated_age_s"] < 30
+        text, errors = follow.communicate(timeout=120)
+    assert follow.returncode == 0, errors
+    assert f"done: step {STEPS} of {STEPS}" in text
+    assert errors.endswith(f"job {job.id}: done. done.\n")
+    status = job.status()
+    assert (status["state"], status["run"]["step"], status["requeues"]) == ("done", STEPS, [])
+    assert status["last_checkpoint"]["step"] == STEPS
+    assert weights(job.run_dir) == weights(reference)
+    assert metrics(job.run_dir) == metrics(reference)
+    assert start_to_first_step(job.log_dir, job.run_dir) < 30  # 15 on a quiet machine: docs/slurm.md
+    ranked = cluster.dydist("logs", "--rank", "0", str(job.run_dir)).splitlines()
+    assert ranked
+    assert all("[rank 0]" in line for line in ranked)
+
+
+def start_to_first_step(log_dir: Path, run_dir: Path) -> float:
+    """Seconds from the job's start to its first training step."""
+    began = json.loads((log_dir / "starts.jsonl").read_text().splitlines()[0])["time"]
+    first = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[0])
+    return float(first["time"]) - float(began)
+
+
+@pytest.mark.slow
+def test_cancel_saves_first_and_the_same_command_goes_on_with_fewer_nodes(
+    cluster: Cluster, reference: Path, tmp_path: Path
+) -> None:
+    job = cluster.submit(tmp_path, "again", "--nodes", "2")
+    refused = [
+        *(
+            "submit",
+            "--cpu",
+            "--",
+            "--data.name",
+            "digits",
+            "--run.dir",
+            str(tmp_path),
+            "--run.name",
+            "again",
+        ),
+    ]
+    cluster.dydist(*refused, code=2)
+    job.at_step(8)
+    answer = cluster.dydist("cancel", job.id)
+    assert "asked to save and stop" in answer
+    job.until(lambda: job.scheduler().startswith("CANCELLED"), 30, "the cancelling")
+    status = job.status()
+    assert (status["state"], status["reason"]) == ("cancelled", "cancelled by dydist cancel")
+    saved = status["last_checkpoint"]["step"]
+    assert 8 <= saved < STEPS
+    for node in ("n1", "n2"):
+        cluster.testcluster("drain", node)
+    again = cluster.submit(tmp_path, "again", "--nodes", "2", "--min-nodes", "1")
+    status = again.ended()
+    assert (status["state"], status["nodes"]) == ("done", "n3")
+    assert weights(again.run_dir) == weights(reference)
+    assert metrics(again.run_dir) == metrics(reference)
+    assert "has ended already (done)" in cluster.dydist("cancel", again.id)
+
+
+def test_a_mistake_that_only_the_node_can_see_ends_the_job_for_good(cluster: Cluster, tmp_path: Path) -> None:
+    job = cluster.submit(
+        tmp_path, "mistaken", data__name="cifar10", data__root="nowhere", data__download="false"
+    )
+    status = job.ended(60)
+    assert status["state"] == "failed"
+    assert status["failure"]["rank"] == 0
+    assert "nowhere" in status["failure"]["message"]
+    assert job.decisions()[0]["code"] == 2
+    log = cluster.dydist("logs", job.id)
+    assert log.startswith("usage: rank 0 on node n1: ")
+    assert cluster.dydist("status", job.id).lstrip().startswith("usage: rank 0 on node n1: ")
+
+
+def test_cancel_of_a_waiting_job_and_now(cluster: Cluster, tmp_path: Path) -> None:
+    job = cluster.submit(tmp_path, "waiting", "--sbatch", "hold")
+    assert job.status()["state"] == "pending"
+    assert cluster.dydist("cancel", str(job.run_dir)) == f"job {job.id} is ended\n"
+    job.until(lambda: job.scheduler().startswith("CANCELLED"), 30, "the cancelling")
+    assert job.status()["state"] == "cancelled"
+
+
+def test_a_dry_run_asks_slurm_and_submits_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    words = ("submit", "--dry-run", "--json", "--cpu", "--nodes", "2", "--", "--run.dir", str(tmp_path))
+    found = json.loads(cluster.dydist(*words))
+    assert "on nodes n[1-2]" in found["slurm"]
+    assert len(found["runs"][0]["nodes"]) == 2
+    assert not list(tmp_path.iterdir())
+    cluster.dydist("submit", "--dry-run", "--cpu", "--nodes", "9", "--", "--parallel.shards", "16", code=2)
+
+
+def test_what_slurm_refuses_is_told_in_its_words(cluster: Cluster, tmp_path: Path) -> None:
+    words = ("submit", "--cpu", "--partition", "nowhere", "--", "--run.dir", str(tmp_path))
+    command = [sys.executable, "-m", "dydist.cli.main", *words]
+    result = subprocess.run(command, capture_output=True, text=True, env=cluster.env, cwd=cluster.folder)
+    assert result.returncode == 2
+    assert "SLURM refused the job: error: invalid partition specified: nowhere" in result.stderr
+
+
+def test_preflight_as_a_job(cluster: Cluster, tmp_path: Path) -> None:
+    words = ("preflight", "--cluster", "slurm", "--cpu", "--nodes", "2", "--folder", str(tmp_path), "--json")
+    report = json.loads(cluster.dydist(*words))
+    assert report["fit"], report
+    assert [node["name"] for node in report["nodes"]] == ["n1", "n2"]
+    for node in report["nodes"]:
+        (process,) = node["processes"]
+        assert process["matmul_right"]
+        assert process["all_reduce_right"]
+        assert process["across_gb_s"] > 0
