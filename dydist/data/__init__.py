@@ -1,8 +1,9 @@
 """Images: what they are, who sees which when, and how they reach the device.
 
 - `ImageDataset`, `open_dataset`: CIFAR, digits, synthetic. `cifar`, `unpickle`: the published files, read safely;
-  `cache`: converted once a node; `download`; `builtin`: what needs no files.
-- `order`: which images belong to which shard of which step. `augment`: crop, flip, cutout, mixup, cutmix.
+  `store`, `cache`: converted once a node; `download`; `builtin`: what needs no files.
+- `order`: which images belong to which shard of which step. `augment` (imports torch):
+  crop, flip, cutout, mixup, cutmix.
 - `loader.ShardedLoader` (imports torch): a process's shards, ready on its device, one step ahead.
 """
 

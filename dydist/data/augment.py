@@ -103,12 +103,16 @@ def apply_augmentation(images: Tensor, plan: Augmentation, *, fill: tuple[int, .
 def normalise(
     images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """uint8 [N, 3, H, W] → `dtype`: (value / 255 - mean) / std for each channel, as one multiply and one add."""
+    """uint8 [N, 3, H, W] → `dtype`: (value / 255 - mean) / std for each channel.
+
+    One multiplication and one addition, in float32 and apart: fused, their rounding would depend on whether a
+    value falls into a whole vector register or the rest, and so on what else is in the batch.
+    """
     scale = torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32, device=images.device)
     shift = torch.tensor(
         [-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32, device=images.device
     )
-    return torch.addcmul(shift[:, None, None], images.to(torch.float32), scale[:, None, None]).to(dtype)
+    return images.to(torch.float32).mul_(scale[:, None, None]).add_(shift[:, None, None]).to(dtype)
 
 
 def mix_images(images: Tensor, plan: Augmentation) -> Tensor:
@@ -118,7 +122,7 @@ def mix_images(images: Tensor, plan: Augmentation) -> Tensor:
     others = images[_to(plan.partner, images)]
     if plan.box is not None:
         return torch.where(_inside(_to(plan.box, images), images.shape[-1]), others, images)
-    return others.lerp_(images, _to(plan.share, images)[:, None, None, None])
+    return _blend(images, others, _to(plan.share, images)[:, None, None, None])
 
 
 def mix_targets(labels: Tensor, plan: Augmentation, num_classes: int) -> Tensor | None:
@@ -126,7 +130,12 @@ def mix_targets(labels: Tensor, plan: Augmentation, num_classes: int) -> Tensor 
     if plan.partner is None or plan.share is None:
         return None
     own = torch.nn.functional.one_hot(labels, num_classes).float()
-    return own[_to(plan.partner, labels)].lerp_(own, _to(plan.share, labels)[:, None])
+    return _blend(own, own[_to(plan.partner, labels)], _to(plan.share, labels)[:, None])
+
+
+def _blend(own: Tensor, others: Tensor, share: Tensor) -> Tensor:
+    """share · own + (1 - share) · others, each operation rounded by itself (see `normalise`)."""
+    return others.mul_(1 - share).add_(own * share)
 
 
 def _inside(boxes: Tensor, size: int) -> Tensor:

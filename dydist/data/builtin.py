@@ -30,7 +30,7 @@ def digits(split: Literal["train", "test"]) -> tuple[np.ndarray, np.ndarray]:
     """
     images, labels = _all_digits()
     rows = _digit_rows(tuple(labels.tolist()))[split]
-    return images[rows], labels[rows]
+    return _read_only(images[rows], labels[rows])
 
 
 @lru_cache(maxsize=1)
@@ -62,16 +62,22 @@ def _digit_rows(labels: tuple[int, ...]) -> dict[str, np.ndarray]:
 def synthetic(split: Literal["train", "test"], *, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Smooth blobs of noise, one pattern a class plus noise: uint8 [N, 3, 32, 32] and int64 labels [N].
 
-    Learnable, and made in a moment; the same on every machine. `limit` makes no more than that many.
+    Learnable, and made in a moment; the same on every machine. `limit` makes the first so many alone.
     """
     count = min(SYNTHETIC_SIZES[split], limit or SYNTHETIC_SIZES[split])
     patterns = generator(0, "synthetic patterns").integers(64, 192, (10, 3, 4, 4), dtype=np.int16)
-    rng = generator(0, "synthetic", len(split))
-    labels = rng.integers(0, 10, count)
-    noise = rng.integers(-64, 64, (count, 3, 32, 32), dtype=np.int8)
+    labels = generator(0, f"synthetic {split} labels").integers(0, 10, count)
+    noise = generator(0, f"synthetic {split} noise").integers(-64, 64, (count, 3, 32, 32), dtype=np.int8)
     large = patterns.repeat(8, axis=2).repeat(8, axis=3)
     images = np.empty((count, 3, 32, 32), dtype=np.uint8)
     for start in range(0, count, 5_000):  # whole arrays of int16 would need a gigabyte
         rows = slice(start, start + 5_000)
         images[rows] = large[labels[rows]] + noise[rows]
+    return _read_only(images, labels)
+
+
+def _read_only(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Arrays that nobody changes by mistake, like the memory-mapped ones."""
+    images.setflags(write=False)
+    labels.setflags(write=False)
     return images, labels

@@ -12,17 +12,18 @@ or not at all. The operating system shares the mapped pages between processes.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,6 +33,7 @@ from dydist.errors import UserError
 FORMAT = 1
 _INDEX = "index.json"
 _PARTIAL = ".partial-"
+_DAY_S = 24 * 3600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +68,11 @@ def open_cached(folder: Path) -> CachedArrays | None:
         return None
 
 
-def _open_array(folder: Path, name: str, index: dict, mmap_mode: str | None) -> np.ndarray:
+def _open_array(folder: Path, name: str, index: dict[str, Any], mmap_mode: Literal["r"] | None) -> np.ndarray:
     path = folder / name
     if path.stat().st_size != index["files"][name]["bytes"]:
         raise ValueError(f"{path} is cut short")
-    array: np.ndarray = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)  # type: ignore[call-overload]
+    array: np.ndarray = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
     return array
 
 
@@ -86,9 +88,9 @@ def write_cached(
     """Write a converted data set so that `folder` appears whole or not at all.
 
     Call it while holding the lock of `folder.parent`: left-overs of killed conversions and of earlier source
-    files are removed. Raises UserError where the disk is full.
+    files are removed. Raises UserError where it cannot be written, as on a full disk.
     """
-    sweep(folder)
+    sweep(folder, now=time.time())
     partial = folder.parent / f"{_PARTIAL}{folder.name}-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
     try:
         partial.mkdir()
@@ -109,25 +111,29 @@ def write_cached(
         _rename_whole(partial, folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            size = sum(arrays.images.nbytes + arrays.labels.nbytes for arrays in splits.values())
-            raise UserError(
-                f"{folder.parent}: no space left for the converted images; {size / 2**20:.0f} MiB are needed. "
-                "Free some, or set XDG_CACHE_HOME to a roomier place"
-            ) from None
-        raise
+        size = sum(arrays.images.nbytes + arrays.labels.nbytes for arrays in splits.values())
+        raise UserError(
+            f"{folder.parent}: the converted images cannot be written: {error.strerror or error}. "
+            f"{size / 2**20:.0f} MiB must fit there; free some space, or set XDG_CACHE_HOME to a roomier place "
+            "(it is used where data.root cannot be written)"
+        ) from None
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed conversions on this host left, and conversions of the same data's earlier files.
+def sweep(folder: Path, *, now: float) -> None:
+    """Remove what killed conversions left, and conversions of the same data's earlier files.
 
-    A partial folder of another host stays: its lock may be invisible here (network file systems differ).
+    What another host began stays for a day: on some network file systems its lock cannot be seen from here.
+    `now`: seconds since the epoch.
     """
     name = folder.name.rsplit("-", 1)[0]
-    mine = f"{_PARTIAL}*-{socket.gethostname()}-*"
-    for old in (*folder.parent.glob(mine), *folder.parent.glob(f"{name}-*")):
+    for old in folder.parent.glob(f"{name}-*"):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)
+    for partial in folder.parent.glob(f"{_PARTIAL}{name}-*"):
+        ours = f"-{socket.gethostname()}-" in partial.name
+        with suppress(OSError):
+            if ours or now - partial.stat().st_mtime > _DAY_S:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def _rename_whole(partial: Path, folder: Path) -> None:

@@ -1,40 +1,95 @@
-"""Downloading a published archive with torchvision, which checks its MD5 and unpacks it."""
+"""Getting a published archive: torchvision downloads it and checks its MD5; it is unpacked whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import shutil
+import socket
+import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from dydist.data.cifar import Layout, how_to_get
 from dydist.errors import UserError
 
 
-def download(layout: Layout, root: Path, *, progress: Callable[[str], None]) -> None:
-    """Put `layout.folder` under `root`, whole or not at all. Call it while holding the data set's lock.
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where an archive comes from, and the MD5 by which it is known."""
+
+    url: str
+    md5: str
+
+
+def published(layout: Layout) -> Source:
+    """The source that torchvision knows."""
+    from dydist.torchvision_shim import import_torchvision
+
+    datasets = import_torchvision().datasets
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[layout.name]
+    return Source(url=kind.url, md5=kind.tgz_md5)
+
+
+def download(
+    layout: Layout,
+    root: Path,
+    *,
+    progress: Callable[[str], None],
+    source: Source | None = None,
+    timeout_s: float = 60.0,
+) -> None:
+    """Put `layout.folder` under `root`. Call it while holding the data set's lock.
+
+    An archive that already lies in `root` is unpacked; otherwise it is downloaded, with a bar on standard
+    error, and not kept. `timeout_s`: seconds of silence from the server after which it is given up.
 
     Raises UserError where there is no network, no space, or the archive is not the published one.
     """
     from dydist.torchvision_shim import import_torchvision
 
-    datasets = import_torchvision().datasets
-    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[layout.name]
-    progress(f"{layout.folder} is not under {root}: downloading {layout.archive} (about 170 MB)")
+    import_torchvision()
+    from torchvision.datasets.utils import check_integrity, download_url
+
+    source = source or published(layout)
+
+    given = root / layout.archive
+    prefix = f".dydist-download-{layout.name}-{socket.gethostname()}-"
     try:
+        for stale in root.glob(f"{prefix}*"):  # of a process that was killed: the lock is ours
+            shutil.rmtree(stale, ignore_errors=True)
+        if given.is_file() and not check_integrity(given, source.md5):
+            raise UserError(
+                f"{given} is damaged: its MD5 is not {source.md5}. Move it away, then {how_to_get(layout, root)}"
+            )
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".dydist-download-", dir=root) as partial:
-            with contextlib.redirect_stdout(io.StringIO()):
-                kind(partial, train=True, download=True)
-            target = root / layout.folder
-            if target.exists():
-                shutil.rmtree(target)
-            (Path(partial) / layout.folder).rename(target)
-    except (OSError, RuntimeError) as error:  # urllib's errors are OSErrors; a wrong MD5 is a RuntimeError
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=root) as partial:
+            archive = given
+            if not given.is_file():
+                progress(f"downloading {source.url} to {root} (about 170 MB)")
+                with _quick_to_give_up(timeout_s), contextlib.redirect_stdout(io.StringIO()):
+                    download_url(source.url, partial, filename=layout.archive, md5=source.md5)
+                archive = Path(partial) / layout.archive
+            progress(f"unpacking {archive}")
+            with tarfile.open(archive) as tar:
+                tar.extractall(partial, filter="data")
+            (Path(partial) / layout.folder).rename(root / layout.folder)
+    except (OSError, RuntimeError, tarfile.TarError) as error:  # a wrong MD5 is torchvision's RuntimeError
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"data.root: {root / layout.folder} is missing and the download failed ({reason}); "
+            f"data.root: {root / layout.folder} is missing and could not be got ({reason}). Without network, "
             + how_to_get(layout, root)
         ) from None
+
+
+@contextlib.contextmanager
+def _quick_to_give_up(seconds: float) -> Iterator[None]:
+    """Time out on a network that swallows packets; urllib as torchvision calls it would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
-_DTYPES = frozenset("u1 i1 u2 i2 u4 i4 u8 i8 f4 f8".split())
+_DTYPES = frozenset({"u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"})
 _ARRAY_MODULES = frozenset({"numpy", "numpy.core.multiarray", "numpy._core.multiarray"})
 _BUFFER_MODULES = frozenset({"numpy.core.numeric", "numpy._core.numeric"})
 
@@ -63,6 +63,8 @@ class _Unpickler(pickle.Unpickler):
             return _Callable(_refuse_call)  # only ever handed to _reconstruct as its first argument
         if module == "_codecs" and name == "encode":  # how Python 3 writes bytes in the old protocols
             return _Callable(_encode)
+        if module in ("__builtin__", "builtins") and name == "bytes":  # and how it writes empty ones
+            return _Callable(_no_bytes)
         raise pickle.UnpicklingError(f"asks for {module}.{name}, which a data file has no use for")
 
     def persistent_load(self, pid: Any) -> NoReturn:
@@ -138,6 +140,10 @@ def _encode(text: Any, encoding: Any = "latin1", *_: Any) -> bytes:
     if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
         raise pickle.UnpicklingError("encodes something that is not bytes")
     return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    return b""
 
 
 def _refuse_call(*_: Any) -> NoReturn:

@@ -1,0 +1,130 @@
+"""CIFAR ready for use: found, downloaded or unpacked where it is missing, converted once for a node."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from dydist.data.cache import CachedArrays, fingerprint, open_cached, write_cached
+from dydist.data.cifar import Layout, how_to_get, missing_files, read_classes, read_split
+from dydist.data.download import download
+from dydist.errors import UserError
+
+CACHE_FOLDER = ".dydist-cache"
+
+
+def open_cifar(
+    layout: Layout,
+    root: Path,
+    *,
+    allow_download: bool,
+    cache_dir: Path | None,
+    progress: Callable[[str], None],
+) -> CachedArrays:
+    """The converted arrays of both splits, downloaded and converted first where that is still to be done.
+
+    Converted arrays are looked for, and written, beside the data, or where that cannot be written in the user's
+    cache folder; `cache_dir` replaces both. Raises UserError.
+    """
+    root = root.expanduser()
+    places = [root / CACHE_FOLDER, _user_cache(root)] if cache_dir is None else [cache_dir]
+    if _complete(layout, root, allow_download=allow_download):
+        for place in places:
+            if (found := open_cached(_converted(layout, root, place))) is not None:
+                return found
+    cache = _writable(places)
+    with _lock(cache / f"{layout.name}.lock", layout, progress):
+        if not _complete(layout, root, allow_download=allow_download):
+            download(layout, root, progress=progress)
+        folder = _converted(layout, root, cache)
+        if (found := open_cached(folder)) is not None:
+            return found
+        progress(f"converting {root / layout.folder} to {folder} (once for this machine)")
+        classes = read_classes(layout, root)
+        splits = {
+            "train": read_split(layout, root, layout.train),
+            "test": read_split(layout, root, layout.test),
+        }
+        write_cached(folder, classes, splits, log=progress)
+        found = open_cached(folder)
+        assert found is not None, f"{folder} was just written"
+        return found
+
+
+def _complete(layout: Layout, root: Path, *, allow_download: bool) -> bool:
+    """Whether every file is there; False where all of them are to be got.
+
+    Raises UserError where some are missing, since a download would overwrite the others, or where getting them
+    is not allowed.
+    """
+    missing = missing_files(layout, root)
+    folder = root / layout.folder
+    if missing and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        names = ", ".join(path.name for path in missing)
+        raise UserError(
+            f"{folder} is there but lacks {names}; expected {', '.join(layout.files)}. Complete it, or move it "
+            f"away and {how_to_get(layout, root)}"
+        )
+    if missing and not allow_download and not (root / layout.archive).is_file():
+        raise UserError(
+            f"data.root: {folder} is missing, and data.download is false; {how_to_get(layout, root)}"
+        )
+    return not missing
+
+
+def _converted(layout: Layout, root: Path, cache: Path) -> Path:
+    """Where the conversion of the source files as they are now belongs."""
+    try:
+        return cache / f"{layout.name}-{fingerprint([root / layout.folder / name for name in layout.files])}"
+    except OSError as error:
+        raise UserError(
+            f"{error.filename} vanished or became unreadable while it was opened ({error.strerror}); leave the "
+            f"files of {layout.name} in place while runs start, and start again"
+        ) from None
+
+
+def _user_cache(root: Path) -> Path:
+    """The user's own cache folder for this root (XDG Base Directory Specification)."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home) / "dydist" / hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+
+
+def _writable(places: Sequence[Path]) -> Path:
+    """The first of the folders that can be made and written."""
+    for place in places:
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(place, os.W_OK | os.X_OK):
+            return place
+    raise UserError(
+        f"converted images have no place to go: none of {', '.join(map(str, places))} can be written. "
+        "Make data.root writable, or set XDG_CACHE_HOME to a folder that is"
+    )
+
+
+@contextmanager
+def _lock(path: Path, layout: Layout, progress: Callable[[str], None]) -> Iterator[None]:
+    """One process of a node at a time; the others are told what they wait for. Freed when its holder dies."""
+    lock = filelock.FileLock(path, mode=0o666)  # users who share the folder share the lock
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            progress(f"waiting for another process to prepare {layout.name} ({path})")
+            lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be locked: {error.strerror or error}. Its folder must be writable and on a file "
+            "system with locks; remove the file, or set XDG_CACHE_HOME to a folder of your own"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
