@@ -1,0 +1,273 @@
+"""A run as its user meets it: stopped, killed, started again, finished, refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support import REPOSITORY, Run, metrics, train
+
+from dydist.checkpoint import open_storage, survey
+from dydist.compare import compare_runs
+
+STEPS = 2 * 22
+
+
+def flags(runs: Path, name: str, *more: object) -> list[object]:
+    """A tiny network on digits: 22 steps an epoch, two epochs."""
+    return [
+        *("--config", REPOSITORY / "launch/recipes/quickstart.yaml", "--run.dir", runs, "--run.name", name),
+        *(
+            "--train.epochs",
+            "3",
+            "--temperature.epochs",
+            "2",
+            "--model.width",
+            "0.0625",
+            "--monitor.every_steps",
+            "1",
+        ),
+        *("--parallel.threads", "1"),
+        *more,
+    ]
+
+
+def steps_saved(run_dir: Path) -> list[int]:
+    return sorted(found.step for found in survey(open_storage(str(run_dir / "checkpoints"))))
+
+
+def wait_for_step(run: Run, run_dir: Path, step: int) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            if metrics(run_dir)[-1]["step"] >= step:
+                return
+        except (OSError, ValueError, IndexError):
+            pass
+        assert time.monotonic() < deadline, run.text()
+        assert run.processes[0].is_alive(), run.text()
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(flags(folder, "whole"), 1, folder / "log")
+    return folder / "whole"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_in_mid_epoch_saves_and_the_same_command_ends_with_the_same_bits(
+    number: signal.Signals, whole: Path, tmp_path: Path
+) -> None:
+    run = Run(flags(tmp_path, "cut"), 1, tmp_path / "log-cut")
+    wait_for_step(run, tmp_path / "cut", 25)
+    os.kill(run.processes[0].pid or 0, number)
+    assert run.wait() == [75], run.text()
+    stopped = steps_saved(tmp_path / "cut")[-1]
+    assert 25 <= stopped < STEPS
+    assert stopped % 22
+    assert json.loads((tmp_path / "cut" / "status.json").read_text())["state"] == "stopped"
+    train(flags(tmp_path, "cut"), 1, tmp_path / "log-again")
+    result = compare_runs(whole, tmp_path / "cut")
+    assert result.equal, result
+    assert result.steps_compared == STEPS
+    assert [line["step"] for line in metrics(tmp_path / "cut")] == list(range(1, STEPS + 1))
+    evaluations = [
+        [(line["step"], line["loss"], line["accuracy"]) for line in metrics(run_dir, "evaluation")]
+        for run_dir in (whole, tmp_path / "cut")
+    ]
+    assert evaluations[0] == evaluations[1]
+
+
+def test_a_finished_run_says_so_and_changes_nothing(tmp_path: Path) -> None:
+    text = train(flags(tmp_path, "run"), 1, tmp_path / "log")
+    assert "done: step 44 of 44" in text
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    text = train(flags(tmp_path, "run"), 1, tmp_path / "log-again")
+    assert "already done: step 44 of 44" in text
+    assert "best" in text
+    assert metrics(tmp_path / "run") == [
+        json.loads(x) for x in before.splitlines() if json.loads(x)["kind"] == "step"
+    ]
+    assert steps_saved(tmp_path / "run")[-1] == STEPS
+
+
+def test_what_defines_a_run_must_not_change_and_what_does_not_is_noted(tmp_path: Path) -> None:
+    train(flags(tmp_path, "run", "--train.max_steps", "5"), 1, tmp_path / "log")
+    other = flags(tmp_path, "run", "--seed", "3", "--parallel.shards", "8")
+    text = train(other, 1, tmp_path / "log-other", code=2)
+    assert "seed: 3 is not what this run was started with (0); use that value, or another run.name" in text
+    assert "parallel.shards: 8 is not what" in text
+    text = train(
+        flags(tmp_path, "run", "--train.max_steps", "8", "--optim.lr", "0.01"), 1, tmp_path / "log-lr"
+    )
+    assert "optim.lr was 0.05 until now, and is 0.01 from here on" in text
+    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 9))
+
+
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_checkpoints_before_it(tmp_path: Path) -> None:
+    train(flags(tmp_path, "run", "--train.max_steps", "5"), 1, tmp_path / "log")
+    wild = flags(
+        tmp_path, "run", "--optim.lr", "1e30", "--optim.warmup_epochs", "0", "--checkpoint.every_steps", "1"
+    )
+    text = train(wild, 1, tmp_path / "log-wild", code=1)
+    assert "the loss is" in text
+    assert "Try a lower optim.lr" in text
+    saved = steps_saved(tmp_path / "run")
+    assert 5 in saved
+    assert all(math.isfinite(line["loss"]) for line in metrics(tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
+
+
+def test_two_processes_evaluate_and_log_as_one_does(tmp_path: Path) -> None:
+    for world_size in (1, 2, 3):
+        arguments = flags(
+            tmp_path, f"run{world_size}", "--parallel.reduce", "exact", "--train.eval_batch_size", "50"
+        )
+        train(arguments, world_size, tmp_path / f"log{world_size}")
+    one, *others = (
+        [
+            (line["step"], line["loss"], line["accuracy"], line["images"])
+            for line in metrics(tmp_path / run, "evaluation")
+        ]
+        for run in ("run1", "run2", "run3")
+    )
+    assert {images for *_, images in one} == {360}
+    assert all(one == other for other in others)
+    rates = [
+        [(line["lr"], line["temperature"], line["epoch"]) for line in metrics(tmp_path / run)]
+        for run in ("run1", "run3")
+    ]
+    assert rates[0] == rates[1]
+
+
+def test_saves_come_by_steps_minutes_and_epochs(tmp_path: Path) -> None:
+    train(flags(tmp_path, "epochs", "--checkpoint.keep", "9"), 1, tmp_path / "log-e")
+    assert steps_saved(tmp_path / "epochs") == [22, 44]
+    by_steps = ("--checkpoint.every_steps", "7", "--checkpoint.keep", "99", "--train.max_steps", "20")
+    train(flags(tmp_path, "steps", *by_steps), 1, tmp_path / "log-s")
+    assert set(steps_saved(tmp_path / "steps")) <= {7, 14, 20}  # a newer save may replace one that waits
+    assert steps_saved(tmp_path / "steps")[-1] == 20
+    often = ("--checkpoint.every_minutes", "0.0001", "--checkpoint.keep", "99", "--train.max_steps", "20")
+    train(flags(tmp_path, "minutes", *often), 2, tmp_path / "log-m")
+    assert len(steps_saved(tmp_path / "minutes")) > 2
+
+
+def test_the_averaged_weights_are_evaluated_beside_the_weights(tmp_path: Path) -> None:
+    train(
+        flags(tmp_path, "run", "--train.ema_decay", "0.9", "--train.precision", "fp16"), 1, tmp_path / "log"
+    )
+    lines = metrics(tmp_path / "run", "evaluation")
+    assert [line["ema"] for line in lines] == [False, True] * 2
+    assert lines[-1]["accuracy"] > 0.2
+
+
+def test_a_launcher_that_asks_is_told_pids_heartbeats_and_true_exit_codes(tmp_path: Path) -> None:
+    folder = tmp_path / "exit"
+    train(flags(tmp_path, "run", "--train.max_steps", "4"), 2, tmp_path / "log", DYDIST_EXIT_DIR=str(folder))
+    for rank in range(2):
+        end = json.loads((folder / f"rank-{rank}.json").read_text())
+        assert (end["rank"], end["code"], end["step"]) == (rank, 0, 4)
+        assert json.loads((folder / f"pid-{rank}.json").read_text())["pid"] > 0
+        assert (folder / f"heartbeat-{rank}").exists()
+    train(flags(tmp_path, "run", "--seed", "9"), 1, tmp_path / "log2", code=2, DYDIST_EXIT_DIR=str(folder))
+    end = json.loads((folder / "rank-0.json").read_text())
+    assert end["code"] == 2
+    assert "seed: 9 is not what" in end["error"]
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
+    run = Run(
+        flags(tmp_path, "run", "--train.epochs", "500"), 1, tmp_path / "log", before=stop_is_never_agreed
+    )
+    wait_for_step(run, tmp_path / "run", 3)
+    pid = run.processes[0].pid or 0
+    os.kill(pid, signal.SIGINT)
+    wait_for_step(run, tmp_path / "run", metrics(tmp_path / "run")[-1]["step"] + 3)
+    os.kill(pid, signal.SIGINT)
+    assert run.wait(30) == [130]
+
+
+def stop_is_never_agreed() -> None:
+    """Something in the way of an orderly stop."""
+    from dydist.engine.loop import Loop
+
+    settle = Loop._settle
+
+    def deaf(self: Loop, *arguments: object) -> object:
+        from dataclasses import replace
+
+        return replace(settle(self, *arguments), stop=False)  # type: ignore[arg-type, type-var]
+
+    Loop._settle = deaf  # type: ignore[method-assign, assignment]
+
+
+def test_config_yaml_takes_the_run_up_again(tmp_path: Path) -> None:
+    train(flags(tmp_path, "run", "--train.max_steps", "4"), 1, tmp_path / "log")
+    again = ["--config", tmp_path / "run" / "config.yaml", "--train.max_steps", "6"]
+    train(again, 1, tmp_path / "log2")
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    text = train(flags(tmp_path / "file", "run"), 1, tmp_path / "log", code=2)
+    assert f"run.dir: cannot write {tmp_path / 'file' / 'run'}" in text
+
+
+def launch(config: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """`accelerate launch` as in the README."""
+    command = [
+        str(Path(sys.executable).parent / "accelerate"),
+        "launch",
+        "--quiet",
+        "--config_file",
+        f"launch/{config}.yaml",
+    ]
+    return subprocess.run(
+        [*command, "dydist/train.py", *map(str, arguments)], cwd=REPOSITORY, capture_output=True, text=True
+    )
+
+
+@pytest.mark.slow
+def test_accelerate_launch_starts_one_process_and_two(tmp_path: Path) -> None:
+    for config in ("cpu_1", "cpu_2"):
+        done = launch(
+            config, *flags(tmp_path, config, "--parallel.reduce", "exact", "--train.max_steps", "25")
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Warning" not in done.stderr, done.stderr
+    assert compare_runs(tmp_path / "cpu_1", tmp_path / "cpu_2").equal
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains(tmp_path: Path) -> None:
+    text = train(
+        flags(tmp_path, "run", "--train.compile", "true", "--train.max_steps", "25"), 1, tmp_path / "log"
+    )
+    assert "done: step 25" in text
+    assert metrics(tmp_path / "run")[-1]["loss"] < metrics(tmp_path / "run")[0]["loss"]
+
+
+@pytest.mark.slow
+def test_the_quick_start_ends_over_95_percent(tmp_path: Path) -> None:
+    if not (REPOSITORY / ".venv").exists():
+        pytest.skip("there is no .venv here, and this test does not make one")
+    done = subprocess.run(
+        ["bash", "launch/quickstart.sh", "--run.dir", tmp_path],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert metrics(tmp_path / "quickstart", "evaluation")[-1]["accuracy"] > 0.95
+    assert "tensorboard --logdir" in done.stdout
