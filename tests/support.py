@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,13 @@ def free_port() -> int:
 
 
 def _rank(
-    rank: int, world_size: int, port: int, arguments: list[str], log: str, environment: dict[str, str]
+    rank: int,
+    world_size: int,
+    port: int,
+    arguments: list[str],
+    log: str,
+    environment: dict[str, str],
+    before: Callable[[], None] | None,
 ) -> None:
     """One training process, with the environment that torchrun gives it."""
     with open(log, "ab", buffering=0) as file:
@@ -60,6 +66,8 @@ def _rank(
         )
     from dydist.train import main
 
+    if before is not None:
+        before()
     try:
         code = main(arguments)
     except BaseException:
@@ -71,9 +79,19 @@ def _rank(
 
 
 class Run:
-    """`world_size` processes of one run, forked from a server that has torch loaded: up in a moment."""
+    """`world_size` processes of one run, forked from a server that has torch loaded: up in a moment.
 
-    def __init__(self, arguments: Sequence[object], world_size: int, log: Path, **environment: str) -> None:
+    `before` is called in each process before training starts, to break something on purpose.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[object],
+        world_size: int,
+        log: Path,
+        before: Callable[[], None] | None = None,
+        **environment: str,
+    ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(
             ["dydist.session", "dydist.engine.ddp", "dydist.engine.exact", "dydist.monitor"]
@@ -83,7 +101,9 @@ class Run:
         port = free_port()
         texts = [str(argument) for argument in arguments]
         self.processes = [
-            context.Process(target=_rank, args=(rank, world_size, port, texts, f"{log}.{rank}", environment))
+            context.Process(
+                target=_rank, args=(rank, world_size, port, texts, f"{log}.{rank}", environment, before)
+            )
             for rank in range(world_size)
         ]
         for process in self.processes:

@@ -119,11 +119,8 @@ class Loop:
                     save_now |= agreed.save
                 self._heartbeat(step)
                 stopped &= step < self.total_steps
-                if (
-                    stopped
-                ):  # what is still on its way is waited for: every process stops after this same step
-                    while pending:
-                        self._settle(*pending.popleft())
+                while pending and (stopped or save_now):  # nothing is saved over an unseen loss
+                    self._settle(*pending.popleft())
                 if evaluate_now:
                     progress = self.evaluate(progress)
                 if save_now or check_now or stopped or step == self.total_steps:

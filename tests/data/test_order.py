@@ -13,7 +13,9 @@ from dydist.data.order import Order, epoch_permutation, rank_shards, shard_indic
 from dydist.errors import UserError
 
 shapes = st.tuples(st.integers(1, 64), st.integers(1, 24)).flatmap(
-    lambda pair: st.tuples(st.integers(pair[0] * pair[1], 4_000), st.just(pair[0] * pair[1]), st.just(pair[0]))
+    lambda pair: st.tuples(
+        st.integers(pair[0] * pair[1], 4_000), st.just(pair[0] * pair[1]), st.just(pair[0])
+    )
 )
 """(data set size, batch size, shards) with at least one full batch."""
 
@@ -26,7 +28,11 @@ def test_an_epoch_deals_every_image_exactly_once(
     order = Order(seed=seed, size=size, batch_size=batch, shards=shards, drop_last=drop_last)
     first = epoch * order.steps_per_epoch
     dealt = np.concatenate(
-        [order.indices(first + step, shard) for step in range(order.steps_per_epoch) for shard in range(shards)]
+        [
+            order.indices(first + step, shard)
+            for step in range(order.steps_per_epoch)
+            for shard in range(shards)
+        ]
     )
     assert len(np.unique(dealt)) == len(dealt) == (size // batch * batch if drop_last else size)
     assert dealt.min() >= 0
