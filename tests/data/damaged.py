@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 FOLDER = "cifar-10-batches-py"
-TEN = "airplane automobile bird cat deer dog frog horse ship truck".split()
+TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def batch(rng: np.random.Generator, count: int = 20, classes: int = 10) -> dict[bytes, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from damaged import DAMAGED, FOLDER, Damaged, batch, write, write_cifar10
+from damaged import DAMAGED, FOLDER, TEN, Damaged, batch, write, write_cifar10
 from support import train
 
 from dydist.config import DataConfig
@@ -29,7 +29,7 @@ def test_real_cifar10_comes_out_as_it_was_published(cifar10_exact_root: Path, tm
     assert (train_set.images.shape, test_set.images.shape) == ((5085, 3, 32, 32), (1017, 3, 32, 32))
     assert train_set.images.dtype == np.uint8
     assert train_set.labels.dtype == np.int64
-    assert train_set.classes == tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+    assert train_set.classes == TEN
     for number in range(1, 6):  # against numpy's own unpickling, the way the authors' page shows it
         path = cifar10_exact_root / FOLDER / f"data_batch_{number}"
         published = pickle.loads(path.read_bytes(), encoding="bytes")
@@ -128,7 +128,7 @@ def test_unreadable_files_are_told(
 ) -> None:
     target = plain_user_root / FOLDER / what
     _chmod_as_owner(target, 0o000)
-    with pytest.raises(UserError, match="cannot be read: Permission denied.*chmod u") as caught:
+    with pytest.raises(UserError, match=r"cannot be read: Permission denied.*chmod u") as caught:
         open_dataset(offline(plain_user_root), "train", cache_dir=_own_cache(plain_user_root))
     assert str(target.resolve()) in str(caught.value)
 
@@ -143,7 +143,7 @@ def test_data_that_cannot_be_written_is_converted_in_the_users_cache(
     assert len(list(home.glob("dydist/*/cifar10-*/index.json"))) == 1
     assert not (plain_user_root / ".dydist-cache").exists()
     _chmod_as_owner(home / "dydist", 0o000)
-    with pytest.raises(UserError, match="no place to go.*XDG_CACHE_HOME"):
+    with pytest.raises(UserError, match=r"no place to go.*XDG_CACHE_HOME"):
         open_dataset(offline(plain_user_root), "test")
     _chmod_as_owner(home / "dydist", 0o755)
 
