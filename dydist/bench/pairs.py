@@ -1,0 +1,65 @@
+"""Paired measurement: two ways in turns within one process, so that whatever slows the machine slows both."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Seconds of one way over seconds of another: median, least and greatest over pairs."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
+        """Ratio of each pair, then their median and range."""
+        ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+        return cls(statistics.median(ratios), min(ratios), max(ratios))
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f}–{self.high:.2f})"
+
+
+def take_turns(
+    ways: dict[str, Callable[[], Any]], *, pairs: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of each way in each of `pairs` rounds, after one round that does not count.
+
+    Every other round runs in reverse order, so that no way always comes after the same one.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        way()
+    for pair in range(pairs):
+        for name in list(ways) if pair % 2 == 0 else list(reversed(ways)):
+            began = clock()
+            ways[name]()
+            seconds[name].append(clock() - began)
+    return seconds
+
+
+def describe_machine() -> dict[str, Any]:
+    """What a figure depends on, to stand beside it."""
+    import platform
+
+    import torch
+
+    from dydist.models.strategies.native import build, reason
+
+    name = build.cpu().split(" fpu ")[0]
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {
+        "cpu": name,
+        "capability": capability,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "native": reason() or "yes",
+    }

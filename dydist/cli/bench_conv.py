@@ -1,0 +1,156 @@
+"""`dydist bench conv` and `dydist bench step`: what dynamic convolution costs over static."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+Stem = Literal["cifar", "strided", "imagenet"]
+
+
+def bench_conv(
+    *,
+    stem: Stem = "cifar",
+    batch_size: int = 64,
+    width: float = 1.0,
+    strategies: tuple[str, ...] = ("auto",),
+    pairs: int = 5,
+    threads: int | None = None,
+    json: bool = False,
+) -> int:
+    """Each dynamic layer of DY-ResNet18, forward and backward, over the static convolution of its shape.
+
+    Both take turns within one run; the ratio is the median over pairs, with the least and the greatest. `limit` is
+    the ratio of multiply-adds on paper (docs/performance.md).
+
+    Example: dydist bench conv --stem imagenet --strategies auto mix
+
+    Args:
+        stem: cifar, strided or imagenet; images have 32 pixels.
+        batch_size: Images.
+        width: Multiplies every channel count.
+        strategies: Strategies to measure: auto, grouped, mix, blocked, fused, taps.
+        pairs: Pairs of passes.
+        threads: CPU threads; torch's default where not given.
+        json: Print the result as JSON.
+    """
+    from dataclasses import asdict
+
+    _start(threads)
+    from dydist.bench.conv import layer_costs
+    from dydist.bench.pairs import describe_machine
+    from dydist.models.strategies import check_strategy
+
+    for name in strategies:
+        check_strategy(name)
+    costs = layer_costs(stem=stem, batch_size=batch_size, width=width, strategies=strategies, pairs=pairs)
+    if json:
+        _print_json({"machine": describe_machine(), "layers": [asdict(cost) for cost in costs]})
+        return 0
+    rows = [
+        [cost.name, cost.shape, cost.rule, f"{cost.static_ms:.1f}", f"{cost.limit:.2f}"]
+        + [str(cost.ratio[name]) for name in strategies]
+        for cost in costs
+    ]
+    _table(["layer", "shape", "auto takes", "static ms", "limit", *strategies], rows)
+    return 0
+
+
+def bench_step(
+    *,
+    stem: Stem = "cifar",
+    batch_size: int = 64,
+    width: float = 1.0,
+    public: bool = True,
+    memory: bool = False,
+    pairs: int = 5,
+    threads: int | None = None,
+    json: bool = False,
+) -> int:
+    """Whole training steps: DY-ResNet18 over static ResNet-18, and the public way of dynamic convolution over ours.
+
+    The public way is one convolution with groups = images. All take turns within one run; the ratio is the median
+    over pairs, with the least and the greatest.
+
+    Example: dydist bench step --stem imagenet --batch-size 64 --memory
+
+    Args:
+        stem: cifar, strided or imagenet; images have 32 pixels.
+        batch_size: Images of a step.
+        width: Multiplies every channel count.
+        public: Measure the public way too. It is slow.
+        memory: Measure peak memory too, each network in a fresh process.
+        pairs: Pairs of steps.
+        threads: CPU threads; torch's default where not given.
+        json: Print the result as JSON.
+    """
+    import statistics
+    from dataclasses import asdict
+
+    _start(threads)
+    from dydist.bench.conv import Kind, peak_memory, step_costs
+    from dydist.bench.pairs import Ratio, describe_machine
+
+    kinds: list[Kind] = ["static", "dynamic", *(["public"] if public else [])]  # type: ignore[list-item]
+    seconds = step_costs(stem=stem, batch_size=batch_size, width=width, kinds=kinds, pairs=pairs)
+    ratios = {"dynamic / static": Ratio.of(seconds["dynamic"], seconds["static"])}
+    if public:
+        ratios["public / dynamic"] = Ratio.of(seconds["public"], seconds["dynamic"])
+    peaks = {
+        kind: peak_memory(kind, stem=stem, batch_size=batch_size, width=width)
+        for kind in (kinds if memory else [])
+    }
+    if json:
+        _print_json(
+            {
+                "machine": describe_machine(),
+                "seconds": seconds,
+                "ratios": {name: asdict(ratio) for name, ratio in ratios.items()},
+                "peak_bytes": peaks,
+            }
+        )
+        return 0
+    header = ["network", "ms a step", *(["peak MiB"] if memory else [])]
+    _table(
+        header,
+        [
+            [kind, f"{1000 * statistics.median(seconds[kind]):.0f}"]
+            + ([f"{peaks[kind] / 2**20:.0f}"] if memory else [])
+            for kind in kinds
+        ],
+    )
+    for name, ratio in ratios.items():
+        print(f"{name}: {ratio}")
+    return 0
+
+
+def _start(threads: int | None) -> None:
+    """Set up as a training process does: memory in large pages before torch allocates any, then threads."""
+    import os
+
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    print(json.dumps(value, indent=1))
+
+
+def _table(header: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from dydist.bench.pairs import describe_machine
+
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=160).print(table)  # Whole figures also where a terminal is narrow or output goes to a file.
+    print(", ".join(f"{name} {value}" for name, value in describe_machine().items()))
+
+
+COMMANDS = {"bench conv": bench_conv, "bench step": bench_step}

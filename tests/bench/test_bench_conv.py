@@ -1,0 +1,84 @@
+"""`dydist bench conv|step`, run for real on a small network; pairs and ratios; the reference; peak memory."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from dydist.bench.conv import limit, peak_memory
+from dydist.bench.pairs import Ratio, take_turns
+from dydist.bench.reference import PublicDynamicConv2d
+from dydist.cli.main import main
+from dydist.models.strategies import Shape, dynamic_conv2d
+
+
+def test_conv_tells_every_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--width", "0.0625", "--batch-size", "4", "--pairs", "2", "--stem", "imagenet"]
+    assert main(["bench", "conv", *small, "--json", "--strategies", "auto", "mix"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert len(told["layers"]) == 19
+    first = told["layers"][0]
+    assert first["name"] == "layer1.0.conv1"
+    assert first["shape"] == "4→4, 3x3, 8x8"
+    assert set(first["ratio"]) == {"auto", "mix"}
+    assert (
+        0 < first["ratio"]["mix"]["low"] <= first["ratio"]["mix"]["median"] <= first["ratio"]["mix"]["high"]
+    )
+    assert told["machine"]["torch"] == torch.__version__
+    assert main(["bench", "conv", *small]) == 0
+    assert "layer4.1.conv2" in capsys.readouterr().out
+
+
+def test_step_tells_ratios(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--width", "0.0625", "--batch-size", "4", "--pairs", "2", "--stem", "strided"]
+    assert main(["bench", "step", *small, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told["ratios"]) == {"dynamic / static", "public / dynamic"}
+    assert len(told["seconds"]["public"]) == 2
+    assert main(["bench", "step", *small, "--no-public"]) == 0
+    assert "dynamic / static: " in capsys.readouterr().out
+
+
+def test_an_unknown_strategy_is_one_line_and_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "conv", "--strategies", "fastest"]) == 2
+    assert "model.strategy: 'fastest' is not known" in capsys.readouterr().err
+
+
+def test_turns_alternate_and_one_round_does_not_count() -> None:
+    calls: list[str] = []
+    ticks = iter(range(100))
+    ways = {name: (lambda name=name: calls.append(name)) for name in "ab"}
+    seconds = take_turns(ways, pairs=3, clock=lambda: float(next(ticks)))
+    assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
+    assert seconds == {"a": [1.0] * 3, "b": [1.0] * 3}
+
+
+def test_a_ratio_is_the_median_over_pairs() -> None:
+    ratio = Ratio.of([2.0, 9.0, 4.0], [1.0, 3.0, 1.0])
+    assert (ratio.median, ratio.low, ratio.high) == (3.0, 2.0, 4.0)
+    assert str(ratio) == "3.00 (2.00–4.00)"
+
+
+def test_the_limit_on_paper() -> None:
+    """4x4 pixels, 4 kernels: 20 + 20 + 24 multiply-adds a weight instead of 48."""
+    assert limit(Shape(64, 4, 512, 512, 1, (3, 3), (4, 4))) == pytest.approx(64 / 48)
+
+
+def test_the_reference_is_dynamic_convolution() -> None:
+    torch.manual_seed(0)
+    layer = PublicDynamicConv2d(6, 8, 3, 2, 1).double()
+    torch.nn.init.normal_(layer.weight)
+    x = torch.randn(3, 6, 9, 9, dtype=torch.float64)
+    attention = torch.softmax(layer.attention(x) / 30.0, 1)
+    torch.testing.assert_close(layer(x), dynamic_conv2d(x, attention, layer.weight, None, (2, 2), (1, 1)))
+
+
+@pytest.mark.slow
+def test_memory_of_a_step_is_bounded() -> None:
+    """At most 1.5 times the static network's, plus the extra weights with gradient and momentum."""
+    options = {"stem": "cifar", "batch_size": 128, "width": 0.5}
+    static, dynamic = (peak_memory(kind, **options) for kind in ("static", "dynamic"))  # type: ignore[arg-type]
+    extra = (44_959_458 - 11_173_962) // 4 * 4 * 3
+    assert dynamic < 1.5 * static + extra
