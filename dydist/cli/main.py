@@ -10,7 +10,17 @@ from tyro.extras import SubcommandApp
 
 from dydist.errors import EXIT_DONE, EXIT_USAGE, UserError
 
-GROUPS = ("bench_conv", "bench_exact", "bench_monitor", "compare", "jobs", "preflight", "report", "sweep", "tensorboard")
+GROUPS = (
+    "bench_conv",
+    "bench_exact",
+    "bench_monitor",
+    "compare",
+    "jobs",
+    "preflight",
+    "report",
+    "sweep",
+    "tensorboard",
+)
 """Modules of dydist.cli. Each has COMMANDS: the words of a subcommand → its function."""
 Command = Callable[..., "int | None"]
 DESCRIPTION = """Jobs, checkpoints and figures of dydist runs.
