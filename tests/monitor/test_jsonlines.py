@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from monitor_records import Clock, checkpoint_record, evaluation_record, step_record, summary
 
@@ -41,6 +41,7 @@ def test_lines_hold_the_contracts_keys_and_floats_in_full(tmp_path: Path) -> Non
     assert evaluation.keys() >= {"step", "epoch", "loss", "accuracy", "images", "seconds"}
 
 
+@settings(deadline=None, max_examples=30)  # it writes files: as slow as the disk is
 @given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 200)), max_size=20))
 def test_twenty_kills_leave_each_step_once(
     tmp_path_factory: pytest.TempPathFactory, kills: list[tuple[int, int]]

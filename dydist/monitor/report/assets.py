@@ -13,7 +13,7 @@ body { margin: 0 auto; max-width: 1320px; padding: 24px clamp(12px, 3vw, 40px) 6
   color: var(--fg); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 h1 { font-size: 1.6rem; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; margin: 40px 0 12px; }
 h3 { font-size: 1rem; margin: 24px 0 8px; overflow-wrap: anywhere; } p { margin: 4px 0 12px; color: var(--dim); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 20px 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(128px, 1fr)); gap: 12px; margin: 20px 0; }
 .tiles div { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px 14px; }
 .tiles b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums;
   } .tiles span { color: var(--dim); }
@@ -22,6 +22,7 @@ h3 { font-size: 1rem; margin: 24px 0 8px; overflow-wrap: anywhere; } p { margin:
   position: relative; min-width: 0; }
 figcaption { font-weight: 600; margin-bottom: 4px; } svg { display: block; width: 100%; height: auto; }
 .grid { stroke: var(--line); } svg text { fill: var(--dim); font-size: 12px; }
+@media (max-width: 600px) { svg text { font-size: 19px; } }
 text.y { text-anchor: end; } text.x { text-anchor: middle; }
 .curve { fill: none; stroke: var(--k); stroke-width: 2; stroke-linejoin: round; } circle.curve { fill: var(--k); }
 .curve.dashed { stroke-dasharray: 5 4; } .curve.faint { opacity: .3; stroke-width: 1; }
