@@ -73,9 +73,12 @@ void pack(const T* weight, Index step, Index fan_in, Index kernels, Index rows, 
 template <typename T>
 void prefetch(const T* weight, Index step, Index fan_in, Index kernels, Index rows, Index columns, Index index, Index parts) {
   constexpr Index kLine = 64 / sizeof(T);
-  const Index lines = up(columns, kLine) + 1, all = kernels * rows * lines;
-  for (Index i = all * index / parts; i < all * (index + 1) / parts; ++i)
-    __builtin_prefetch(weight + i / lines % kernels * step + i / lines / kernels * fan_in + i % lines * kLine);
+  const Index all = kernels * rows;
+  for (Index i = all * index / parts; i < all * (index + 1) / parts; ++i) {
+    const T* row = weight + i % kernels * step + i / kernels * fan_in;
+    for (Index c = 0; c < columns; c += kLine) __builtin_prefetch(row + c);
+    __builtin_prefetch(row + columns - 1);
+  }
 }
 
 // tile[m][row][column] = sum_k pi[m][k] · packed[row][k][column], for one or two images m.
@@ -105,11 +108,12 @@ void mix(const T* packed, const T* pi, Index kernels, Index rows, Index columns,
 
 // sum[i][:] += sum_l w[i·ROW + l·INNER] · x[l][:] for ROWS rows and one vector. One vector by many rows is best:
 // the broadcast of w is part of the multiply-add, and x is loaded once for all rows.
-template <typename T, int ROWS, int ROW, int INNER>
+// FRESH starts from zero, whatever is in sum.
+template <typename T, int ROWS, int ROW, int INNER, bool FRESH = false>
 inline void multiply(const T* w, const T* x, T* sum, Index sum_step, Index length) {
   Vec<T> total[ROWS];
 #pragma GCC unroll 16
-  for (int i = 0; i < ROWS; ++i) total[i] = load(sum + i * sum_step);
+  for (int i = 0; i < ROWS; ++i) total[i] = FRESH ? Vec<T>{} : load(sum + i * sum_step);
   for (Index l = 0; l < length; ++l, x += kLanes<T>, w += INNER) {
     const Vec<T> value = load(x);
 #pragma GCC unroll 16
@@ -394,9 +398,8 @@ void kernel_gradient(const Sizes& s, const T* grad, const T* x, const T* pi, con
               if (t + 1 < tiles)
                 prefetch(from + kRegisters * fan_in, step, fan_in, kernels, std::min<Index>(kRegisters, s.out - o0 - kRegisters), r1 - r0,
                          j * groups + (n - n0) / kGroup, used * groups);
-              std::memset(product.data, 0, sizeof(T) * kGroup * kSize);
               for (Index m = 0; m < images; ++m)
-                multiply<T, kRegisters, 1, kRegisters>(across.data + ((g * s.images + n + m) * tiles + t) * pixels * kRegisters,
+                multiply<T, kRegisters, 1, kRegisters, true>(across.data + ((g * s.images + n + m) * tiles + t) * pixels * kRegisters,
                                                        seen.data + (j * block + n + m - n0) * pixels * kLanes<T>, product.data + m * kSize, kLanes<T>, pixels);
               spread<T, K>(product.data, pi + n * kernels, kept.data + j * kernels * kSize, total.data + j * kernels * kSize,
                            lanes.data + n * kernels * kLanes<T>, images, kernels);
