@@ -1,0 +1,163 @@
+"""One state out of what SLURM, the job's starts and the run itself say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dydist.jobs.files import append_json, write_json
+from dydist.jobs.slurm import JobInfo
+from dydist.jobs.status import JobStatus, status_of
+
+NOW = 1000.0
+
+
+class Job:
+    """The files of a job, written as nodes and training write them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.record = {
+            "job": "12", "name": "r", "cluster": "slurm", "run_dir": str(folder), "submission": str(folder / "s"),
+            "log_dir": str(folder / "logs" / "12"),
+        }  # fmt: skip
+        self.log_dir = folder / "logs" / "12"
+
+    def start(self, number: int = 0, time: float = 900.0) -> None:
+        (self.log_dir / f"attempt-{number:03d}").mkdir(parents=True)
+        append_json(self.log_dir / "starts.jsonl", {"attempt": number, "saved_step": 0, "time": time})
+
+    def decide(self, action: str, reason: str, number: int = 0) -> None:
+        content = {"action": action, "code": 0, "reason": reason, "time": NOW, "saved_step": 5}
+        write_json(self.log_dir / f"attempt-{number:03d}" / "decision.json", content)
+
+    def run(self, state: str, *, started: float = 905.0, updated: float = 999.0, **more: Any) -> None:
+        content = {"state": state, "job": "12", "started": started, "updated": updated, "step": 3, **more}
+        write_json(self.folder / "status.json", content)
+
+    def status(self, scheduler: str | None, problem: str = "", reason: str = "") -> JobStatus:
+        info = JobInfo(job="12", state=scheduler, reason=reason, nodes="n1") if scheduler else None
+        return status_of(self.record, info, problem, NOW)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job(tmp_path)
+
+
+def test_the_life_of_a_job(job: Job) -> None:
+    found = job.status("PENDING", reason="Resources")
+    assert (found.state, found.reason, found.starts) == ("pending", "Resources", 0)
+    assert job.status("CONFIGURING").state == "starting"
+    job.start()
+    assert job.status("RUNNING").state == "starting"
+    job.run("running")
+    found = job.status("RUNNING")
+    assert (found.state, found.run["step"], found.updated_age_s) == ("running", 3, 1.0)
+    job.run("stopped")
+    assert job.status("RUNNING").state == "stopping"
+    job.decide("requeue", "stopped and saved: time limit (SIGUSR2)")
+    assert job.status("COMPLETING").state == "stopping"
+    found = job.status("PENDING", reason="BeginTime")
+    assert (found.state, found.reason) == ("requeued", "BeginTime")
+    assert [one["reason"] for one in found.requeues] == ["stopped and saved: time limit (SIGUSR2)"]
+    job.start(1, time=950.0)
+    assert job.status("RUNNING").state == "starting"  # the run's status is of the start before
+    job.run("running", started=955.0)
+    found = job.status("RUNNING")
+    assert (found.state, len(found.requeues)) == ("running", 1)
+    job.run("done", started=955.0)
+    job.decide("finish", "done", 1)
+    assert job.status("COMPLETING").state == "done"
+    assert job.status("COMPLETED").state == "done"
+    assert job.status(None).state == "done"
+    assert job.status(None).scheduler == "FORGOTTEN"
+
+
+def test_a_lost_node_leaves_a_start_without_a_word(job: Job) -> None:
+    job.start(0)
+    job.start(1, time=950.0)
+    assert (
+        job.status("RUNNING").requeues[0]["reason"] == "ended without a word: a lost node, or killed at once"
+    )
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "state"),
+    [
+        ("CANCELLED", "cancelled"),
+        ("TIMEOUT", "failed"),
+        ("NODE_FAIL", "failed"),
+        ("COMPLETED", "done"),
+        (None, "lost"),
+    ],
+)
+def test_ends_that_nobody_decided(job: Job, scheduler: str | None, state: str) -> None:
+    job.start()
+    job.run("running")
+    assert job.status(scheduler).state == state
+
+
+def test_a_failure_is_shown_with_rank_node_and_last_lines(job: Job) -> None:
+    job.start()
+    job.decide("fail", "rank 3 on node n2: ValueError: x")
+    torn = {
+        "node": 0,
+        "name": "n1",
+        "kind": "torn",
+        "time": 1,
+        "rank": None,
+        "step": 0,
+        "message": "",
+        "last_lines": [],
+    }
+    error = {
+        **torn,
+        "node": 1,
+        "name": "n2",
+        "kind": "error",
+        "rank": 3,
+        "message": "x",
+        "last_lines": ["a", "b"],
+    }
+    for one in (torn, error):
+        write_json(job.log_dir / "attempt-000" / f"outcome-{one['node']}.json", one)
+    found = job.status("FAILED")
+    assert (found.state, found.reason) == ("failed", "rank 3 on node n2: ValueError: x")
+    assert found.failure == {
+        "node": "n2",
+        "rank": 3,
+        "kind": "error",
+        "message": "x",
+        "last_lines": ["a", "b"],
+    }
+
+
+def test_a_silent_run_is_told(job: Job) -> None:
+    job.start()
+    job.run("running", updated=900.0)
+    assert job.status("RUNNING").message == "silent for 100 s: no heartbeat from process 0"
+
+
+def test_the_status_of_another_job_of_the_same_run_counts_for_nothing(job: Job) -> None:
+    job.run("done", last_checkpoint={"step": 9, "time": 990.0, "error": None})
+    write_json(
+        job.folder / "status.json", {**json.loads((job.folder / "status.json").read_text()), "job": "11"}
+    )
+    found = job.status("PENDING")
+    assert found.state == "pending"
+    assert found.checkpoint_age_s == 10.0
+
+
+def test_slurm_that_does_not_answer_is_no_end(job: Job) -> None:
+    job.start()
+    job.run("running")
+    found = job.status(None, problem="SLURM does not answer")
+    assert (found.state, found.scheduler, found.message) == (
+        "running",
+        "UNREACHABLE",
+        "SLURM does not answer",
+    )

@@ -1,0 +1,142 @@
+"""Sweeps: which runs there are, which are left out, and two hundred of them on a real cluster."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from job_cluster import RECIPE, Cluster, flags
+
+from dydist.errors import UserError
+from dydist.jobs.profile import parse_profile
+from dydist.jobs.registry import find
+from dydist.jobs.status import statuses
+from dydist.jobs.submit import submit
+from dydist.jobs.sweep import parse_grid, points, prepare_sweep
+
+STAND_IN = """
+import json, os, sys, time
+from pathlib import Path
+from dydist.process_report import ProcessReport
+report = ProcessReport.from_environment()
+report.start()
+run = Path(sys.argv[1])
+with (run / "ran").open("a") as file:
+    file.write(os.environ["DYDIST_JOB"] + "\\n")
+status = {"state": "done", "job": os.environ["DYDIST_JOB"], "started": time.time(), "updated": time.time()}
+(run / "status.json").write_text(json.dumps({**status, "step": 1, "total_steps": 1}))
+report.finish(0)
+"""
+"""In place of training, which would take two seconds of imports two hundred times."""
+
+
+def test_a_grid_and_seeds_make_every_combination_with_names_that_say_what_differs() -> None:
+    grid = parse_grid(["optim.lr=0.05,0.1", "model.attention=softmax"])
+    assert grid == {"optim.lr": ["0.05", "0.1"], "model.attention": ["softmax"]}
+    found = list(points(grid, 2))
+    assert [point.name for point in found] == [
+        "lr0.05-attentionsoftmax-seed0",
+        "lr0.05-attentionsoftmax-seed1",
+        "lr0.1-attentionsoftmax-seed0",
+        "lr0.1-attentionsoftmax-seed1",
+    ]
+    assert found[1].flags == ("--optim.lr", "0.05", "--model.attention", "softmax", "--seed", "1")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("optim.lr", "is not FIELD=VALUE,VALUE"),
+        ("optim.lr=0.1,", "is not FIELD=VALUE,VALUE"),
+        ("optim.rate=1", "there is no field 'optim.rate'"),
+        ("optim.lr=1,1", "a field or a value twice"),
+        ("seed=1,2", "--seeds counts seeds"),
+    ],
+)
+def test_a_wrong_grid(word: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_grid([word])
+
+
+def test_what_is_done_is_left_out_and_what_is_wrong_refused(tmp_path: Path) -> None:
+    profile = parse_profile({"gpus_per_node": 0}, "test")
+    done = tmp_path / "s" / "lr0.1-seed0"
+    done.mkdir(parents=True)
+    (done / "status.json").write_text(json.dumps({"state": "done"}))
+    words = ["--run.dir", str(tmp_path)]
+    submission, found = prepare_sweep(
+        "s", words, profile, grid={"optim.lr": ["0.1", "0.2"]}, seeds=1, parallel=None
+    )
+    assert submission is not None
+    assert found["done"] == [str(done)]
+    assert (
+        found["submitted"]
+        == [spec.run_dir for spec in submission.specs]
+        == [str(tmp_path / "s" / "lr0.2-seed0")]
+    )
+    with pytest.raises(UserError, match=r"optim\.momentum: 2 is not allowed"):
+        prepare_sweep("s", words, profile, grid={"optim.momentum": ["0.5", "2"]}, seeds=1, parallel=None)
+    nothing, _ = prepare_sweep("s", words, profile, grid={"optim.lr": ["0.1"]}, seeds=1, parallel=None)
+    assert nothing is None
+
+
+@pytest.mark.slow
+def test_a_sweep_of_real_runs_goes_on_where_it_was(cluster: Cluster, tmp_path: Path) -> None:
+    common = ["--cpu", "--json", "--name", "s", "--parallel", "2"]
+    shared = flags({**RECIPE, "train.max_steps": 2, "run.dir": tmp_path})
+    first = json.loads(cluster.dydist("sweep", *common, "--grid", "optim.lr=0.05,0.1", "--", *shared))
+    assert len(first["jobs"]) == 2
+
+    def ended() -> bool:
+        found = json.loads(cluster.dydist("status", "--json", str(tmp_path / "s")))
+        return [one["state"] for one in found] == ["done", "done"]
+
+    cluster.wait(ended, 120, "both runs")
+    again = json.loads(cluster.dydist("sweep", *common, "--grid", "optim.lr=0.05,0.1", "--", *shared))
+    assert (len(again["done"]), again["jobs"]) == (2, [])
+    words = ("sweep", *common, "--dry-run", "--grid", "optim.lr=0.1,0.2", "--seeds", "2", "--", *shared)
+    more = json.loads(cluster.dydist(*words))
+    assert [Path(run).name for run in more["submitted"]] == ["lr0.1-seed1", "lr0.2-seed0", "lr0.2-seed1"]
+    assert "#SBATCH --array=0-2%2" in more["sbatch"]
+
+
+@pytest.mark.slow
+def test_two_hundred_jobs(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is lost, none is doubled, at most so many run at once, and submitting and asking are quick."""
+    for name in ("SLURM_CONF", "PATH", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, cluster.env[name])
+    program = tmp_path / "stand_in.py"
+    program.write_text(STAND_IN)
+    profile = parse_profile({"gpus_per_node": 0, "preflight": "off"}, "test")
+    submission, found = prepare_sweep(
+        "many", ["--run.dir", str(tmp_path)], profile, grid={}, seeds=200, parallel=8
+    )
+    assert submission is not None
+    stand_ins = (replace(spec, program=str(program), arguments=(spec.run_dir,)) for spec in submission.specs)
+    began = time.monotonic()
+    ids = submit(replace(submission, specs=tuple(stand_ins)), recipe=None)
+    submit_s = time.monotonic() - began
+    assert len(set(ids)) == 200
+    (tmp_path / "many" / "sweep.json").write_text(json.dumps({"runs": found["all"]}))
+    records = find(str(tmp_path / "many"))
+    running = set()
+
+    def ended() -> bool:
+        states = [one.state for one in statuses(records)]
+        running.add(sum(state in ("starting", "running", "stopping") for state in states))
+        return set(states) == {"done"}
+
+    cluster.wait(ended, 400, "all runs")
+    began = time.monotonic()
+    statuses(records)
+    status_s = time.monotonic() - began
+    ran = {run: (Path(run) / "ran").read_text().split() for run in found["all"]}
+    assert [len(jobs) for jobs in ran.values()] == [1] * 200
+    assert sorted(jobs[0] for jobs in ran.values()) == sorted(ids)
+    assert max(running) <= 8
+    print(f"\n200 jobs: submitted in {submit_s:.2f} s, status of all in {status_s:.2f} s")
+    assert submit_s < 15
+    assert status_s < 5
