@@ -1,0 +1,170 @@
+"""Draws faults at random against jobs on the real test cluster, for minutes or hours; outside the ordinary suite.
+
+    python tests/chaos/jobs.py --minutes 10 --seed 1
+
+Each round submits one run on two nodes and, at random moments, preempts it, kills or hangs a node, kills or stops a
+rank, asks it to stop, or cuts its time, until it is done. It must finish by itself with the weights and the metrics
+of an uninterrupted run on one process. Prints a JSON line a round and a summary; exit code 1 where one differed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))
+
+from job_cluster import DAEMONS, RECIPE, REPOSITORY, STEPS, Cluster, Job, flags, metrics, weights
+
+ROUND_S = 900.0
+"""A round that takes longer has failed."""
+
+
+class Faults:
+    """What can happen; each draws its own details."""
+
+    def __init__(self, cluster: Cluster, draw: random.Random) -> None:
+        self.cluster, self.draw = cluster, draw
+        self.all: dict[str, Callable[[Job], None]] = {
+            "preempt": self.preempt,
+            "kill node": lambda job: self.node(job, "kill"),
+            "hang node": lambda job: self.node(job, "hang"),
+            "kill rank": lambda job: self.rank(job, signal.SIGKILL),
+            "stop rank": lambda job: self.rank(job, signal.SIGSTOP),
+            "ask to stop": lambda job: self.scancel(job, "USR2"),
+            "terminate": lambda job: self.scancel(job, "TERM"),
+            "requeue": lambda job: self.requeue(job),
+        }
+
+    def preempt(self, job: Job) -> None:
+        self.cluster.testcluster("preempt", "--nodes", "3", "--seconds", str(self.draw.randint(1, 10)))
+
+    def node(self, job: Job, how: str) -> None:
+        state = json.loads(self.cluster.testcluster("status"))
+        busy = [name for name, value in state["nodes"].items() if value.startswith(("mixed", "alloc"))]
+        if busy:
+            self.cluster.testcluster(how, self.draw.choice(busy))
+
+    def rank(self, job: Job, number: signal.Signals) -> None:
+        try:
+            job.signal_rank(self.draw.randint(0, 1), number)
+        except (IndexError, ValueError, FileNotFoundError, ProcessLookupError):
+            return  # not started yet, or ended already
+
+    def scancel(self, job: Job, name: str) -> None:
+        self.cluster.run("scancel", f"--signal={name}", job.id, check=False)
+
+    def requeue(self, job: Job) -> None:
+        """Without a warning, as an administrator does."""
+        self.cluster.run("scontrol", "requeue", job.id, check=False)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--faults", type=int, default=3, help="faults of each round")
+    parser.add_argument("--keep", action="store_true", help="keep the folder of runs and logs")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="dydist-chaos-"))
+    env = {**os.environ, "PATH": DAEMONS, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY),
+           "XDG_STATE_HOME": str(folder / "state-home"), "XDG_CONFIG_HOME": str(folder / "config-home"),
+           "SLURM_CONF": str(folder / "slurm.conf")}  # fmt: skip
+    cluster = Cluster(folder, env)
+    cluster.testcluster("up")
+    counts: Counter[str] = Counter()
+    rounds, wrong = 0, 0
+    began = time.monotonic()
+    try:
+        reference = train_reference(folder, env)
+        while time.monotonic() - began < options.minutes * 60:
+            draw = random.Random(f"{options.seed} {rounds}")
+            result = play(cluster, draw, folder / "runs", f"round-{rounds}", options.faults, reference)
+            counts.update(result["faults"])
+            wrong += not result["equal"]
+            rounds += 1
+            print(json.dumps(result), flush=True)
+    finally:
+        cluster.testcluster("down")
+        if not options.keep and not wrong:
+            subprocess.run(["rm", "-rf", str(folder)], check=True)
+    summary = {"seed": options.seed, "rounds": rounds, "wrong": wrong, "faults": dict(counts)}
+    print(json.dumps({**summary, "minutes": round((time.monotonic() - began) / 60, 1)}))
+    return 1 if wrong or not rounds else 0
+
+
+def train_reference(folder: Path, env: dict[str, str]) -> Path:
+    words = [*flags(RECIPE), "--run.dir", str(folder / "runs"), "--run.name", "one"]
+    command = [sys.executable, str(REPOSITORY / "dydist" / "train.py"), *words]
+    subprocess.run(command, check=True, capture_output=True, env=env)
+    return folder / "runs" / "one"
+
+
+def play(
+    cluster: Cluster, draw: random.Random, runs: Path, name: str, faults: int, reference: Path
+) -> dict[str, object]:
+    """One run under faults, to its end."""
+    cluster.quiet()
+    profile = runs / f"{name}.yaml"
+    profile.write_text(
+        "{hang_timeout_s: 10, start_timeout_s: 90, max_stalled: 8, nodes: 2, gpus_per_node: 0}"
+    )
+    began = time.monotonic()
+    job = cluster.submit(runs, name, "--profile", str(profile))
+    possible, done = Faults(cluster, draw), []
+    next_fault = began + draw.uniform(5, 25)
+    while time.monotonic() - began < ROUND_S:
+        state = job.scheduler()
+        if state == "PENDING BeginTime":
+            job.start_now()
+        if not state.startswith(("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED")):
+            break
+        if len(done) < faults and time.monotonic() >= next_fault:
+            what = draw.choice(sorted(possible.all))
+            done.append(what)
+            possible.all[what](job)
+            next_fault = time.monotonic() + draw.uniform(5, 25)
+        if len(done) and time.monotonic() >= next_fault - 3:
+            mend(cluster)
+        time.sleep(0.5)
+    status = job.status()
+    equal = status["state"] == "done" and weights(job.run_dir, STEPS) == weights(reference, STEPS)
+    equal = equal and metrics(job.run_dir) == metrics(reference)
+    if not equal:
+        print(job.evidence(), file=sys.stderr)
+    reasons = [one["reason"] for one in status["requeues"]]
+    return {
+        "round": name,
+        "equal": equal,
+        "state": status["state"],
+        "faults": done,
+        "starts": status["starts"],
+        "reasons": reasons,
+        "seconds": round(time.monotonic() - began),
+    }
+
+
+def mend(cluster: Cluster) -> None:
+    """Nodes that were killed or hung come back, as after a repair."""
+    state = json.loads(cluster.testcluster("status"))
+    for node, value in state["nodes"].items():
+        if value.startswith("down"):
+            cluster.testcluster("wake", node)
+            if not state["daemons"][node]:
+                cluster.testcluster("revive", node)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
