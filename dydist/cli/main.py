@@ -15,6 +15,7 @@ GROUPS = (
     "bench_exact",
     "bench_monitor",
     "compare",
+    "data",
     "jobs",
     "preflight",
     "report",

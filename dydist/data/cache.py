@@ -82,6 +82,11 @@ def verify_cached(folder: Path) -> list[str]:
     return [name for name, entry in index["files"].items() if _sha256(folder / name) != entry["sha256"]]
 
 
+def discard_cached(folder: Path) -> None:
+    """Make a converted data set count as damaged: the next process that opens it converts anew."""
+    (folder / _INDEX).unlink(missing_ok=True)
+
+
 def write_cached(
     folder: Path, classes: Sequence[str], splits: Mapping[str, Split], *, log: Callable[[str], None]
 ) -> None:

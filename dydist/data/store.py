@@ -10,7 +10,14 @@ from pathlib import Path
 
 import filelock
 
-from dydist.data.cache import CachedArrays, fingerprint, open_cached, write_cached
+from dydist.data.cache import (
+    CachedArrays,
+    discard_cached,
+    fingerprint,
+    open_cached,
+    verify_cached,
+    write_cached,
+)
 from dydist.data.cifar import Layout, how_to_get, missing_files, read_classes, read_split
 from dydist.data.download import download
 from dydist.errors import UserError
@@ -54,6 +61,19 @@ def open_cifar(
         found = open_cached(folder)
         assert found is not None, f"{folder} was just written"
         return found
+
+
+def verified_cifar(layout: Layout, root: Path, *, progress: Callable[[str], None]) -> CachedArrays:
+    """As `open_cifar`, and every byte of the converted arrays compared with what was once written.
+
+    A conversion that has changed since (a bit flipped on disk) is named and made anew. Raises UserError.
+    """
+    cached = open_cifar(layout, root, allow_download=True, cache_dir=None, progress=progress)
+    if damaged := verify_cached(cached.folder):
+        progress(f"{cached.folder}: {', '.join(damaged)} changed since it was written; converting again")
+        discard_cached(cached.folder)
+        cached = open_cifar(layout, root, allow_download=True, cache_dir=None, progress=progress)
+    return cached
 
 
 def _complete(layout: Layout, root: Path, *, allow_download: bool) -> bool:

@@ -136,13 +136,23 @@ def _truncate(name: str) -> Callable[[Path], None]:
     [
         _truncate("train-images.npy"),
         _truncate("test-labels.npy"),
+        lambda folder: os.truncate(folder / "train-images.npy", 10_000_000),
         lambda folder: (folder / "test-images.npy").unlink(),
         lambda folder: (folder / "index.json").unlink(),
         lambda folder: (folder / "index.json").write_text("[1]"),
         lambda folder: (folder / "index.json").write_text('{"files": {'),
         lambda folder: np.save(folder / "train-labels.npy", np.zeros(100, np.float64)),
     ],
-    ids=["images cut", "labels cut", "no images", "no index", "other index", "index cut", "labels of floats"],
+    ids=[
+        "images cut",
+        "labels cut",
+        "images grown",
+        "no images",
+        "no index",
+        "other index",
+        "index cut",
+        "labels of floats",
+    ],
 )
 def test_a_damaged_conversion_is_made_anew(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     root = write_cifar10(tmp_path)

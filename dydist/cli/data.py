@@ -1,0 +1,65 @@
+"""`dydist data`: getting data sets ready before runs need them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Literal
+
+import tyro
+
+
+def prepare(
+    *,
+    name: Literal["cifar10", "cifar100", "digits", "synthetic"] = "cifar10",
+    root: str = "data",
+    json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """Download a data set where it is missing, convert it, verify every byte, and say what is where.
+
+    On a cluster whose nodes have no network, run it once on the login node, with the root that runs will use.
+
+    Example: dydist data prepare --name cifar10 --root data
+
+    Args:
+        name: Which data set.
+        root: Folder of the data, as data.root of a run. An archive that lies there is unpacked, not downloaded.
+        json_: Print JSON.
+    """
+    from pathlib import Path
+
+    from dydist.config import DataConfig
+    from dydist.data import open_dataset
+    from dydist.data.cifar import LAYOUTS
+    from dydist.data.store import verified_cifar
+
+    report: dict[str, object] = {"name": name, "source": None, "converted": None}
+    if name in LAYOUTS:
+        cached = verified_cifar(LAYOUTS[name], Path(root), progress=lambda line: print(line, file=sys.stderr))
+        report["source"] = str((Path(root).expanduser() / LAYOUTS[name].folder).resolve())
+        report["converted"] = str(cached.folder.resolve())
+    config = DataConfig(name=name, root=root)
+    train, test = open_dataset(config, "train"), open_dataset(config, "test")
+    report |= {
+        "train_images": len(train),
+        "test_images": len(test),
+        "image_shape": list(train.images.shape[1:]),
+        "classes": list(train.classes),
+    }
+    if json_:
+        print(json.dumps(report, indent=1))
+        return
+    shape = " × ".join(map(str, train.images.shape[1:]))
+    print(f"{name}: {len(train):,} training and {len(test):,} test images of {shape} bytes")
+    print(
+        f"classes    {len(train.classes)}: {', '.join(train.classes[:10])}{', …' * (len(train.classes) > 10)}"
+    )
+    print(f"source     {report['source'] or 'none: made where it is used, nothing to keep'}")
+    if report["converted"]:
+        print(f"converted  {report['converted']} (verified by SHA-256, memory-mapped by every run)")
+        print(f"use it     --data.name {name} --data.root {Path(root).expanduser().resolve()}")
+    else:
+        print(f"use it     --data.name {name}")
+
+
+COMMANDS = {"data prepare": prepare}
