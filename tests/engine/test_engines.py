@@ -198,3 +198,22 @@ def test_a_missing_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"parallel\.device: cuda is not there"):
         start_world(configure(parallel={"device": "cuda"}))
+
+
+def test_dropout_is_drawn_for_each_shard_and_keeps_the_mean(world: World) -> None:
+    config = configure(model={"dropout": 0.25, "width": 1.0}, parallel={"reduce": "fast"})
+    engine, dataset, order = make(config, world)
+    assert isinstance(engine, TorchEngine)
+    (batch,) = batches(config, dataset, order, 0, 1)
+    (group,) = batch.groups
+    mask = engine._dropout_mask(group, step=0)
+    assert mask is not None
+    assert mask.shape == (24, 512)
+    assert sorted(mask.unique().tolist()) == pytest.approx([0, 1 / 0.75])
+    assert float(mask.mean()) == pytest.approx(1, abs=0.02)
+    alone = engine._dropout_mask(replace(group, shards=(2,), labels=group.labels[2::4]), step=0)
+    assert alone is not None
+    assert torch.equal(mask[2::4], alone)
+    other = engine._dropout_mask(group, step=1)
+    assert other is not None
+    assert not torch.equal(mask, other)
