@@ -9,7 +9,7 @@ than mixing kernels, whose taps would each be used once or twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,50 +18,57 @@ from dydist.models.strategies.custom import operator
 from dydist.models.strategies.problem import Geometry, Pair
 
 
-def meetings(size: Pair, kernel: Pair, geometry: Geometry) -> dict[int, list[tuple[int, int]]]:
-    """For each tap that meets the map, its (output pixel, input pixel) pairs; all indices are row-major."""
+@dataclass(frozen=True)
+class Meetings:
+    """Where taps meet the map. `rows` and `columns` hold every tap that does; `pairs` has for each of those, in
+    row-major order, its (output pixel, input pixel) pairs, also row-major.
+    """
+
+    output: Pair
+    rows: slice
+    columns: slice
+    pairs: list[list[Pair]]
+
+    def among(self, weight: Tensor) -> Tensor:
+        """The taps of `weight` [K, out, C/groups, kh, kw] that meet the map, a view."""
+        return weight[..., self.rows, self.columns]
+
+
+def meetings(size: Pair, kernel: Pair, geometry: Geometry) -> Meetings:
+    """Where the taps of a `kernel` (height, width) meet a map of `size` pixels."""
     output = geometry.output_size(size, kernel)
 
-    def along(axis: int) -> list[list[tuple[int, int]]]:
-        return [
+    def along(axis: int) -> tuple[slice, list[list[Pair]]]:
+        stride, dilation, padding = geometry.stride[axis], geometry.dilation[axis], geometry.padding[axis]
+        met = [
             [
                 (out, place)
                 for out in range(output[axis])
-                if 0
-                <= (
-                    place := out * geometry.stride[axis]
-                    + tap * geometry.dilation[axis]
-                    - geometry.padding[axis]
-                )
-                < size[axis]
+                if 0 <= (place := out * stride + tap * dilation - padding) < size[axis]
             ]
             for tap in range(kernel[axis])
         ]
+        used = [tap for tap, pairs in enumerate(met) if pairs] or [0]
+        part = slice(used[0], used[-1] + 1)
+        return part, met[part]
 
-    rows, columns = along(0), along(1)
-    found = {
-        i * kernel[1] + j: [
+    (rows, by_row), (columns, by_column) = along(0), along(1)
+    pairs = [
+        [
             (out_row * output[1] + out_column, row * size[1] + column)
-            for out_row, row in rows[i]
-            for out_column, column in columns[j]
+            for out_row, row in row_pairs
+            for out_column, column in column_pairs
         ]
-        for i in range(kernel[0])
-        for j in range(kernel[1])
-    }
-    return {tap: pairs for tap, pairs in found.items() if pairs}
+        for row_pairs in by_row
+        for column_pairs in by_column
+    ]
+    return Meetings(output, rows, columns, pairs)
 
 
-def _by_tap(weight: Tensor, taps: Sequence[int], groups: int) -> Tensor:
-    """Kernels as [taps, groups, K, out/groups, C/groups], of the given taps only."""
-    kernels, out_channels, in_channels = weight.shape[:3]
-    chosen = weight.flatten(3)
-    if len(taps) < chosen.shape[3]:
-        chosen = chosen[..., list(taps)]
-    return (
-        chosen.view(kernels, groups, out_channels // groups, in_channels, -1)
-        .permute(4, 1, 0, 2, 3)
-        .contiguous()
-    )
+def _by_tap(weight: Tensor, met: Meetings, groups: int) -> Tensor:
+    """Kernels as [taps, groups, K, out/groups, C/groups], of the taps that meet the map."""
+    chosen = met.among(weight).unflatten(1, (groups, -1))
+    return chosen.permute(4, 5, 1, 0, 2, 3).flatten(0, 1).contiguous()
 
 
 def _pixels_first(x: Tensor, groups: int) -> Tensor:
@@ -73,15 +80,14 @@ def _forward(x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -
     size, kernel = (x.shape[2], x.shape[3]), (weight.shape[3], weight.shape[4])
     images, (kernels, out_channels), groups = x.shape[0], weight.shape[:2], geometry.groups
     met = meetings(size, kernel, geometry)
-    output = geometry.output_size(size, kernel)
     pixels = _pixels_first(x, groups)
-    each = x.new_zeros(output[0] * output[1], groups, images, kernels * (out_channels // groups))
-    for tap, pairs in zip(_by_tap(weight, list(met), groups), met.values(), strict=True):
+    each = x.new_zeros(met.output[0] * met.output[1], groups, images, kernels * (out_channels // groups))
+    for tap, pairs in zip(_by_tap(weight, met, groups), met.pairs, strict=True):
         columns = tap.flatten(1, 2).transpose(1, 2)  # [groups, C/groups, K · out/groups]
         for out, place in pairs:
             each[out].baddbmm_(pixels[place], columns)
     mixed = torch.einsum("pgnko,nk->ngop", each.unflatten(3, (kernels, -1)), attention)
-    return mixed.reshape(images, out_channels, *output)
+    return mixed.reshape(images, out_channels, *met.output)
 
 
 def _backward(
@@ -96,11 +102,11 @@ def _backward(
     size, kernel = (x.shape[2], x.shape[3]), (weight.shape[3], weight.shape[4])
     images, kernels, groups = x.shape[0], weight.shape[0], geometry.groups
     met = meetings(size, kernel, geometry)
-    by_tap = _by_tap(weight, list(met), groups)
+    by_tap = _by_tap(weight, met, groups)
     grads = _pixels_first(grad, groups)  # [P, groups, N, out/groups]
     # Gradient of x through each kernel by itself: mixed it is x's, and its product with x is that of π.
     per_kernel = x.new_zeros(size[0] * size[1], groups * kernels, images, x.shape[1] // groups)
-    for tap, pairs in zip(by_tap, met.values(), strict=True):
+    for tap, pairs in zip(by_tap, met.pairs, strict=True):
         rows = tap.flatten(0, 1)  # [groups · K, out/groups, C/groups]
         for out, place in pairs:
             repeated = grads[out].repeat_interleave(kernels, 0)
@@ -112,20 +118,16 @@ def _backward(
     if for_kernels:
         pixels = _pixels_first(x, groups)
         grad_attention = torch.einsum("qgknc,qgnc->nk", each, pixels).contiguous()
-        weighted = torch.einsum("pgno,nk->pgkon", grads, attention).flatten(
-            2, 3
-        )  # [P, groups, K · out/groups, N]
+        weighted = torch.einsum("pgno,nk->pgkon", grads, attention).flatten(2, 3)  # rows: K · out/groups
         sums = x.new_zeros(by_tap.shape).flatten(2, 3)
-        for total, pairs in zip(sums, met.values(), strict=True):
+        for total, pairs in zip(sums, met.pairs, strict=True):
             for out, place in pairs:
                 total.baddbmm_(weighted[out], pixels[place])
-        moved = sums.view(by_tap.shape).permute(2, 1, 3, 4, 0)  # [K, groups, out/groups, C/groups, taps]
-        moved = moved.reshape(*weight.shape[:3], len(met))
-        if len(met) == kernel[0] * kernel[1]:
-            grad_weight = moved.reshape(weight.shape).contiguous()
-        else:
-            grad_weight = torch.zeros_like(weight)
-            grad_weight.view(*weight.shape[:3], -1)[..., list(met)] = moved
+        everywhere = len(met.pairs) == kernel[0] * kernel[1]
+        grad_weight = torch.empty_like(weight) if everywhere else torch.zeros_like(weight)
+        place = met.among(grad_weight).unflatten(1, (groups, -1))
+        # [taps, groups, K, out/groups, C/groups] back to [K, groups, out/groups, C/groups, rows, columns]
+        place.copy_(sums.view(*place.shape[4:], *by_tap.shape[1:]).permute(3, 2, 4, 5, 0, 1))
     return grad_x, grad_attention, grad_weight
 
 
