@@ -26,22 +26,11 @@ def render(found: Sequence[JobStatus]) -> RenderableType:
     parts: list[RenderableType] = [
         Text(header, style="red") for one in found if (header := failure_header(one))
     ]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in (
-        "job",
-        "run",
-        "state",
-        "nodes",
-        "step",
-        "epoch",
-        "loss",
-        "accuracy",
-        "images/s",
-        "ETA",
-        "saved",
-        "starts",
-    ):
-        table.add_column(name, overflow="fold", no_wrap=name in ("job", "state", "step", "ETA"))
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for name in ("job", "run", "state", "nodes", "step", "loss", "acc", "img/s", "ETA", "saved"):
+        table.add_column(
+            name, no_wrap=True, overflow="ellipsis", min_width=None if name in ("run", "nodes") else len(name)
+        )
     for one in found:
         table.add_row(*_row(one))
     parts.append(table)
@@ -59,12 +48,12 @@ def _row(one: JobStatus) -> list[Text | str]:
     step = "" if run.get("step") is None else f"{run['step']}/{run.get('total_steps') or '?'}"
     saved = ""
     if one.last_checkpoint and one.checkpoint_age_s is not None:
-        failed = " (failed)" if one.last_checkpoint.get("error") else ""
-        saved = f"{one.last_checkpoint['step']}, {duration(one.checkpoint_age_s)} ago{failed}"
+        failed = "!" if one.last_checkpoint.get("error") else ""
+        saved = f"{one.last_checkpoint['step']}{failed} {duration(one.checkpoint_age_s)} ago"
     return [
         one.job, one.name, Text(one.state, style=COLOURS.get(one.state, "")), one.nodes, step,
-        _number(run, "epoch", "d"), _number(run, "loss", ".4f"), _number(run, "accuracy", ".2%"), _number(run, "images_per_s", ".0f"),
-        "" if run.get("eta_s") is None else duration(run["eta_s"]), saved, str(one.starts),
+        _number(run, "loss", ".3f"), _number(run, "accuracy", ".1%"), _number(run, "images_per_s", ".0f"),
+        "" if run.get("eta_s") is None or one.ended else duration(run["eta_s"]), saved,
     ]  # fmt: skip
 
 

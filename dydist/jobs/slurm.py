@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from dydist.errors import UserError
 
+MISSING = "no SLURM on this machine; log in to the cluster's login node, or use --cluster local"
 TIMEOUT_S = 60.0
 TRIES = 4
 _PASSING = (
@@ -43,9 +44,7 @@ def run(*command: str, timeout_s: float = TIMEOUT_S, tries: int = TRIES) -> str:
         try:
             result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
         except FileNotFoundError:
-            raise SlurmError(
-                f"{command[0]}: no SLURM on this machine; log in to the cluster's login node, or use --cluster local"
-            ) from None
+            raise SlurmError(f"{command[0]}: {MISSING}") from None
         except subprocess.TimeoutExpired:
             text = f"no answer within {timeout_s:g} s"
         else:
@@ -53,7 +52,7 @@ def run(*command: str, timeout_s: float = TIMEOUT_S, tries: int = TRIES) -> str:
                 return result.stdout
             text = " ".join((result.stderr.strip() or result.stdout.strip()).split())
             if not any(sign in text for sign in _PASSING):
-                raise SlurmError(f"SLURM refused `{shlex.join(command)}`: {text}")
+                raise SlurmError(f"SLURM refused `{shlex.join(command)}`: {text[:300]}")
         if left:
             time.sleep(pause)
             pause *= 2

@@ -85,7 +85,7 @@ def status_of(record: Mapping[str, Any], info: slurm.JobInfo | None, problem: st
     decision = last.decision() if last else None
     state = _state(info, problem, decision, run if mine else {}, current, bool(starts))
     updated_age = now - float(run["updated"]) if mine and run.get("updated") else None
-    message = problem or str(run.get("message", "") if mine else "")
+    message = "" if state in FINAL else problem or str(run.get("message", "") if mine else "")
     if state == "running" and updated_age is not None and updated_age > STALE_S:
         message = f"silent for {updated_age:.0f} s: no heartbeat from process 0"
     checkpoint = run.get("last_checkpoint")

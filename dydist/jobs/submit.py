@@ -159,6 +159,12 @@ def refuse_second_job(run_dir: Path) -> None:
 
 def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
     """Take the snapshot, submit, and record; the job id of each spec."""
+    if submission.cluster == "slurm" and not slurm.available():
+        raise slurm.SlurmError(f"sbatch: {slurm.MISSING}")
+    if submission.cluster == "local" and submission.profile.nodes != 1:
+        raise UserError(
+            f"--nodes: {submission.profile.nodes} is too many for --cluster local, which has this node only"
+        )
     for spec in submission.specs:
         if spec.run_dir:
             refuse_second_job(Path(spec.run_dir))
@@ -214,10 +220,6 @@ def build_executor(submission: Submission) -> submitit.Executor:
         [shlex.join(words), *([profile.container] if profile.container else []), shlex.quote(spec.python)]
     )
     if submission.cluster == "local":
-        if profile.nodes != 1:
-            raise UserError(
-                f"--nodes: {profile.nodes} is not allowed with --cluster local; it has this node only"
-            )
         executor: submitit.Executor = submitit.LocalExecutor(submission.submitit, python=python)
         executor.update_parameters(
             timeout_min=LOCAL_MINUTES,

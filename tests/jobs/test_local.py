@@ -1,0 +1,91 @@
+"""Jobs without a cluster: the same way through submitit's local executor."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from job_cluster import RECIPE, REPOSITORY, Cluster, Job, flags, metrics, weights
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Cluster:
+    """This machine, as if SLURM were not there."""
+    without = os.pathsep.join(
+        folder for folder in os.environ["PATH"].split(os.pathsep) if not (Path(folder) / "sbatch").exists()
+    )
+    (tmp_path / "bin").mkdir()
+    for name in ("env", "git"):
+        if found := shutil.which(name):
+            (tmp_path / "bin" / name).symlink_to(found)
+    more = {
+        "PATH": f"{without}{os.pathsep}{tmp_path / 'bin'}",
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+        "XDG_STATE_HOME": str(tmp_path / "state-home"),
+        "XDG_CONFIG_HOME": str(tmp_path / "config-home"),
+    }
+    return Cluster(tmp_path, {**os.environ, **more})
+
+
+@pytest.mark.slow
+def test_a_local_job_comes_back_after_a_kill(machine: Cluster, reference: Path, tmp_path: Path) -> None:
+    job = machine.submit(tmp_path / "runs", "here", "--cluster", "local", "--processes-per-node", "2")
+    job.at_step(12)
+    assert job.status()["state"] == "running"
+    job.signal_rank(1, signal.SIGKILL)
+    job.until(lambda: job.status()["state"] == "done", 120, "the end")
+    assert len(job.starts()) == 2
+    assert weights(job.run_dir) == weights(reference)
+    assert metrics(job.run_dir) == metrics(reference)
+
+
+@pytest.mark.slow
+def test_waiting_for_a_local_job_that_is_cancelled(machine: Cluster, tmp_path: Path) -> None:
+    values = {**RECIPE, "run.dir": tmp_path / "runs", "run.name": "waited"}
+    words = ["submit", "--cluster", "local", "--cpu", "--wait", "--", *flags(values)]
+    command = [sys.executable, "-m", "dydist.cli.main", *words]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=machine.env, cwd=tmp_path
+    ) as submitting:
+        record = machine.wait(
+            lambda: (tmp_path / "runs" / "waited" / "job.json").exists(), 30, "the submission"
+        )
+        record = json.loads((tmp_path / "runs" / "waited" / "job.json").read_text())
+        job = Job(machine, record["job"], tmp_path / "runs" / "waited")
+        job.at_step(3)
+        assert "asked to save and stop" in machine.dydist("cancel", job.id)
+        text, errors = submitting.communicate(timeout=60)
+    assert submitting.returncode == 1
+    assert "saved step" in text
+    assert errors.endswith(f"job {job.id}: cancelled. cancelled by dydist cancel.\n")
+    assert 3 <= job.status()["last_checkpoint"]["step"] < 30
+
+
+def test_without_slurm_it_is_said_what_to_do(machine: Cluster, tmp_path: Path) -> None:
+    words = ["submit", "--cpu", "--", "--run.dir", str(tmp_path / "runs")]
+    command = [sys.executable, "-m", "dydist.cli.main", *words]
+    result = subprocess.run(command, capture_output=True, text=True, env=machine.env, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("dydist: sbatch: no SLURM on this machine; ")
+    assert not (tmp_path / "runs").exists()
+    shown = machine.dydist("submit", "--dry-run", "--cpu", "--", "--run.dir", str(tmp_path / "runs"))
+    assert "# SLURM: not on this machine; nothing was asked" in shown
+    machine.dydist("submit", "--cluster", "local", "--cpu", "--nodes", "2", "--", "--seed", "1", code=2)
+
+
+def test_a_mistake_costs_nothing(machine: Cluster, tmp_path: Path) -> None:
+    words = ("--run.dir", str(tmp_path / "runs"))
+    machine.dydist("submit", "--cpu", "--", *words, "--optim.rl", "1", code=2)
+    machine.dydist("submit", "--cpu", "--profile", "nowhere", "--", *words, code=2)
+    machine.dydist("submit", "--cpu", "--time", "1 day", "--", *words, code=2)
+    machine.dydist("status", "nothing", code=2)
+    machine.dydist("cancel", code=2)
+    assert machine.dydist("status", "--json") == "[]\n"
+    assert not (tmp_path / "runs").exists()
