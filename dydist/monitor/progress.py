@@ -38,7 +38,7 @@ class TerminalProgress(NullMonitor):
         )
         self._task = self._bar.add_task("", total=None, epoch="-", eta=text.duration(None))
         self._figures = Text("", no_wrap=True, overflow="ellipsis")
-        self._live = Live(Group(self._bar, self._figures), console=console, refresh_per_second=2)
+        self._live = Live(Group(self._bar, self._figures), console=console, refresh_per_second=1)
 
     def start(self, *, step: int, total_steps: int, steps_per_epoch: int) -> None:
         self._steps_per_epoch = steps_per_epoch

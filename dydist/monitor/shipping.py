@@ -7,7 +7,8 @@ folder in the order of their names as one log. What a kill left unsent is sent b
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +22,36 @@ _CLOSE_S = 60.0
 
 
 class Shipper:
-    """Uploads from a thread. A store that fails is told once a failure's start, and tried again each time."""
+    """Uploads from a thread, which tells nobody anything: what there is to say waits for `news`.
+
+    (Telling from the thread would deadlock with a monitor that is closed, which waits for the thread.)
+    """
 
     def __init__(
-        self,
-        folder: Path,
-        url: str,
-        *,
-        options: Mapping[str, Any],
-        tell: Callable[[str, str], None],
-        every_s: float = SEGMENT_S,
+        self, folder: Path, url: str, *, options: Mapping[str, Any], every_s: float = SEGMENT_S
     ) -> None:
-        """`tell(text, level)` may be called from the thread."""
-        self._folder, self._url, self._options, self._tell = folder, url.rstrip("/"), options, tell
+        self._folder, self._url, self._options = folder, url.rstrip("/"), options
         self._sent: dict[str, int] | None = None
         self._failing = False
+        self._news: deque[tuple[str, str]] = deque()
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=self._work, args=(every_s,), name="dydist-log-upload", daemon=True
         )
         self._thread.start()
 
+    def news(self) -> Iterator[tuple[str, str]]:
+        """What happened since the last call: (text, level). A failure is told at its start and its end."""
+        while self._news:
+            yield self._news.popleft()
+
     def close(self) -> None:
         """Send the rest; give up after a minute, for a store that hangs must not keep a run from ending."""
         self._stop.set()
         self._thread.join(_CLOSE_S)
         if self._thread.is_alive() or self._failing:
-            self._tell(
-                f"the end of the TensorBoard log is not at {self._url}; it is in {self._folder}", "warning"
-            )
+            text = f"the end of the TensorBoard log is not at {self._url}; it is in {self._folder}"
+            self._news.append((text, "warning"))
 
     def _work(self, every_s: float) -> None:
         while True:
@@ -58,13 +60,12 @@ class Shipper:
                 self._send()
             except Exception as error:  # any store, any error: training must not care
                 if not self._failing:
-                    self._tell(
-                        f"TensorBoard log: cannot write to {self._url}: {error!r}; trying on", "warning"
-                    )
+                    text = f"TensorBoard log: cannot write to {self._url}: {error!r}; trying on"
+                    self._news.append((text, "warning"))
                 self._failing = True
             else:
                 if self._failing:
-                    self._tell(f"TensorBoard log: {self._url} takes writes again", "info")
+                    self._news.append((f"TensorBoard log: {self._url} takes writes again", "info"))
                 self._failing = False
             if last:
                 return

@@ -69,7 +69,7 @@ class TensorBoard(NullMonitor):
         self._step = step
         self._log = EventLog(self._folder, purge_step=step + 1)
         if self._url is not None:
-            self._shipper = Shipper(self._folder, self._url, options=self._options, tell=self._tell)
+            self._shipper = Shipper(self._folder, self._url, options=self._options)
         self._log.add(layout.charts(), step)
         if self._config_text:
             self._log.add(layout.configuration(self._config_text), step)
@@ -83,6 +83,7 @@ class TensorBoard(NullMonitor):
 
     def step(self, record: StepRecord) -> None:
         self._step = record.step
+        self._tell_news()
         scalars = {
             "loss/train": record.loss,
             "accuracy/train": record.accuracy,
@@ -159,7 +160,12 @@ class TensorBoard(NullMonitor):
                 self._log.add(end, self._step)
         if self._shipper is not None:
             self._shipper.close()
+            self._tell_news()
         self._log = self._shipper = None
+
+    def _tell_news(self) -> None:
+        for text, level in self._shipper.news() if self._shipper is not None else ():
+            self._tell(text, level)
 
     def _confusion(self, record: ConfusionRecord) -> None:
         counts = np.array(record.counts, dtype=np.float64)

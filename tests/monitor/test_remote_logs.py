@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from moto.server import ThreadedMotoServer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dydist.errors import UserError
+from dydist.monitor import LineProgress, Monitors
 from dydist.monitor.eventlog import EventLog, event_files
 from dydist.monitor.layout import configuration
 from dydist.monitor.shipping import Shipper
@@ -71,7 +73,7 @@ def test_only_what_is_new_is_uploaded(tmp_path: Path) -> None:
     looks = 4
     for look in range(looks):
         log.add(configuration(f"seed: {look}"), look)
-        shipper = Shipper(tmp_path, url, options={}, tell=told([]), every_s=FOREVER)
+        shipper = Shipper(tmp_path, url, options={}, every_s=FOREVER)
         shipper.close()
     store = fsspec.filesystem("memory")
     segments = sorted(store.ls(f"/{tmp_path.name}/new", detail=False))
@@ -82,7 +84,7 @@ def test_only_what_is_new_is_uploaded(tmp_path: Path) -> None:
 def test_segments_of_one_process_never_overlap(tmp_path: Path) -> None:
     log = EventLog(tmp_path, purge_step=1)
     url = f"memory://{tmp_path.name}/running"
-    shipper = Shipper(tmp_path, url, options={}, tell=told([]), every_s=FOREVER)
+    shipper = Shipper(tmp_path, url, options={}, every_s=FOREVER)
     for look in range(3):
         log.add(configuration(f"seed: {look}"), look)
         shipper._send()
@@ -111,7 +113,6 @@ def test_tensorboard_reads_s3_itself(
 def test_a_store_that_fails_is_told_and_tried_again(tmp_path: Path) -> None:
     """A store that is not there, told once; the log stays on the local disk, and the end says where."""
     log = EventLog(tmp_path, purge_step=1)
-    messages: list[tuple[str, str]] = []
     twice = threading.Semaphore(0)
 
     class Unreachable(fsspec.AbstractFileSystem):  # type: ignore[misc]
@@ -122,10 +123,11 @@ def test_a_store_that_fails_is_told_and_tried_again(tmp_path: Path) -> None:
             raise OSError("no route to host")
 
     fsspec.register_implementation("unreachable", Unreachable, clobber=True)
-    shipper = Shipper(tmp_path, "unreachable://log", options={}, tell=told(messages), every_s=0.001)
+    shipper = Shipper(tmp_path, "unreachable://log", options={}, every_s=0.001)
     assert twice.acquire(timeout=10)
     assert twice.acquire(timeout=10)
     shipper.close()
+    messages = list(shipper.news())
     assert [level for _, level in messages] == ["warning", "warning"]
     assert "no route to host" in messages[0][0]
     assert str(tmp_path) in messages[1][0]
@@ -148,3 +150,23 @@ def test_names(tmp_path: Path) -> None:
     assert log_folder(tmp_path / "run") == tmp_path / "run" / "tensorboard"
     assert name(str(tmp_path / "run")) == name(str(tmp_path / "run" / "tensorboard")) == "run"
     assert folder_name("s3://bucket/logs/run 1/") == "bucket-logs-run-1"
+
+
+def test_a_store_that_fails_holds_up_neither_the_run_nor_its_end(tmp_path: Path) -> None:
+    """The failure's note goes through the monitors' lock, which the closing thread holds: no deadlock."""
+    messages: list[str] = []
+    monitors = Monitors()
+
+    def tell(text: str, level: str) -> None:
+        monitors.note(text, level=level)
+
+    board = TensorBoard(tmp_path / "tensorboard", run_dir=tmp_path, url="nosuch://log", tell=tell)
+    monitors.add([board, LineProgress(messages.append)])
+    monitors.start(step=0, total_steps=1, steps_per_epoch=1)
+    monitors.step(step_record(1))
+    began = time.monotonic()
+    monitors.close(summary())
+    assert time.monotonic() - began < 30
+    assert [
+        text for text in messages if text.startswith("warning: TensorBoard log: cannot write to nosuch://log")
+    ]
