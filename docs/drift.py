@@ -1,6 +1,6 @@
 """Draws docs/images/drift.svg: how fast runs with reduce=fast part from reduce=exact. Takes about three minutes.
 
-    python docs/drift.py            needs the extras demo and report
+python docs/drift.py            needs the extras demo and report
 """
 
 from __future__ import annotations
@@ -25,11 +25,22 @@ def losses(folder: Path, reduce: str, processes: int) -> list[float]:
     name = f"{reduce}{processes}"
     launcher = [str(Path(sys.executable).parent / "accelerate"), "launch", "--quiet", "--num_machines", "1"]
     kind = ["--multi_gpu"] if processes > 1 else []
-    flags = ["--run.dir", str(folder), "--run.name", name, "--parallel.reduce", reduce, "--monitor.every_steps", "1"]
+    flags = [
+        "--run.dir",
+        str(folder),
+        "--run.name",
+        name,
+        "--parallel.reduce",
+        reduce,
+        "--monitor.every_steps",
+        "1",
+    ]
     subprocess.run(
-        [*launcher, *kind, "--num_processes", str(processes), str(HERE.parent / "dydist" / "train.py")]
-        + ["--config", str(HERE.parent / "launch" / "recipes" / "quickstart.yaml"), *flags]
-        + ["--train.max_steps", str(STEPS), "--parallel.threads", "1", "--monitor.quiet", "true"],
+        [
+            *(*launcher, *kind, "--num_processes", str(processes), str(HERE.parent / "dydist" / "train.py")),
+            *("--config", str(HERE.parent / "launch" / "recipes" / "quickstart.yaml"), *flags),
+            *("--train.max_steps", str(STEPS), "--parallel.threads", "1", "--monitor.quiet", "true"),
+        ],
         check=True,
     )
     lines = map(json.loads, (folder / name / "metrics.jsonl").read_text().splitlines())

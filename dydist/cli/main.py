@@ -46,8 +46,10 @@ def build_app() -> SubcommandApp:
     for words, function in commands().items():
         group, _, name = words.rpartition(" ")
         if group and group not in groups:
-            groups[group] = app.command(SubcommandApp(), name=group, help=f"{group.capitalize()} commands.")
-        (groups[group] if group else app).command(function, name=name)
+            groups[group] = SubcommandApp()
+            app.command(groups[group], name=group, help=f"{group.capitalize()} commands.")
+        home = groups[group] if group else app
+        home.command(name=name)(function)
     return app
 
 

@@ -200,5 +200,5 @@ class ShardedLoader:
 
 def shard_hash(shard: int, images: np.ndarray, labels: np.ndarray) -> int:
     """HASH_BITS bits that tell which images and labels a shard was given, before augmentation."""
-    checksum = zlib.crc32(np.ascontiguousarray(images), shard)
-    return zlib.crc32(np.ascontiguousarray(labels), checksum) & ((1 << HASH_BITS) - 1)
+    checksum = zlib.crc32(np.ascontiguousarray(images).data, shard)
+    return zlib.crc32(np.ascontiguousarray(labels).data, checksum) & ((1 << HASH_BITS) - 1)

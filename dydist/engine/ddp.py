@@ -62,5 +62,7 @@ def distribute(model: nn.Module, world: World) -> DistributedDataParallel:
     """DDP over all processes. Buffers are left alone: the engine moves batch statistics itself."""
     known = inspect.signature(DistributedDataParallel).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch < 2.13
-    devices = [world.device.index] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, **{sync: False})
+    options: dict[str, Any] = {sync: False, "gradient_as_bucket_view": True}
+    if world.device.type == "cuda":
+        options["device_ids"] = [world.device.index]
+    return DistributedDataParallel(model, **options)
