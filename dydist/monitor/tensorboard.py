@@ -62,11 +62,13 @@ class TensorBoard(NullMonitor):
         self._log: EventLog | None = None
         self._shipper: Shipper | None = None
         self._step = 0
+        self._fresh = True
         self._shares: list[dict[str, list[float]]] = []
         """Every logged step's mean shares by layer: the heat map's columns."""
 
     def start(self, *, step: int, total_steps: int, steps_per_epoch: int) -> None:
         self._step = step
+        self._fresh = step == 0
         self._log = EventLog(self._folder, purge_step=step + 1)
         if self._url is not None:
             self._shipper = Shipper(self._folder, self._url, options=self._options)
@@ -134,7 +136,7 @@ class TensorBoard(NullMonitor):
 
     def detail(self, record: Detail) -> None:
         if isinstance(record, GraphRecord):
-            if self._log is not None:
+            if self._log is not None and self._fresh:  # a resume's graph is the same
                 self._log.add_graph(record.graph)
         elif isinstance(record, ImagesRecord):
             self._values([image_value(record.tag, grid(record.images, record.captions))], record.step)
