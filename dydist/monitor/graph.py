@@ -31,6 +31,11 @@ def module_graph(model: nn.Module) -> bytes:
         if parameter.default is not inspect.Parameter.empty
     }
     traced = _Tracer().trace(model, concrete_args=optional)
+    for node in reversed(
+        traced.nodes
+    ):  # checks of the fixed arguments, and those themselves: nothing uses them
+        if node.op != "output" and not node.users:
+            traced.erase_node(node)
     modules = dict(model.named_modules())
     names: dict[torch.fx.Node, str] = {}
     nodes = []

@@ -139,6 +139,7 @@ def test_the_graph_names_layers_by_their_place() -> None:
     assert nodes["layer2/0/conv1"].op == "DynamicConv2d"
     assert nodes["layer2/0/bn1"].input == ["layer2/0/conv1"]
     assert nodes["fc"].op == "Linear"
+    assert sum(node.op == "input" for node in graph.node) == 1  # the optional dropout mask is none
     assert all(source in nodes for node in graph.node for source in node.input)
 
 
