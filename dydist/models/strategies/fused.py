@@ -79,7 +79,7 @@ def _can_run(x: Tensor, size: tuple[int, int]) -> bool:
 def _call(
     name: str, x: Tensor, weight: Tensor, geometry: Geometry, size: tuple[int, int], *tensors: Tensor
 ) -> None:
-    """Call one kernel with the sizes (`Sizes` in fused.cpp), pointers to `tensors`, and torch's thread
+    """Call one kernel with the sizes (`Sizes` in kernels.cpp), pointers to `tensors`, and torch's thread
     count.
     """
     groups = geometry.groups

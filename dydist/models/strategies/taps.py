@@ -15,32 +15,27 @@ import torch
 from torch import Tensor
 
 from dydist.models.strategies.custom import operator
+from dydist.models.strategies.native.layout import join_taps, split_taps
 from dydist.models.strategies.problem import Geometry, Pair
 
 
 @dataclass(frozen=True)
 class Meetings:
-    """Where taps meet the map. `rows` and `columns` hold every tap that does; `pairs` has for each of those, in
-    row-major order, its (output pixel, input pixel) pairs, also row-major.
+    """Where taps meet a map of `output` pixels: for each row-major tap that does, its (output pixel, input pixel)
+    pairs, which are row-major too.
     """
 
     output: Pair
-    rows: slice
-    columns: slice
-    pairs: list[list[Pair]]
-
-    def among(self, weight: Tensor) -> Tensor:
-        """The taps of `weight` [K, out, C/groups, kh, kw] that meet the map, a view."""
-        return weight[..., self.rows, self.columns]
+    pairs: dict[int, list[Pair]]
 
 
 def meetings(size: Pair, kernel: Pair, geometry: Geometry) -> Meetings:
     """Where the taps of a `kernel` (height, width) meet a map of `size` pixels."""
     output = geometry.output_size(size, kernel)
 
-    def along(axis: int) -> tuple[slice, list[list[Pair]]]:
+    def along(axis: int) -> list[list[Pair]]:
         stride, dilation, padding = geometry.stride[axis], geometry.dilation[axis], geometry.padding[axis]
-        met = [
+        return [
             [
                 (out, place)
                 for out in range(output[axis])
@@ -48,27 +43,24 @@ def meetings(size: Pair, kernel: Pair, geometry: Geometry) -> Meetings:
             ]
             for tap in range(kernel[axis])
         ]
-        used = [tap for tap, pairs in enumerate(met) if pairs] or [0]
-        part = slice(used[0], used[-1] + 1)
-        return part, met[part]
 
-    (rows, by_row), (columns, by_column) = along(0), along(1)
-    pairs = [
-        [
+    rows, columns = along(0), along(1)
+    pairs = {
+        i * kernel[1] + j: [
             (out_row * output[1] + out_column, row * size[1] + column)
-            for out_row, row in row_pairs
-            for out_column, column in column_pairs
+            for out_row, row in rows[i]
+            for out_column, column in columns[j]
         ]
-        for row_pairs in by_row
-        for column_pairs in by_column
-    ]
-    return Meetings(output, rows, columns, pairs)
+        for i in range(kernel[0])
+        for j in range(kernel[1])
+    }
+    return Meetings(output, {tap: met for tap, met in pairs.items() if met})
 
 
 def _by_tap(weight: Tensor, met: Meetings, groups: int) -> Tensor:
     """Kernels as [taps, groups, K, out/groups, C/groups], of the taps that meet the map."""
-    chosen = met.among(weight).unflatten(1, (groups, -1))
-    return chosen.permute(4, 5, 1, 0, 2, 3).flatten(0, 1).contiguous()
+    apart = split_taps(weight, list(met.pairs)).unflatten(2, (groups, weight.shape[1] // groups))
+    return apart.transpose(1, 2).contiguous()
 
 
 def _pixels_first(x: Tensor, groups: int) -> Tensor:
@@ -82,7 +74,7 @@ def _forward(x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -
     met = meetings(size, kernel, geometry)
     pixels = _pixels_first(x, groups)
     each = x.new_zeros(met.output[0] * met.output[1], groups, images, kernels * (out_channels // groups))
-    for tap, pairs in zip(_by_tap(weight, met, groups), met.pairs, strict=True):
+    for tap, pairs in zip(_by_tap(weight, met, groups), met.pairs.values(), strict=True):
         columns = tap.flatten(1, 2).transpose(1, 2)  # [groups, C/groups, K · out/groups]
         for out, place in pairs:
             each[out].baddbmm_(pixels[place], columns)
@@ -106,7 +98,7 @@ def _backward(
     grads = _pixels_first(grad, groups)  # [P, groups, N, out/groups]
     # Gradient of x through each kernel by itself: mixed it is x's, and its product with x is that of π.
     per_kernel = x.new_zeros(size[0] * size[1], groups * kernels, images, x.shape[1] // groups)
-    for tap, pairs in zip(by_tap, met.pairs, strict=True):
+    for tap, pairs in zip(by_tap, met.pairs.values(), strict=True):
         rows = tap.flatten(0, 1)  # [groups · K, out/groups, C/groups]
         for out, place in pairs:
             repeated = grads[out].repeat_interleave(kernels, 0)
@@ -120,14 +112,13 @@ def _backward(
         grad_attention = torch.einsum("qgknc,qgnc->nk", each, pixels).contiguous()
         weighted = torch.einsum("pgno,nk->pgkon", grads, attention).flatten(2, 3)  # rows: K · out/groups
         sums = x.new_zeros(by_tap.shape).flatten(2, 3)
-        for total, pairs in zip(sums, met.pairs, strict=True):
+        for total, pairs in zip(sums, met.pairs.values(), strict=True):
             for out, place in pairs:
                 total.baddbmm_(weighted[out], pixels[place])
-        everywhere = len(met.pairs) == kernel[0] * kernel[1]
-        grad_weight = torch.empty_like(weight) if everywhere else torch.zeros_like(weight)
-        place = met.among(grad_weight).unflatten(1, (groups, -1))
-        # [taps, groups, K, out/groups, C/groups] back to [K, groups, out/groups, C/groups, rows, columns]
-        place.copy_(sums.view(*place.shape[4:], *by_tap.shape[1:]).permute(3, 2, 4, 5, 0, 1))
+        apart = (
+            sums.view(by_tap.shape).transpose(1, 2).contiguous()
+        )  # [taps, K, groups, out/groups, C/groups]
+        grad_weight = join_taps(apart.flatten(2, 3), list(met.pairs), weight)
     return grad_x, grad_attention, grad_weight
 
 

@@ -1,7 +1,8 @@
-"""The C++ kernels of `fused`: built on first use, kept in a cache, loaded with ctypes.
+"""C++ for `fused` and `taps`: built on first use, kept in a cache, loaded with ctypes.
 
 - `build`: find a compiler, build once for this CPU, load
-- `fused.cpp`: the kernels
+- `kernels.cpp`: the kernels
+- `layout`: the taps of kernels apart, and back together
 """
 
 from dydist.models.strategies.native.build import cache_folder, library, reason

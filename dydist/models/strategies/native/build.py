@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-SOURCE = Path(__file__).with_name("fused.cpp")
+SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared"),
     # Products and sums may be contracted to multiply-adds; nothing is re-associated, so results stay reproducible.
@@ -75,13 +75,13 @@ def build(compiler: str, cache: Path) -> Path:
     Raises RuntimeError with the compiler's words where it fails, OSError where `cache` cannot be written.
     """
     folder = cache / "native" / _key(compiler)
-    target = folder / "fused.so"
+    target = folder / "kernels.so"
     if target.is_file():
         return target
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(str(folder / "lock")):
         if not target.is_file():
-            draft = folder / f"fused-{os.getpid()}.so"
+            draft = folder / f"kernels-{os.getpid()}.so"
             _compile(compiler, draft)
             os.replace(draft, target)  # Whoever looks sees a whole library or none.
     return target

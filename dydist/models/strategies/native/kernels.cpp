@@ -424,6 +424,31 @@ void kernel_gradient(const Sizes& s, const T* grad, const T* x, const T* pi, con
     for (Index i = 0; i < s.images * kernels; ++i) grad_pi[i] += partial.data[unit * s.images * kernels + i];
 }
 
+constexpr Index kBlock = 512;  // rows whose taps fit first-level cache, where they are visited once a tap
+
+// to[i][row] = from[row][chosen[i]]: the taps of all kernels apart, for `rows` rows of `taps` values.
+template <typename T>
+void split_taps(const T* from, Index rows, Index taps, const Index* chosen, Index count, T* to, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (Index first = 0; first < rows; first += kBlock)
+    for (Index i = 0; i < count; ++i) {
+      const Index last = std::min(rows, first + kBlock);
+      for (Index row = first; row < last; ++row) to[i * rows + row] = from[row * taps + chosen[i]];
+    }
+}
+
+// The way back; taps that were not chosen become zero.
+template <typename T>
+void join_taps(const T* from, Index rows, Index taps, const Index* chosen, Index count, T* to, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (Index first = 0; first < rows; first += kBlock) {
+    const Index last = std::min(rows, first + kBlock);
+    if (count < taps) std::memset(to + first * taps, 0, sizeof(T) * (last - first) * taps);
+    for (Index i = 0; i < count; ++i)
+      for (Index row = first; row < last; ++row) to[row * taps + chosen[i]] = from[i * rows + row];
+  }
+}
+
 }  // namespace
 
 #define EXPORT(T, NAME)                                                                                              \
@@ -437,6 +462,14 @@ void kernel_gradient(const Sizes& s, const T* grad, const T* x, const T* pi, con
                                          T* grad_w, T* grad_pi, int threads) {                                       \
     if (s->kernels == 4) kernel_gradient<T, 4>(*s, grad, x, pi, w, grad_w, grad_pi, threads);                        \
     else kernel_gradient<T, 0>(*s, grad, x, pi, w, grad_w, grad_pi, threads);                                        \
+  }                                                                                                                  \
+  extern "C" void split_taps_##NAME(const T* from, Index rows, Index taps, const Index* chosen, Index count, T* to,  \
+                                    int threads) {                                                                   \
+    split_taps<T>(from, rows, taps, chosen, count, to, threads);                                                     \
+  }                                                                                                                  \
+  extern "C" void join_taps_##NAME(const T* from, Index rows, Index taps, const Index* chosen, Index count, T* to,   \
+                                   int threads) {                                                                    \
+    join_taps<T>(from, rows, taps, chosen, count, to, threads);                                                      \
   }
 
 EXPORT(float, f32)
