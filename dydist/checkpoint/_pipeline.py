@@ -16,7 +16,7 @@ from dydist.checkpoint._stage import OpenFiles, bound_stage, staged
 from dydist.checkpoint._storage import LocalStorage, Storage
 from dydist.records import CheckpointRecord
 
-STAGE_WAIT_S = 120.0
+STAGE_WAIT_S = 30.0
 """The other processes of a node get so long to write their shares to its disk."""
 LATE_UPLOAD_S = 30.0
 """A staged checkpoint that could not be uploaded is tried again after so long, while nothing else is to do."""
@@ -233,8 +233,7 @@ class Pipeline:
             save.sources = own
             self._stage_ready(save)
             return
-        self._stage_ready(save)
-        if leads:
+        if leads:  # the copy is complete before the upload begins
             try:
                 self._commit(storage, save, around.node, deadline, lambda: None)
                 bound_stage(stage, around.stage_keep, staged_step=save.step)
@@ -242,6 +241,7 @@ class Pipeline:
                 pass
             except Exception as error:
                 self._tell(f"step {save.step}: no local copy on {identity.host}: {explain(error)}")
+        self._stage_ready(save)
 
     def _stage_ready(self, save: Save) -> None:
         with self._changed:

@@ -17,7 +17,7 @@ import fsspec
 
 from dydist.checkpoint._format import MANIFEST
 from dydist.checkpoint._secrets import scrub
-from dydist.checkpoint._storage import READ_BYTES, Chunks
+from dydist.checkpoint._storage import READ_BYTES, TEMPORARY, Chunks
 from dydist.errors import UserError
 
 BLOCK = 16 << 20
@@ -78,9 +78,8 @@ class RemoteStorage:
             if self._protocol == "memory":  # its files show while they are written
                 system.pipe_file(target, b"".join(chunks()))
             elif self._protocol in _WITH_RENAMES:
-                temporary = (
-                    f"{posixpath.dirname(target)}/.{posixpath.basename(name)}.{uuid.uuid4().hex[:12]}.tmp"
-                )
+                folder, base = posixpath.split(target)
+                temporary = f"{folder}/.{base}.{uuid.uuid4().hex[:12]}{TEMPORARY}"
                 try:
                     self._stream(system, temporary, chunks, "wb")
                     system.mv(temporary, target)
@@ -145,7 +144,7 @@ class RemoteStorage:
             except NotADirectoryError:
                 return {}
             named = {posixpath.basename(info["name"].rstrip("/")): info for info in infos}
-            return {name: info for name, info in named.items() if name and not name.endswith(".tmp")}
+            return {name: info for name, info in named.items() if name and not name.endswith(TEMPORARY)}
 
     def _connection(self) -> _Connection:
         return _Connection(self)

@@ -23,7 +23,8 @@ def open_stage(url: str, stage_dir: str | None) -> LocalStorage:
     """The stage of one remote place. The default lies under the temporary folder, for this user alone."""
     parent = Path(stage_dir or Path(tempfile.gettempdir()) / f"dydist-stage-{getpass.getuser()}")
     key = hashlib.sha256(url.encode()).hexdigest()[:16]
-    return LocalStorage(parent / key)
+    # Not flushed: it is for while the node lives, and what a power cut tears is found by its hash.
+    return LocalStorage(parent / key, durable=False)
 
 
 def prepare_stage(stage: LocalStorage, url: str, *, now: float) -> None:

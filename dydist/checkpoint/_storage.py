@@ -5,6 +5,7 @@ Names are relative to the place and have at most two levels: a checkpoint's fold
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
@@ -18,6 +19,8 @@ Chunks = Callable[[], Iterable["bytes | memoryview"]]
 """Makes a file's bytes anew, so that a write can be tried again."""
 
 READ_BYTES = 4 << 20
+TEMPORARY = ".tmp"
+"""How the names of files end that are still being written. Nothing lists them."""
 
 
 class Storage(Protocol):
@@ -79,9 +82,13 @@ def is_local(url: str) -> bool:
 
 
 class LocalStorage:
-    """A folder. What is written is flushed to the disk; a checkpoint's folder appears complete or not at all."""
+    """A folder; a checkpoint's folder appears complete or not at all.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    `durable`: what is written is flushed to the disk and outlasts a power cut. Without, it outlasts the process.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, durable: bool = True) -> None:
+        self._durable = durable
         self.root = Path(os.path.abspath(os.path.expanduser(path)))
 
     @property
@@ -89,16 +96,23 @@ class LocalStorage:
         return str(self.root)
 
     def folders(self) -> list[str]:
-        try:
-            return [entry.name for entry in os.scandir(self.root) if entry.is_dir()]
-        except FileNotFoundError:
-            return []
+        return [entry.name for entry in self._entries("") if entry.is_dir()]
 
     def files(self, folder: str) -> dict[str, int]:
+        result = {}
+        for entry in self._entries(folder):
+            # What another process renames while we look was a temporary file, or is gone.
+            with contextlib.suppress(FileNotFoundError):
+                if entry.is_file() and not entry.name.endswith(TEMPORARY):
+                    result[entry.name] = entry.stat().st_size
+        return result
+
+    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
         try:
-            return {e.name: e.stat().st_size for e in os.scandir(self.root / folder) if e.is_file()}
+            with os.scandir(self.root / folder) as entries:
+                return list(entries)
         except (FileNotFoundError, NotADirectoryError):
-            return {}
+            return []
 
     def size(self, name: str) -> int | None:
         try:
@@ -112,29 +126,26 @@ class LocalStorage:
                 yield chunk
 
     def write(self, name: str, chunks: Chunks) -> None:
+        with self._whole(name, chunks) as temporary:
+            temporary.replace(self.root / name)
+
+    def create(self, name: str, data: bytes) -> None:
+        with self._whole(name, lambda: [data]) as temporary:
+            os.link(temporary, self.root / name)  # fails where the name is taken, and shows the file whole
+
+    @contextlib.contextmanager
+    def _whole(self, name: str, chunks: Chunks) -> Iterator[Path]:
+        """A temporary file beside the target, on the disk to the last byte; gone afterwards."""
         target = self.root / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}{TEMPORARY}")
         try:
             with temporary.open("xb") as file:
                 file.writelines(chunks())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-    def create(self, name: str, data: bytes) -> None:
-        target = self.root / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(temporary, target)  # fails where the name is taken, and shows the file whole
+                if self._durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            yield temporary
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -152,28 +163,32 @@ class LocalStorage:
 
     def publish(self, working: str, folder: str, manifest: bytes) -> None:
         self.write(f"{working}/{MANIFEST}", lambda: [manifest])
-        _flush_folder(self.root / working)
+        self._flush(self.root / working)
         target = self.root / folder
         replaced = self.root / working.replace(".partial", ".replaced")
         if target.exists():  # a damaged one, or one that the user went back before
             target.rename(replaced)
         (self.root / working).rename(target)
-        _flush_folder(self.root)
+        self._flush(self.root)
         if replaced.exists():
             shutil.rmtree(replaced)
 
     def modified(self, folder: str) -> float | None:
+        times = []
+        for entry in self._entries(folder):
+            with contextlib.suppress(FileNotFoundError):
+                times.append(entry.stat().st_mtime)
         try:
-            times = [entry.stat().st_mtime for entry in os.scandir(self.root / folder)]
             return max([(self.root / folder).stat().st_mtime, *times])
         except FileNotFoundError:
             return None
 
-
-def _flush_folder(path: Path) -> None:
-    """Make renames in a folder last through a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    def _flush(self, path: Path) -> None:
+        """Make renames in a folder last through a power cut."""
+        if not self._durable:
+            return
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -7,6 +7,7 @@ read back with the package: https://huggingface.co/docs/safetensors, "Format".
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -51,12 +52,12 @@ def assign_shares(sizes: Mapping[str, int], shares: int) -> dict[str, int]:
     Largest first, each to the least loaded share so far (Graham 1969, LPT); a pure function of names and sizes, so
     that all processes agree without a word.
     """
-    load = [0] * shares
+    load = [(0, share) for share in range(shares)]  # a heap
     result = {}
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        share = min(range(shares), key=lambda index: (load[index], index))
+        used, share = load[0]
         result[name] = share
-        load[share] += sizes[name]
+        heapq.heapreplace(load, (used + sizes[name], share))
     return result
 
 

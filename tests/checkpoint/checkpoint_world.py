@@ -1,0 +1,82 @@
+"""Simulated processes: threads that say `broadcast` and `gather` to each other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from checkpoint_places import Place
+
+from dydist.checkpoint import Checkpointer, Storage, open_storage
+from dydist.config import CheckpointConfig
+from dydist.records import CheckpointRecord
+
+T = TypeVar("T")
+
+
+class World:
+    """`size` processes, each a thread; `nodes` says on which host each runs (its stage is the host's own folder)."""
+
+    def __init__(self, size: int, place: Place, stages: Path, *, nodes: list[str] | None = None) -> None:
+        self.size = size
+        self.place = place
+        self.records: list[CheckpointRecord] = []
+        self.notes: list[str] = []
+        self._stages = stages
+        self._nodes = nodes or ["node"] * size
+        self._barrier = threading.Barrier(size)
+        self._slots: list[Any] = [None] * size
+
+    def gather(self, rank: int, value: T) -> list[T]:
+        self._slots[rank] = value
+        self._barrier.wait(60)
+        result = list(self._slots)
+        self._barrier.wait(60)
+        return result
+
+    def checkpointer(
+        self,
+        rank: int,
+        *,
+        open_at: Callable[[str, Any], Storage] = open_storage,
+        job: str = "",
+        **config: Any,
+    ) -> Checkpointer:
+        """The checkpointer of one process."""
+        return Checkpointer(
+            CheckpointConfig(
+                stage_dir=str(self._stages / self._nodes[rank]), storage_options=self.place.options, **config
+            ),
+            url=self.place.url,
+            run_name="world",
+            rank=rank,
+            world_size=self.size,
+            broadcast=lambda value: self.gather(rank, value)[0],
+            gather=lambda value: self.gather(rank, value),
+            on_record=self.records.append,
+            on_note=self.notes.append,
+            job=job,
+            host=self._nodes[rank],
+            open_at=open_at,
+            lease_interval_s=0.2,
+            lease_timeout_s=1.0,
+        )
+
+    def run(self, program: Callable[[int], T]) -> list[T | BaseException]:
+        """Run a program on every process; results or errors by rank."""
+        results: list[Any] = [None] * self.size
+
+        def process(rank: int) -> None:
+            try:
+                results[rank] = program(rank)
+            except BaseException as error:
+                results[rank] = error
+
+        threads = [threading.Thread(target=process, args=(rank,)) for rank in range(self.size)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return results

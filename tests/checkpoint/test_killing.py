@@ -1,0 +1,116 @@
+"""A run that saves every few steps is killed with SIGKILL, at random moments and at every file boundary.
+
+Each time the next start goes on from the newest committed step with the right bits, and the end is bit-equal to the
+uninterrupted run's.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoint_places import STORES, place_on
+from killing_driver import Plan, start, warm_up
+
+KILLS = 50
+"""On each of the four stores: 200."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm_server() -> None:
+    warm_up()
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    """What the runs in a folder told."""
+    path = folder / "log"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def told(folder: Path, kind: str) -> list[Any]:
+    return [line[kind] for line in log(folder) if kind in line]
+
+
+def committed(folder: Path) -> int:
+    return max([line["committed"] for line in log(folder) if line.get("error", "") is None], default=0)
+
+
+def assert_finished_right(folder: Path) -> None:
+    assert set(told(folder, "finished")) == {True}, "the end is not bit-equal to the uninterrupted run's"
+
+
+def assert_restores_right(folder: Path) -> None:
+    assert all(told(folder, "right")), "a start went on from wrong bits"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", STORES)
+def test_random_kills(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    moments = random.Random(f"{store} 1")
+    kills, run, longest, survived = 0, 0, 0.3, []
+    while kills < KILLS:
+        folder = tmp_path / f"run{run}"
+        folder.mkdir()
+        place = place_on(store, request)
+        plan = Plan(url=place.url, options=place.options, folder=str(folder))
+        run += 1
+        died = True
+        while died:
+            before, starts = committed(folder), len(told(folder, "restored"))
+            process = start(plan)
+            process.join(moments.uniform(0, longest))
+            died = process.exitcode is None
+            process.kill()
+            process.join()
+            kills += died
+            assert died or process.exitcode == 0, told(folder, "note")
+            restored = told(folder, "restored")
+            if len(restored) > starts:
+                assert restored[-1] >= before, f"step {before} was committed, and {restored[-1]} was restored"
+                survived.append(restored[-1])
+            # Machines differ: the moments are spread over as long as a start takes here and now.
+            longest *= (1.2 if committed(folder) == before else 1.0) if died else 0.8
+        assert_restores_right(folder)
+        assert_finished_right(folder)
+        shutil.rmtree(folder)
+    assert len(set(survived)) > 3, f"the kills met too few moments: {sorted(set(survived))}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", STORES)
+def test_a_kill_at_every_file_boundary(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Dies before the 1st, 2nd, … operation on the store until it runs through; each is followed by a whole run."""
+    kill_at = 0
+    while True:
+        kill_at += 1
+        folder = tmp_path / f"kill{kill_at}"
+        folder.mkdir()
+        place = place_on(store, request)
+        plan = Plan(
+            url=place.url,
+            options=place.options,
+            folder=str(folder),
+            steps=3,
+            every=1,
+            wait=True,
+            kill_at=kill_at,
+        )
+        process = start(plan)
+        process.join(60)
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -9, told(folder, "note")
+        before = committed(folder)
+        again = start(
+            Plan(url=place.url, options=place.options, folder=str(folder), steps=3, every=1, wait=True)
+        )
+        again.join(60)
+        assert again.exitcode == 0
+        assert told(folder, "restored")[-1] >= before
+        assert_restores_right(folder)
+        assert_finished_right(folder)
+    assert kill_at > 15, "the run was too short to tell"
