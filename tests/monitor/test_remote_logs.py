@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -170,3 +174,30 @@ def test_a_store_that_fails_holds_up_neither_the_run_nor_its_end(tmp_path: Path)
     assert [
         text for text in messages if text.startswith("warning: TensorBoard log: cannot write to nosuch://log")
     ]
+
+
+def test_the_command_shows_a_remote_log_and_what_is_added_to_it(tmp_path: Path, s3: dict[str, Any]) -> None:
+    url = "s3://bucket/logs/command"
+    train(tmp_path / "tensorboard", url, s3, start=0, end=5)
+    environment = {
+        **os.environ,
+        "FSSPEC_S3_ENDPOINT_URL": s3["endpoint_url"],
+        "AWS_ACCESS_KEY_ID": "k",
+        "AWS_SECRET_ACCESS_KEY": "s",
+    }
+    command = [sys.executable, "-m", "dydist.cli.main", "tensorboard", url, "--port", "0", "--every-s", "0.5"]
+    process = subprocess.Popen(
+        [*command, "--mirror", str(tmp_path / "mirror")], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert any("http://localhost:" in line for line in process.stderr)
+    mirrored = tmp_path / "mirror" / "bucket-logs-command"
+    assert steps(str(mirrored)) == [1, 2, 3, 4, 5]
+    train(tmp_path / "tensorboard", url, s3, start=5, end=8)
+    end = time.monotonic() + 60
+    while steps(str(mirrored)) != list(range(1, 9)):
+        assert time.monotonic() < end
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.stderr.close()
+    assert process.wait(timeout=60) == 0

@@ -191,3 +191,11 @@ def test_a_run_that_just_began_has_a_page(tmp_path: Path) -> None:
     """Nothing but an empty metrics.jsonl: no curve, no accuracy, no error."""
     (tmp_path / "metrics.jsonl").touch()
     assert "No events were logged" in Parsed(page([read_run(tmp_path)])).text
+
+
+def test_many_classes_are_told_in_words(tmp_path: Path) -> None:
+    classes = tuple(f"class-{number}" for number in range(30))
+    counts = tuple(tuple(10 if r == c else int(r == 7) for c in range(30)) for r in range(30))
+    folder = make_run(tmp_path / "run")
+    JsonLines(folder).detail(ConfusionRecord(step=40, classes=classes, counts=counts, top5=0.95))
+    assert "the lowest accuracy: class-7 26%, class-0 100%" in Parsed(page([read_run(folder)])).text
