@@ -10,7 +10,7 @@ from dydist.errors import EXIT_ERROR, UserError
 from dydist.jobs import slurm
 from dydist.jobs.attempt import Attempt, first_failure
 from dydist.jobs.context import NodeContext, NodePlace
-from dydist.jobs.decide import Decision, decide
+from dydist.jobs.decide import Decision, decide, stalled
 from dydist.jobs.files import append_json, read_json, read_lines
 from dydist.jobs.spec import JobSpec
 
@@ -27,6 +27,14 @@ def remember_start(context: NodeContext) -> None:
     """Add this start to the job's history: which checkpoint was the newest when it began."""
     line = {"attempt": context.number, "saved_step": saved_step(context.spec), "time": time.time()}
     append_json(context.log_dir / "starts.jsonl", line)
+
+
+def starts_in_vain(context: NodeContext) -> int:
+    """How many of the last starts, up to the one before this, saved nothing new.
+
+    Starts that were killed with their tasks decided nothing, so the next one must count them.
+    """
+    return stalled([int(line["saved_step"]) for line in read_lines(context.log_dir / "starts.jsonl")])
 
 
 def saved_step(spec: JobSpec) -> int:

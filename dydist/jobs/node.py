@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dydist.errors import EXIT_DONE, UserError
 from dydist.jobs.attempt import Attempt, Outcome, attempt_number
-from dydist.jobs.conclude import conclude, remember_start
+from dydist.jobs.conclude import conclude, remember_start, starts_in_vain
 from dydist.jobs.context import NodeContext, NodePlace, StopSignals
 from dydist.jobs.launch import NodeLog
 from dydist.jobs.preflight import judge_probes, preflight
@@ -71,6 +71,10 @@ def _checked_run(context: NodeContext) -> Outcome:
     """Preflight, then the training."""
     spec, place, attempt = context.spec, context.place, context.attempt
     ended = Outcome(node=place.node, name=place.name, kind="done", time=time.time())
+    if place.node == 0 and starts_in_vain(context) >= spec.max_stalled:
+        failure = replace(ended, kind="launch", message="killed each time before it could tell why")
+        attempt.write_failure(failure)
+        return failure
     try:
         bad = preflight(context)
         turn = 0

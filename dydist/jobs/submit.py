@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 
 Cluster = Literal["slurm", "local"]
 LOCAL_MINUTES = 365 * 24 * 60
+KILLED_TASK = [
+    "code=$?",
+    "# A node's task was killed, and could decide nothing: try again. Our own exit codes are all below 128.",
+    'if [ $code -ge 128 ] && [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" = RUNNING ]; then',
+    '  scontrol requeue "$SLURM_JOB_ID"',
+    "fi",
+    "exit $code",
+]
+"""Shell lines after srun."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,12 +187,16 @@ def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
     executor = build_executor(submission)
     tasks = [NodeTask(spec) for spec in submission.specs]
     try:
-        jobs = [executor.submit(tasks[0])] if len(tasks) == 1 else executor.submit_array(tasks)
+        if submission.cluster == "local":
+            ids = [_submit_detached(executor, task) for task in tasks]
+        elif len(tasks) == 1:
+            ids = [str(executor.submit(tasks[0]).job_id)]
+        else:
+            ids = [str(job.job_id) for job in executor.submit_array(tasks)]
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "submitit":
             raise
         raise slurm.SlurmError(f"SLURM refused the job: {_stderr(str(error))}; see {folder}") from error
-    ids = [str(job.job_id) for job in jobs]
     for job, spec in zip(ids, submission.specs, strict=True):
         record = {
             "job": job,
@@ -203,6 +216,33 @@ def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
         write_json(Path(spec.run_dir or folder) / "job.json", record)
         remember(record)
     return ids
+
+
+def _submit_detached(executor: submitit.Executor, task: NodeTask) -> str:
+    """Submit to the local executor from a session of its own.
+
+    Its controller is a child of the process that submits: in our session it would end with the terminal, be reached
+    by Ctrl-C, and hold our output open for whoever reads that.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setsid()
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):
+                os.dup2(nowhere, stream)
+            os.write(writer, str(executor.submit(task).job_id).encode())
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        job = answer.read()
+    if os.waitpid(child, 0)[1] or not job:
+        raise RuntimeError(f"submitit's local executor could not start the job in {executor.folder}")
+    return job
 
 
 def build_executor(submission: Submission) -> submitit.Executor:
@@ -266,6 +306,7 @@ def sbatch_parameters(submission: Submission) -> dict[str, Any]:
         "stderr_to_stdout": True,
         "setup": [*setup, *profile.setup] or None,
         "srun_args": srun,
+        "teardown": KILLED_TASK if profile.requeue else None,
         "wckey": None,
         "array_parallelism": submission.parallel or 256,
         "additional_parameters": further,

@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from safetensors import safe_open
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -135,8 +137,27 @@ class Job:
             raise AssertionError(f"{error}\n{self.evidence()}") from None
 
     def start_now(self) -> None:
-        """Start a requeued job at once: SLURM itself waits two minutes."""
+        """Start a requeued job at once: SLURM itself waits two minutes.
+
+        It waits for a reason: an srun of the last start that lives on for some seconds (its node died) would end the
+        new start, whose step has the same number; and a node refuses a start whose credential, stamped in whole
+        seconds, is not newer than the end of the last one. For the second there is nothing to be awaited but time.
+        """
+        self.until(lambda: not list(self.processes()), 60, "the end of the last start's processes")
+        time.sleep(2.5)
         self.cluster.run("scontrol", "update", f"JobId={self.id}", "StartTime=now", check=False)
+
+    def processes(self) -> Iterator[psutil.Process]:
+        """Those of this job, on any node."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                env = process.environ()
+                ours = (env.get("SLURM_JOB_ID"), env.get("SLURM_CONF")) == (
+                    self.id,
+                    self.cluster.env["SLURM_CONF"],
+                )
+                if ours and process.status() not in ("zombie", "stopped"):
+                    yield process
 
     def ended(self, seconds: float = 150) -> dict[str, Any]:
         """Wait for the end, letting the job come back at once whenever it is requeued."""
@@ -156,6 +177,25 @@ class Job:
         """To the training process of this rank in the newest start."""
         file = max(self.starts()[-1].glob(f"exit-*/pid-{rank}.json"))
         os.kill(int(json.loads(file.read_text())["pid"]), number)
+
+    @contextmanager
+    def held(self, step: int) -> Iterator[None]:
+        """Training stands still once it has finished this step, so that no test races with its end."""
+        self.at_step(step)
+        files = list(self.starts()[-1].glob("exit-*/pid-*.json"))
+        pids = [int(json.loads(file.read_text())["pid"]) for file in files]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def warned(self) -> bool:
+        """Whether the newest start has passed on a warning of the scheduler."""
+        return "asking the processes" in (self.starts()[-1] / "node-0.log").read_text()
 
     def evidence(self) -> str:
         """What a failed test shows."""

@@ -37,8 +37,8 @@ def test_two_nodes_with_two_processes_each_equal_one_process(
             cluster.testcluster("undrain", node)
         job.until(lambda: job.starts(), 30, "the start")
         assert job.status()["state"] == "starting"
-        job.at_step(2)
-        status = job.status()
+        with job.held(2):
+            status = job.status()
         assert (status["state"], status["scheduler"], status["nodes"]) == ("running", "RUNNING", "n[1-2]")
         assert status["run"]["total_steps"] == STEPS
         assert status["updated_age_s"] < 30
@@ -83,8 +83,9 @@ def test_cancel_saves_first_and_the_same_command_goes_on_with_fewer_nodes(
         ),
     ]
     cluster.dydist(*refused, code=2)
-    job.at_step(8)
-    answer = cluster.dydist("cancel", job.id)
+    with job.held(8):
+        answer = cluster.dydist("cancel", job.id)
+        job.until(job.warned, 30, "the request")
     assert "asked to save and stop" in answer
     job.until(lambda: job.scheduler().startswith("CANCELLED"), 30, "the cancelling")
     status = job.status()

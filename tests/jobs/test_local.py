@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,15 +16,21 @@ from job_cluster import RECIPE, REPOSITORY, Cluster, Job, flags, metrics, weight
 @pytest.fixture
 def machine(tmp_path: Path) -> Cluster:
     """This machine, as if SLURM were not there."""
-    without = os.pathsep.join(
-        folder for folder in os.environ["PATH"].split(os.pathsep) if not (Path(folder) / "sbatch").exists()
-    )
+    slurm = {"sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo", "sacct", "salloc"}
     (tmp_path / "bin").mkdir()
-    for name in ("env", "git"):
-        if found := shutil.which(name):
-            (tmp_path / "bin" / name).symlink_to(found)
+    folders = []
+    for folder in map(Path, os.environ["PATH"].split(os.pathsep)):
+        if not (folder / "sbatch").exists():
+            folders.append(str(folder))
+            continue
+        for (
+            program
+        ) in folder.iterdir():  # all but SLURM: without a compiler, training computes in another way
+            link = tmp_path / "bin" / program.name
+            if program.name not in slurm and not link.is_symlink():
+                link.symlink_to(program)
     more = {
-        "PATH": f"{without}{os.pathsep}{tmp_path / 'bin'}",
+        "PATH": os.pathsep.join([*folders, str(tmp_path / "bin")]),
         "PYTHONPATH": str(REPOSITORY),
         "OMP_NUM_THREADS": "1",
         "XDG_STATE_HOME": str(tmp_path / "state-home"),
@@ -37,9 +42,9 @@ def machine(tmp_path: Path) -> Cluster:
 @pytest.mark.slow
 def test_a_local_job_comes_back_after_a_kill(machine: Cluster, reference: Path, tmp_path: Path) -> None:
     job = machine.submit(tmp_path / "runs", "here", "--cluster", "local", "--processes-per-node", "2")
-    job.at_step(12)
-    assert job.status()["state"] == "running"
-    job.signal_rank(1, signal.SIGKILL)
+    with job.held(12):
+        assert job.status()["state"] == "running"
+        job.signal_rank(1, signal.SIGKILL)
     job.until(lambda: job.status()["state"] == "done", 120, "the end")
     assert len(job.starts()) == 2
     assert weights(job.run_dir) == weights(reference)
@@ -59,8 +64,9 @@ def test_waiting_for_a_local_job_that_is_cancelled(machine: Cluster, tmp_path: P
         )
         record = json.loads((tmp_path / "runs" / "waited" / "job.json").read_text())
         job = Job(machine, record["job"], tmp_path / "runs" / "waited")
-        job.at_step(3)
-        assert "asked to save and stop" in machine.dydist("cancel", job.id)
+        with job.held(3):
+            assert "asked to save and stop" in machine.dydist("cancel", job.id)
+            job.until(job.warned, 30, "the request")
         text, errors = submitting.communicate(timeout=60)
     assert submitting.returncode == 1
     assert "saved step" in text
