@@ -42,8 +42,8 @@ class ModelConfig:
     """Multiplies every channel count (64, 128, 256, 512)."""
     dropout: float = 0.1
     """Dropout before the classifier."""
-    strategy: str = "auto"
-    """How dynamic convolutions are computed: auto, or one strategy for all (docs/performance.md lists them)."""
+    strategy: Literal["auto", "grouped", "mix", "blocked", "fused", "taps"] = "auto"
+    """How dynamic convolutions are computed: auto chooses for each layer; or one for all (docs/performance.md)."""
     bias: bool = False
     """Give dynamic convolutions K biases, mixed like the kernels."""
 
@@ -154,6 +154,8 @@ class ParallelConfig:
     """Which back end trains."""
     zero: Literal[0, 1, 2, 3] = 0
     """ZeRO stage, with the DeepSpeed engine."""
+    offload: Literal["none", "optimizer", "param", "all"] = "none"
+    """ZeRO-Offload: what lives in host memory. optimizer needs zero 1 or more, param and all need zero 3."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU where there is one."""
     threads: int | None = None
@@ -303,6 +305,16 @@ def _combinations(config: Config, world_size: int) -> Iterator[str]:
         yield "data.augment: false contradicts data.cutout, data.mixup or data.cutmix; set those to 0, or augment"
     if config.parallel.zero and config.parallel.engine != "deepspeed":
         yield f"parallel.zero: {config.parallel.zero} needs parallel.engine=deepspeed"
+    lowest_stage = {"none": 0, "optimizer": 1, "param": 3, "all": 3}[config.parallel.offload]
+    if config.parallel.zero < lowest_stage:
+        yield f"parallel.offload: {config.parallel.offload} needs parallel.zero={lowest_stage} or more"
+    if config.parallel.engine == "deepspeed" and config.train.compile:
+        yield "train.compile: true needs parallel.engine=ddp; ZeRO's hooks do not go through a compiled network"
+    if config.parallel.zero == 3 and config.train.ema_decay is not None:
+        yield (
+            f"train.ema_decay: {config.train.ema_decay:g} needs parallel.zero=0, 1 or 2; with 3 no process holds "
+            "the weights that are averaged"
+        )
     if config.parallel.engine == "deepspeed" and config.parallel.reduce == "exact":
         yield "parallel.reduce: exact needs parallel.engine=ddp; DeepSpeed sums gradients in its own order"
     if config.train.precision == "fp16" and config.train.compile and config.parallel.device == "cpu":

@@ -114,6 +114,13 @@ def test_what_defines_a_run_must_not_change_and_what_does_not_is_noted(tmp_path:
     assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 9))
 
 
+def test_what_could_change_the_bits_is_said_at_resume(tmp_path: Path) -> None:
+    exact = flags(tmp_path, "run", "--parallel.reduce", "exact")
+    train([*exact, "--train.max_steps", "3"], 1, tmp_path / "log")
+    text = train([*exact, "--train.max_steps", "5", "--parallel.threads", "2"], 1, tmp_path / "log2")
+    assert "threads was 1 and is 2 here: the bits may differ from here on" in text
+
+
 def test_a_loss_that_is_not_finite_stops_and_leaves_the_checkpoints_before_it(tmp_path: Path) -> None:
     train(flags(tmp_path, "run", "--train.max_steps", "5"), 1, tmp_path / "log")
     wild = flags(
