@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -21,7 +23,8 @@ LINES_KEPT = 25
 """Last lines of each rank that are kept for the report of a failure."""
 _PREFIX = re.compile(rb"^\[default(\d+)\]:")
 _PORT_TAKEN = (b"EADDRINUSE", b"ddress already in use", b"another process is utilizing it")
-_FROM_A_PREEMPTED_LAUNCHER = ("SLURM_", "SUBMITIT_", "PMI")
+_PR_SET_PDEATHSIG = 1
+_OF_THE_SCHEDULER = ("SLURM_", "SUBMITIT_", "PMI")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +72,7 @@ def environment(
     environ: Mapping[str, str] = os.environ,
 ) -> dict[str, str]:
     """Variables of the training processes: the node's, the profile's, and what tells them of the job."""
-    found = {
-        name: value for name, value in environ.items() if not name.startswith(_FROM_A_PREEMPTED_LAUNCHER)
-    }
+    found = {name: value for name, value in environ.items() if not name.startswith(_OF_THE_SCHEDULER)}
     found |= {
         "PYTHONPATH": spec.code,
         "PYTHONUNBUFFERED": "1",
@@ -114,7 +115,7 @@ class Launch:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_ignore_signals,
+            preexec_fn=_prepare_child,
         )
         self._alone = place.nodes * spec.processes_per_node == 1
         self._reader = threading.Thread(target=self._relay, name="dydist-relay", daemon=True)
@@ -191,6 +192,12 @@ class NodeLog:
             return tuple(self._last.get(rank, ()))
 
 
-def _ignore_signals() -> None:
+def _prepare_child() -> None:
+    """In the launcher before it starts: signals ignored, and SIGKILL when we are gone (prctl(2), Linux alone).
+
+    A killed task leaves its launcher without a parent, where SLURM's process tracking may lose sight of it.
+    """
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
