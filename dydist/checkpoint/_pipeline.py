@@ -48,7 +48,7 @@ class Pipeline:
         self._changed = threading.Condition()
         self._saves: list[Save] = []
         self._problems: list[str] = []
-        self._late = False
+        self._late_at: float | None = None
         self._torn: list[tuple[str, str]] = []
         self._late_cancel = threading.Event()
         self._closing = False
@@ -106,7 +106,7 @@ class Pipeline:
     def upload_late(self) -> None:
         """Upload the newest staged checkpoint by this process alone, as soon as there is nothing else to do."""
         with self._changed:
-            self._late = True
+            self._late_at = self._around.clock()
             self._changed.notify_all()
 
     def close(self, wait_s: float) -> None:
@@ -126,24 +126,23 @@ class Pipeline:
         while work():
             pass
 
-    def _next(self, waiting: str, active: str, timeout: float | None) -> Save | None:
-        """The next save to work on; None when closing, or after `timeout`."""
-
-        def ready() -> bool:
-            return self._closing or any(save.phase == waiting for save in self._saves)
-
+    def _next(self, waiting: str, active: str, *, late: bool) -> Save | None:
+        """The next save to work on; None when closing, or (`late`) when an upload that failed is due again."""
         with self._changed:
-            self._changed.wait_for(ready, timeout)
-            if self._closing:
-                return None
-            save = next((save for save in self._saves if save.phase == waiting), None)
-            if save is not None:
-                save.phase = active
-            return save
+            while not self._closing:
+                save = next((save for save in self._saves if save.phase == waiting), None)
+                if save is not None:
+                    save.phase = active
+                    return save
+                left = None if self._late_at is None or not late else self._late_at - self._around.clock()
+                if left is not None and left <= 0:
+                    return None
+                self._changed.wait(left)
+        return None
 
     def _write(self) -> bool:
         """Write one save to the place, or to the stage."""
-        save = self._next("queued", "writing", None)
+        save = self._next("queued", "writing", late=False)
         if save is None:
             return False
         if self._stage is None:
@@ -154,12 +153,12 @@ class Pipeline:
 
     def _upload(self) -> bool:
         """Upload one staged save, or the newest one that was left behind."""
-        save = self._next("staged", "uploading", LATE_UPLOAD_S if self._late else None)
+        save = self._next("staged", "uploading", late=True)
         if save is not None:
             self._guard(save, lambda: self._write_to_place(save))
         elif self._closing:
             return False
-        elif self._late and self._stage is not None:
+        elif self._stage is not None:
             self._upload_left_behind(self._stage)
         return True
 
@@ -255,6 +254,7 @@ class Pipeline:
         """Copy the newest staged checkpoint to the place, if that has none as new."""
         around = self._around
         with self._changed:
+            self._late_at = around.clock() + LATE_UPLOAD_S
             if any(save.phase not in ENDED for save in self._saves):
                 return
             self._late_cancel.clear()
@@ -279,7 +279,7 @@ class Pipeline:
         except Exception as error:
             around.on_note(f"the local copy {stage.url} still cannot be uploaded: {explain(error)}")
             return
-        self._late = False
+        self._late_at = None
 
     def _patient(self, storage: Storage, save: Save, deadline: float) -> Retrying:
         return Retrying(
@@ -306,7 +306,7 @@ class Pipeline:
             save.phase = phase
             save.error = explain(error) if error is not None else None
             if phase == "failed" and around.identity.rank == 0 and self._stage is not None:
-                self._late = True
+                self._late_at = around.clock() + LATE_UPLOAD_S
             if phase != "done":
                 self._torn.append((save.folder, save.attempt))
             self._changed.notify_all()

@@ -11,9 +11,11 @@ from tyro.extras import SubcommandApp
 from dydist.errors import EXIT_DONE, EXIT_USAGE, UserError
 
 GROUPS = (
+    "bench_checkpoint",
     "bench_conv",
     "bench_exact",
     "bench_monitor",
+    "checkpoint",
     "compare",
     "data",
     "jobs",

@@ -1,0 +1,190 @@
+"""What saving costs a run: the loop's pause, the time to a commit and the extra memory, against two other ways.
+
+DY-ResNet18 with momentum, on the CPU: the loop stands still for the copy alone here, for the whole write with
+`torch.save` and Accelerate's `save_state`. All write to the same place, in turn, within one process.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+
+from dydist.checkpoint import Checkpointer, TrainingState
+from dydist.config import CheckpointConfig
+from dydist.models import dy_resnet18
+from dydist.records import CheckpointRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveCost:
+    """One way of saving. Seconds and bytes, a value a save; `pause_s`: the loop stands still, `commit_s`: until it
+    is on the disk. `extra_bytes`: the greatest resident memory above that before the save."""
+
+    way: str
+    pause_s: list[float]
+    commit_s: list[float]
+    extra_bytes: list[int]
+
+    @property
+    def pause(self) -> float:
+        """Median pause in seconds."""
+        return median(self.pause_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All ways; `state_bytes`: weights, buffers and momentum."""
+
+    state_bytes: int
+    ways: list[SaveCost]
+
+    @property
+    def pause_ratio(self) -> float:
+        """Our pause over torch.save's to the same place, medians. Aim: at most 0.1."""
+        by_way = {cost.way: cost.pause for cost in self.ways}
+        return by_way["dydist"] / by_way["torch.save"]
+
+
+def measure(folder: Path, *, saves: int, width: float) -> Comparison:
+    """Save `saves` times each way to folders under `folder`, in turn; the first save of each way is left out."""
+    model = dy_resnet18(width=width)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    weights = dict(model.state_dict())
+    momentum = {
+        f"momentum.{name}": optimizer.state[parameter]["momentum_buffer"]
+        for name, parameter in model.named_parameters()
+    }
+    accelerator = Accelerator(cpu=True)
+    accelerator.prepare(model, optimizer)
+    ours = _Ours(folder / "dydist", weights, momentum)
+    torch_file, accelerate_folder = folder / "torch.pt", folder / "accelerate"
+
+    def torch_save() -> None:
+        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, torch_file)
+        _flush(torch_file)
+
+    def accelerate_save() -> None:
+        accelerator.save_state(str(accelerate_folder))
+        for file in accelerate_folder.rglob("*"):
+            if file.is_file():
+                _flush(file)
+
+    ways: dict[str, Callable[[], tuple[float, float] | None]] = {
+        "dydist": ours.save,
+        "torch.save": lambda: torch_save(),
+        "save_state": lambda: accelerate_save(),
+    }
+    costs: dict[str, SaveCost] = {
+        way: SaveCost(way=way, pause_s=[], commit_s=[], extra_bytes=[]) for way in ways
+    }
+    try:
+        for turn in range(saves + 1):
+            for way, save in ways.items():
+                with _peak_memory() as peak:
+                    began = time.perf_counter()
+                    times = save()
+                    whole = time.perf_counter() - began
+                costs[way].extra_bytes.append(peak[0])  # the first save of ours takes the memory and keeps it
+                if turn:
+                    costs[way].pause_s.append(times[0] if times else whole)
+                    costs[way].commit_s.append(times[1] if times else whole)
+    finally:
+        ours.close()
+        shutil.rmtree(accelerate_folder, ignore_errors=True)
+        torch_file.unlink(missing_ok=True)
+    tensors = [*weights.values(), *momentum.values()]
+    return Comparison(
+        state_bytes=sum(t.numel() * t.element_size() for t in tensors), ways=list(costs.values())
+    )
+
+
+class _Ours:
+    """Saves with a Checkpointer; each is awaited outside the pause, so that saves are timed one by one."""
+
+    def __init__(
+        self, place: Path, weights: Mapping[str, torch.Tensor], momentum: Mapping[str, torch.Tensor]
+    ) -> None:
+        self._state = (weights, momentum)
+        self._step = 0
+        self._record: CheckpointRecord | None = None
+        self._committed = threading.Event()
+        self._checkpointer = Checkpointer(
+            CheckpointConfig(keep=1, resume="never"),
+            url=str(place),
+            run_name="bench",
+            rank=0,
+            world_size=1,
+            broadcast=lambda value: value,
+            gather=lambda value: [value],
+            on_record=self._note,
+            on_note=lambda text: None,
+        )
+        self._checkpointer.restore()
+
+    def _note(self, record: CheckpointRecord) -> None:
+        self._record = record
+        self._committed.set()
+
+    def save(self) -> tuple[float, float]:
+        """Pause and time to the commit, in seconds."""
+        self._step += 1
+        self._committed.clear()
+        weights, momentum = self._state
+        began = time.perf_counter()
+        self._checkpointer.save(
+            self._step,
+            lambda: TrainingState(step=self._step, model=weights, optimizer=momentum),
+            accuracy=None,
+        )
+        pause = time.perf_counter() - began
+        self._committed.wait()
+        assert self._record is not None
+        if self._record.error is not None:
+            raise RuntimeError(self._record.error)
+        return pause, self._record.commit_s
+
+    def close(self) -> None:
+        self._checkpointer.close()
+
+
+@contextmanager
+def _peak_memory() -> Iterator[list[Any]]:
+    """The greatest resident memory above that at the start, in bytes, sampled every 2 ms."""
+    process, over = psutil.Process(), threading.Event()
+    before, peak = process.memory_info().rss, [0]
+
+    def watch() -> None:
+        while not over.wait(0.002):
+            peak[0] = max(peak[0], process.memory_info().rss - before)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,57 @@
+"""`dydist bench checkpoint`."""
+
+from __future__ import annotations
+
+
+def bench_checkpoint(
+    *, dir: str | None = None, saves: int = 5, width: float = 1.0, json: bool = False
+) -> int:
+    """What saving DY-ResNet18 with momentum costs: pause of the loop, time to commit, extra memory.
+
+    Against torch.save and Accelerate's save_state to the same folder, flushed to the disk, in turn within one run.
+    Aims: the pause at most 10 % of torch.save's; extra memory at most one copy of the state.
+
+    Example: dydist bench checkpoint --dir /scratch --saves 7
+
+    Args:
+        dir: Folder to save to; a temporary one where not given.
+        saves: Saves each way, after a first one that is left out.
+        width: The network's width.
+        json: Print the result as JSON.
+    """
+    import tempfile
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from dydist.bench.checkpoint import measure
+
+    with tempfile.TemporaryDirectory(dir=dir, prefix="dydist-bench-") as folder:
+        result = measure(Path(folder), saves=saves, width=width)
+    if json:
+        from json import dumps
+
+        print(dumps({**asdict(result), "pause_ratio": result.pause_ratio}))
+        return 0
+    from statistics import median
+
+    from rich.console import Console
+    from rich.table import Table
+
+    mib = 2**20
+    table = Table("way", "pause ms", "(least to greatest)", "commit ms", "extra memory MiB")
+    for cost in result.ways:
+        table.add_row(
+            cost.way,
+            f"{1000 * cost.pause:.1f}",
+            f"{1000 * min(cost.pause_s):.1f} to {1000 * max(cost.pause_s):.1f}",
+            f"{1000 * median(cost.commit_s):.0f}",
+            f"{max(cost.extra_bytes) / mib:.0f}",
+        )
+    Console().print(table)
+    print(
+        f"state: {result.state_bytes / mib:.0f} MiB, {saves} saves each; pause / torch.save's: {result.pause_ratio:.3f}"
+    )
+    return 0
+
+
+COMMANDS = {"bench checkpoint": bench_checkpoint}

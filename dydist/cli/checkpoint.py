@@ -1,0 +1,298 @@
+"""`dydist checkpoint list|verify|prune|copy`."""
+
+from __future__ import annotations
+
+import functools
+import json as json_module
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+
+from tyro.conf import Positional
+
+if TYPE_CHECKING:
+    from dydist.checkpoint import Found, Retrying
+
+Url = Annotated[str, Positional]
+
+P = ParamSpec("P")
+
+PATIENCE_S = 300.0
+"""A store that makes trouble is tried again for so long."""
+
+
+def plainly(command: Callable[P, int]) -> Callable[P, int]:
+    """A command whose trouble with damaged checkpoints and stores is one line on standard error and exit 1."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
+        from dydist.checkpoint import CheckpointError, explain
+
+        try:
+            return command(*args, **kwargs)
+        except (CheckpointError, OSError) as error:
+            print(f"dydist: {explain(error)}", file=sys.stderr)
+            return 1
+
+    return wrapped
+
+
+def list_checkpoints(url: Url, *, storage_options: str = "{}", json: bool = False) -> int:
+    """The checkpoints of a place: step, size, age, accuracy, validity (by manifest and sizes; `verify` reads all).
+
+    Example: dydist checkpoint list s3://bucket/runs/cifar10
+
+    Args:
+        url: A run's checkpoint folder or URL.
+        storage_options: fsspec options as JSON, such as '{"endpoint_url": "http://host:9000"}'.
+        json: Print a list of objects.
+    """
+    from dydist.checkpoint import survey
+
+    storage = _open(url, storage_options)
+    return _show(storage.url, survey(storage), json=json)
+
+
+def verify_checkpoints(
+    url: Url, *, step: int | None = None, storage_options: str = "{}", json: bool = False
+) -> int:
+    """Read every byte of checkpoints and compare with their manifests. Exit 1 where one is damaged.
+
+    Example: dydist checkpoint verify runs/cifar10/checkpoints --step 1200
+
+    Args:
+        url: A run's checkpoint folder or URL, or one step's folder.
+        step: Only this step.
+        storage_options: fsspec options as JSON.
+        json: Print a list of objects.
+    """
+    from dataclasses import replace
+
+    from dydist.checkpoint import DamagedError, verify
+
+    storage, found = _find(url, step, storage_options)
+    checked = []
+    with _progress("verifying", len(found)) as advance:
+        for item in found:
+            try:
+                verify(storage, item)
+            except DamagedError as error:
+                item = replace(item, problem=item.problem or str(error))
+            checked.append(item)
+            advance()
+    _show(storage.url, checked, json=json)
+    return 1 if any(item.problem is not None for item in checked) else 0
+
+
+def prune_checkpoints(
+    url: Url,
+    *,
+    keep: int = 3,
+    keep_every_steps: int | None = None,
+    keep_best: bool = True,
+    dry_run: bool = False,
+    storage_options: str = "{}",
+    json: bool = False,
+) -> int:
+    """Remove checkpoints that are not needed, and leftovers of torn saves older than a day.
+
+    The newest valid one is read back whole first; nothing is removed where none is valid.
+
+    Example: dydist checkpoint prune runs/cifar10/checkpoints --keep 2 --dry-run
+
+    Args:
+        url: A run's checkpoint folder or URL.
+        keep: How many of the newest are kept.
+        keep_every_steps: Keep those whose step is a multiple of this.
+        keep_best: Keep the one with the best accuracy.
+        dry_run: Only show what would go.
+        storage_options: fsspec options as JSON.
+        json: Print what was removed as a list of objects.
+    """
+    from dydist.checkpoint import Keep, prune
+    from dydist.errors import UserError
+
+    if keep < 1:
+        raise UserError(f"keep: {keep} is not allowed; it must be at least 1; delete the folder to keep none")
+    storage = _open(url, storage_options)
+    rule = Keep(keep=keep, keep_every_steps=keep_every_steps, keep_best=keep_best)
+    removed = prune(storage, rule, now=time.time(), dry_run=dry_run)
+    if json:
+        print(json_module.dumps([_facts(item) for item in removed], indent=1))
+        return 0
+    for item in removed:
+        print(
+            f"{'would remove' if dry_run else 'removed'} {storage.url}/{item.folder} ({item.bytes:,} bytes)"
+        )
+    if not removed:
+        print(f"nothing to remove at {storage.url}")
+    return 0
+
+
+def copy_checkpoints(
+    source: Url,
+    target: Url,
+    *,
+    step: int | None = None,
+    all_steps: bool = False,
+    source_options: str = "{}",
+    target_options: str = "{}",
+    json: bool = False,
+) -> int:
+    """Copy a checkpoint, the newest valid one by default, to another place: verified, and gone on with after a cut.
+
+    Example: dydist checkpoint copy s3://bucket/runs/cifar10 ./from-s3
+
+    Args:
+        source: A checkpoint folder or URL, or one step's folder.
+        target: The folder or URL to copy to.
+        step: This step instead of the newest.
+        all_steps: Every valid checkpoint.
+        source_options: fsspec options of the source as JSON.
+        target_options: fsspec options of the target as JSON.
+        json: Print what was copied as a list of objects.
+    """
+    from dydist.checkpoint import copy_checkpoint
+    from dydist.errors import UserError
+
+    storage, found = _find(source, step, source_options)
+    valid = [item for item in found if item.problem is None]
+    if not valid:
+        raise UserError(f"source: {storage.url}: {found[0].folder}: {found[0].problem}; copy another step")
+    chosen = valid if all_steps else valid[:1]
+    destination = _open(target, target_options)
+    results = []
+    for item in reversed(chosen):
+        assert item.manifest is not None
+        with _progress(item.folder, item.manifest.total_bytes) as advance:
+            copied = copy_checkpoint(
+                storage, destination, item, on_file=lambda name, size, copied: advance(size)
+            )
+        results.append({**_facts(item), "url": f"{destination.url}/{item.folder}", "copied": copied})
+        if not json:
+            print(
+                f"{destination.url}/{item.folder}: {'copied and verified' if copied else 'was there already'}"
+            )
+    if json:
+        print(json_module.dumps(results, indent=1))
+    return 0
+
+
+def _open(url: str, options: str) -> Retrying:
+    import threading
+
+    from dydist.checkpoint import Retrying, open_storage
+    from dydist.errors import UserError
+
+    try:
+        values = json_module.loads(options)
+        if not isinstance(values, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
+        raise UserError(
+            f"storage options: not a JSON object ({error}); use one such as '{{\"anon\": true}}'"
+        ) from None
+    return Retrying(
+        open_storage(url, values),
+        deadline=time.monotonic() + 24 * 3600,
+        clock=time.monotonic,
+        cancelled=threading.Event(),
+    )
+
+
+def _find(url: str, step: int | None, options: str) -> tuple[Retrying, list[Found]]:
+    """The checkpoints meant by a place or a step's folder; UserError where there is none."""
+    from dydist.checkpoint import inspect, step_of, survey
+    from dydist.errors import UserError
+
+    parent, _, last = url.rstrip("/").rpartition("/")
+    if step_of(last) is not None:
+        storage = _open(parent or ".", options)
+        found = [inspect(storage, last)] if last in storage.folders() else []
+    else:
+        storage = _open(url, options)
+        found = [item for item in survey(storage) if step is None or item.step == step]
+    if not found:
+        what = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+        raise UserError(
+            f"url: {what} at {storage.url}; give a run's checkpoint folder; `dydist checkpoint list` shows it"
+        )
+    return storage, found
+
+
+def _facts(item: Found) -> dict[str, Any]:
+    manifest = item.manifest
+    return {
+        "step": item.step,
+        "folder": item.folder,
+        "valid": item.problem is None,
+        "problem": item.problem,
+        "set_aside": item.set_aside,
+        "bytes": item.bytes,
+        "written_at": manifest.written_at if manifest else None,
+        "accuracy": manifest.accuracy if manifest else None,
+        "run": manifest.run if manifest else None,
+        "job": manifest.job if manifest else None,
+        "host": manifest.host if manifest else None,
+        "world_size": manifest.world_size if manifest else None,
+    }
+
+
+def _show(url: str, found: list[Found], *, json: bool) -> int:
+    if json:
+        print(json_module.dumps([_facts(item) for item in found], indent=1))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    if not found:
+        print(f"no checkpoints at {url}")
+        return 0
+    table = Table("step", "size", "age", "accuracy", "run", "state", title=url)
+    for item in found:
+        manifest = item.manifest
+        table.add_row(
+            str(item.step),
+            f"{item.bytes / 2**20:,.1f} MiB",
+            _age(time.time() - manifest.written_at) if manifest else "?",
+            f"{100 * manifest.accuracy:.2f} %" if manifest and manifest.accuracy is not None else "–",
+            manifest.run if manifest else "?",
+            item.problem or ("set aside" if item.set_aside else "valid"),
+        )
+    Console().print(table)
+    return 0
+
+
+def _age(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+class _progress:  # noqa: N801 - used as a function
+    """A progress bar on standard error where that is a terminal."""
+
+    def __init__(self, what: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self._bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task(what, total=total)
+
+    def __enter__(self) -> Any:
+        self._bar.start()
+        return lambda amount=1: self._bar.advance(self._task, amount)
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+
+COMMANDS = {
+    "checkpoint list": plainly(list_checkpoints),
+    "checkpoint verify": plainly(verify_checkpoints),
+    "checkpoint prune": plainly(prune_checkpoints),
+    "checkpoint copy": plainly(copy_checkpoints),
+}
