@@ -123,3 +123,15 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
             x[i : i + 1], attention[i : i + 1], weight, None, (1, 1), (1, 1), strategy="fused"
         )
         assert torch.equal(alone[0], together[i])
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+def test_without_a_writable_cache_it_builds_in_a_private_temporary_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said, _ = run(tmp_path, DYDIST_CACHE=str(tmp_path / "file"), TMPDIR=str(tmp_path))
+    assert said == "native"
+    private = tmp_path / f"dydist-{os.getuid()}"
+    assert private.stat().st_mode & 0o777 == 0o700
+    private.chmod(0o777)
+    said, _ = run(tmp_path, DYDIST_CACHE=str(tmp_path / "file"), TMPDIR=str(tmp_path))
+    assert said.startswith("no native: ")

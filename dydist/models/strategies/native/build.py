@@ -14,6 +14,7 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -62,11 +63,19 @@ def _attempt() -> tuple[ctypes.CDLL | None, str]:
         return ctypes.CDLL(str(build(compiler, cache_folder()))), ""
     except (OSError, RuntimeError) as problem:
         try:  # A home that is missing, full or read-only must not cost the kernels.
-            return ctypes.CDLL(
-                str(build(compiler, Path(tempfile.gettempdir()) / f"dydist-{os.getuid()}"))
-            ), ""
+            return ctypes.CDLL(str(build(compiler, _private_folder()))), ""
         except (OSError, RuntimeError):
             return None, str(problem)
+
+
+def _private_folder() -> Path:
+    """A folder for this user among the temporary ones. Raises OSError where someone else could put a library there."""
+    folder = Path(tempfile.gettempdir()) / f"dydist-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
+        raise PermissionError(f"{folder} is not this user's alone")
+    return folder
 
 
 def build(compiler: str, cache: Path) -> Path:
