@@ -56,12 +56,13 @@ def layer_costs(
 
 
 def limit(shape: Shape) -> float:
-    """Multiply-adds of forward and backward over those of a static convolution, where kernels are mixed (P pixels).
+    """Multiply-adds of forward and backward over those of a static convolution, the least that is known.
 
-    Forward and the gradient of x: P + K a weight. Gradients of kernels and attention: P + 2K.
+    Mixing kernels takes P + K a weight forward and for the gradient of x (P pixels, K kernels), and P + 2K for the
+    gradients of kernels and attention. Mixing outputs takes K times a static convolution.
     """
     pixels, kernels = shape.pixels, shape.kernels
-    return (3 * pixels + 4 * kernels) / (3 * pixels)
+    return min(float(kernels), (3 * pixels + 4 * kernels) / (3 * pixels))
 
 
 def step_costs(

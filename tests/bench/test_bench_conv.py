@@ -64,6 +64,7 @@ def test_a_ratio_is_the_median_over_pairs() -> None:
 def test_the_limit_on_paper() -> None:
     """4x4 pixels, 4 kernels: 20 + 20 + 24 multiply-adds a weight instead of 48."""
     assert limit(Shape(64, 4, 512, 512, 1, (3, 3), (4, 4))) == pytest.approx(64 / 48)
+    assert limit(Shape(64, 4, 512, 512, 1, (3, 3), (1, 1))) == 4.0  # one pixel: mix outputs
 
 
 def test_the_reference_is_dynamic_convolution() -> None:
