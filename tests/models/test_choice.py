@@ -25,6 +25,7 @@ def test_the_rule_names_a_strategy_for_every_layer() -> None:
     assert len(chosen) == 19
     assert chosen["layer1.0.conv1"] == "fused"  # 16 x 16 pixels
     assert chosen["layer4.1.conv2"] == "taps"  # 2 x 2
+    assert chosen["layer4.0.downsample.0"] == "fused"  # 2 x 2, no padding to leave out
     wide = choose_strategies(small(), (8, 3, 64, 64), measure=False)
     assert wide["layer1.0.conv1"] == "blocked"  # 32 x 32
 

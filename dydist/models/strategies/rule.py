@@ -5,7 +5,7 @@ from __future__ import annotations
 from dydist.models.strategies.problem import Shape
 
 FEW_PIXELS = 8
-"""Up to so many output pixels, `taps`: vectors would be half empty, and most taps meet padding."""
+"""Up to so many output pixels, `taps`: vectors would be half empty, and many taps meet only padding."""
 MANY_PIXELS = 256
 """Beyond so many, mixing kernels costs next to nothing, and a library's convolution is faster than ours."""
 
@@ -21,7 +21,7 @@ def rule(shape: Shape, device: str = "cpu") -> str:
     by_cost = "blocked" if shape.fan_in < shape.kernels * shape.pixels else "mix"
     if shape.groups > 1 or shape.kernels == 1:
         return by_cost
-    if shape.pixels <= FEW_PIXELS:
+    if shape.pixels == 1 or (shape.pixels <= FEW_PIXELS and shape.kernel != (1, 1)):
         return "taps"
     if device == "cpu":
         return "fused" if shape.pixels <= MANY_PIXELS else "blocked"
