@@ -60,6 +60,13 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     prepare_environment(config)
     from dydist.data import open_dataset
     from dydist.data.order import Order
+    from dydist.engine.deepspeed_config import check_launcher
+
+    check_launcher(config, os.environ)
+    if config.parallel.engine == "deepspeed":
+        from dydist.engine.deepspeed_import import import_deepspeed
+
+        import_deepspeed(config)
 
     def tell(text: str) -> None:
         if report.rank == 0 and not config.monitor.quiet:

@@ -40,6 +40,7 @@ class TorchEngine:
         self.parameters = [parameter for _, parameter in self.model.named_parameters()]
         self.optimizer = make_optimizer(config, self.model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.train.precision == "fp16")
+        self._autocast_dtype = AUTOCAST.get(config.train.precision)
         decay = config.train.ema_decay
         self.ema = None if decay is None else AveragedWeights(self.model, decay)
         self._norm: Tensor | None = None
@@ -130,7 +131,7 @@ class TorchEngine:
         """
         self.statistics.set_shards(len(group.shards))
         mask = self._dropout_mask(group, step)
-        precision = AUTOCAST.get(self.config.train.precision)
+        precision = self._autocast_dtype
         with torch.autocast(self.device.type, dtype=precision, enabled=precision is not None):
             logits = network(group.images, dropout_mask=mask)
         targets = group.labels if group.targets is None else group.targets
@@ -140,10 +141,18 @@ class TorchEngine:
             )
             / count
         )
-        scaled = self.scaler.scale(loss if factor == 1 else loss * factor)
-        scaled.backward()
+        self._backpropagate(loss if factor == 1 else loss * factor)
         correct = (logits.argmax(1) == group.labels).sum()
         return torch.stack([loss.detach(), correct.float()])
+
+    def _backpropagate(self, loss: Tensor) -> None:
+        self.scaler.scale(loss).backward()
+
+    def _nothing(self) -> ShardGroup:
+        """A group to pass through with factor 0 where a process has no images, so as to join the others."""
+        side = 32
+        images = torch.zeros(2, 3, side, side, device=self.device)
+        return ShardGroup((0,), images, torch.zeros(2, dtype=torch.int64, device=self.device), None, 0)
 
     def _dropout_mask(self, group: ShardGroup, step: int) -> Tensor | None:
         share = self.config.model.dropout

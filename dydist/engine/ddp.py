@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dydist.config import Config
-from dydist.data.loader import ShardGroup, StepBatch
+from dydist.data.loader import StepBatch
 from dydist.engine.core import HEADER, TorchEngine
 from dydist.engine.protocol import Votes
 from dydist.engine.world import World
@@ -51,11 +51,6 @@ class DdpEngine(TorchEngine):
             return small
 
         return wait
-
-    def _nothing(self) -> ShardGroup:
-        side = 32
-        images = torch.zeros(2, 3, side, side, device=self.device)
-        return ShardGroup((0,), images, torch.zeros(2, dtype=torch.int64, device=self.device), None, 0)
 
 
 def distribute(model: nn.Module, world: World) -> DistributedDataParallel:

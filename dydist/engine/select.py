@@ -15,6 +15,10 @@ def build_engine(config: Config, model: nn.Module, world: World) -> Engine:
         from dydist.engine.exact import ExactEngine
 
         return ExactEngine(config, model, world)
+    if config.parallel.engine == "deepspeed":
+        from dydist.engine.deepspeed import DeepSpeedEngine
+
+        return DeepSpeedEngine(config, model, world)
     from dydist.engine.ddp import DdpEngine
 
     return DdpEngine(config, model, world)

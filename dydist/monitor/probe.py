@@ -59,8 +59,10 @@ class RunProbe:
         self._rank, self._size, self._device, self._gather = rank, size, device, gather
         self._test_set = test_set
         # a hook that comes and goes would have a compiled network compiled anew each time
-        self._attention = AttentionStatistics(nn.Identity() if config.train.compile else model)
-        self._weights = WeightStatistics(model)
+        # with ZeRO-3 a process holds slices of the weights, and looking at the whole ones is a collective
+        sharded = config.parallel.zero == 3
+        self._attention = AttentionStatistics(nn.Identity() if config.train.compile or sharded else model)
+        self._weights = WeightStatistics(nn.Identity() if sharded else model)
         self._timer = StepTimer(model, device)
         self._process = psutil.Process(os.getpid())
         self._profiler: StepProfiler | None = None
@@ -71,7 +73,7 @@ class RunProbe:
         self._evaluation: EvaluationStatistics | None = None
         self._images_due = True
         self._step = 0
-        self._graph_due = rank == 0
+        self._graph_due = rank == 0 and not sharded
         self._stragglers = StragglerWatch(gather(socket.gethostname()))
 
     def before_step(self, step: int, *, logged: bool) -> None:
@@ -112,7 +114,8 @@ class RunProbe:
         values = sums.tolist()
         if weights is None:
             return {}, {}
-        norm, ratio, *similarity = weights.tolist()
+        figures = weights.tolist()
+        similarity = figures[2:]
         attention = self._attention.summarise(
             values[: self._attention.size], similarity if self._attention.names else []
         )
@@ -120,8 +123,7 @@ class RunProbe:
         if (slow := self._stragglers.update([row[0] for row in times])) is not None:
             self._monitor.note(slow, level="warning")
         extra = {
-            "optim/weight_norm": norm,
-            "optim/update_ratio": ratio,
+            **dict(zip(("optim/weight_norm", "optim/update_ratio"), figures, strict=False)),
             **process_figures(times),
             **self._timer.percentiles(),
             **self._memory(),

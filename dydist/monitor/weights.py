@@ -32,7 +32,12 @@ class WeightStatistics:
 
     @torch.no_grad()
     def end(self) -> Tensor:
-        """[‖w‖, ‖Δw‖ / ‖w‖, similarity of every dynamic layer] after the step, float32 on the device."""
+        """[‖w‖, ‖Δw‖ / ‖w‖, similarity of every dynamic layer] after the step, float32 on the device.
+
+        Empty for a network without parameters.
+        """
+        if not self._parameters:
+            return torch.empty(0)
         norm = _total_norm(self._parameters)
         torch._foreach_sub_(self._before, [p.detach() for p in self._parameters])
         update = _total_norm(self._before)

@@ -1,0 +1,171 @@
+"""`parallel.engine=deepspeed`: the same step as DDP's, with ZeRO 0 to 3 keeping weights, gradients and momentum.
+
+A process's shards are computed in one pass, interleaved, each with its own batch-norm statistics, as DDP does
+(engine/ddp.py): the sum is that of a pass a shard, and a pass is cheaper. ZeRO: Rajbhandari et al., SC 2020,
+arXiv:1910.02054.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dydist.config import Config
+from dydist.data.loader import StepBatch
+from dydist.data.order import rank_shards
+from dydist.engine.core import HEADER, TorchEngine
+from dydist.engine.deepspeed_config import deepspeed_config
+from dydist.engine.deepspeed_import import import_deepspeed
+from dydist.engine.protocol import StepSums, Votes
+from dydist.engine.world import World
+
+
+@dataclass
+class LossScale:
+    """fp16's loss scale by the rule and the constants of `torch.amp.GradScaler`: one value on all processes."""
+
+    scale: float = 65536.0
+    growth: int = 0
+    growth_interval: int = 2000
+
+    def update(self, overflow: bool) -> None:
+        """Halve after an overflow; double after `growth_interval` steps without one."""
+        self.growth = 0 if overflow else self.growth + 1
+        if overflow:
+            self.scale *= 0.5
+        elif self.growth == self.growth_interval:
+            self.scale, self.growth = self.scale * 2, 0
+
+
+class DeepSpeedEngine(TorchEngine):
+    """One model under DeepSpeed. `parallel.zero` says what is cut up over the processes."""
+
+    def __init__(self, config: Config, model: nn.Module, world: World) -> None:
+        super().__init__(config, model, world)
+        self.stage = config.parallel.zero
+        if self._autocast_dtype is not None:  # DeepSpeed switches off an autocast that surrounds it
+            autocast = torch.autocast(self.device.type, dtype=self._autocast_dtype)
+            self.model.forward = autocast(self.model.forward)
+            self._autocast_dtype = None
+        if not dist.is_initialized():  # one process, started without a launcher
+            backend = "nccl" if self.device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        self.network, *_ = import_deepspeed(config).initialize(
+            model=self.model,
+            optimizer=self.optimizer,
+            config=deepspeed_config(config, world.size, os.environ),
+            dist_init_required=False,
+        )
+        from dydist.engine.deepspeed_state import ShardedState
+
+        self.sharded = ShardedState(self.model, self.network.optimizer, self.stage) if self.stage else None
+        self.loss_scale = LossScale() if self.stage and config.train.precision == "fp16" else None
+        self._skipped = False
+
+    def train_step(
+        self, batch: StepBatch, *, lr: float, temperature: float, votes: Votes
+    ) -> Callable[[], StepSums]:
+        """See `Engine.train_step`."""
+        read = super().train_step(batch, lr=lr, temperature=temperature, votes=votes)
+        if not self._skipped or self.loss_scale is not None:
+            return read
+        # without loss scaling a gradient that is not finite is no overflow to try again, but the end of the run
+        return lambda: replace(read(), loss=math.nan)
+
+    def grad_norm(self) -> float:
+        """See `Engine.grad_norm`."""
+        return super().grad_norm() if self.sharded is None else float(self.network.get_global_grad_norm())
+
+    def model_state(self) -> dict[str, Tensor]:
+        """See `Engine.model_state`. In host memory with ZeRO."""
+        return super().model_state() if self.sharded is None else dict(self.sharded.weights())
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """See `Engine.optimizer_state`. In host memory with ZeRO."""
+        return super().optimizer_state() if self.sharded is None else dict(self.sharded.momenta())
+
+    def extra_state(self) -> dict[str, float]:
+        """See `Engine.extra_state`."""
+        if self.loss_scale is None:
+            return super().extra_state()
+        return {"scale": self.loss_scale.scale, "_growth_tracker": float(self.loss_scale.growth)}
+
+    def load(
+        self,
+        model: Mapping[str, Tensor],
+        optimizer: Mapping[str, Tensor],
+        averaged: Mapping[str, Tensor],
+        extra: Mapping[str, float],
+    ) -> None:
+        """See `Engine.load`."""
+        if self.sharded is None:
+            super().load(model, optimizer, averaged, extra)
+            return
+        self.sharded.load(model, optimizer)
+        if self.loss_scale is not None and "scale" in extra:
+            self.loss_scale.scale = extra["scale"]
+            self.loss_scale.growth = int(extra["_growth_tracker"])
+        if self.ema is not None:
+            self.ema.load(averaged or self.model.state_dict())
+
+    def _reduce_gradients(self, batch: StepBatch, votes: Votes) -> Callable[[], Tensor]:
+        if self.sharded is None:  # ZeRO's step forgets its gradients by itself
+            self.optimizer.zero_grad(set_to_none=True)
+        self.statistics.zero()
+        header = torch.zeros(len(HEADER), device=self.device)
+        header[2], header[3] = float(votes.stop), float(votes.save)
+        header[4] = float(sum(group.data_hash for group in batch.groups))
+        if self.loss_scale is not None:
+            self.network.optimizer.override_loss_scale(self.loss_scale.scale)
+        passes = pass_count(batch.count, self.config.parallel.shards, self.world.size)
+        for number in range(passes):
+            self.network.set_gradient_accumulation_boundary(number == passes - 1)
+            if number < len(batch.groups):
+                # DeepSpeed averages over processes; times the world size, a process's part of the mean counts whole
+                header[:2] += self._backward(
+                    self.network,
+                    batch.groups[number],
+                    step=batch.step,
+                    count=batch.count,
+                    factor=self.world.size,
+                )
+            else:  # a small last batch: every process makes the same passes, since ZeRO-3 gathers weights in each
+                before = self.statistics.flat.clone()
+                self._backward(self.network, self._nothing(), step=batch.step, count=1, factor=0.0)
+                self.statistics.flat.copy_(before)
+        small = torch.cat([header, self.statistics.flat])
+        if self.world.size > 1:
+            dist.all_reduce(small)
+        return lambda: small
+
+    def _backpropagate(self, loss: Tensor) -> None:
+        self.network.backward(loss if self.sharded else self.scaler.scale(loss), scale_wrt_gas=False)
+
+    def _update(self, lr: float) -> None:
+        if self.sharded is None:  # all gradients are whole here, in `.grad`: the update is DDP's
+            super()._update(lr)
+            return
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.network.step()
+        self._skipped = bool(self.network.optimizer.overflow)
+        if self.loss_scale is not None:
+            self.loss_scale.update(self._skipped)
+
+
+def pass_count(count: int, shards: int, world_size: int) -> int:
+    """Passes of the process that makes most of them, for a global batch of `count` images.
+
+    A process makes one for each size that its shards have (data/loader.py): one, but for a small last batch.
+    """
+    sizes = [(shard + 1) * count // shards - shard * count // shards for shard in range(shards)]
+    return max(
+        len({sizes[shard] for shard in rank_shards(rank, world_size, shards)} - {0})
+        for rank in range(world_size)
+    )
