@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -121,7 +119,7 @@ def kill_at_file_events(folder: str, kill_at: int | None, count: list[int]) -> N
     sys.addaudithook(hook)
 
 
-def drive(plan: Plan) -> None:
+def drive(plan: Plan) -> NoReturn:
     """Run to the end, or to its death. Appends to `log` what was restored and committed; `result` has the end."""
     folder = Path(plan.folder)
     log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -171,20 +169,3 @@ def drive(plan: Plan) -> None:
     checkpointer.close()
     tell(finished=all(torch.equal(weights[name], tensor) for name, tensor in uninterrupted()[step].items()))
     os._exit(0)
-
-
-def start(plan: Plan) -> BaseProcess:
-    """A process that drives a plan, forked from one that has everything loaded."""
-    context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=drive, args=(plan,))
-    process.start()
-    return process
-
-
-def warm_up() -> None:
-    """Start the process that others are forked from, with everything loaded and computed."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["killing_zygote"])
-    process = context.Process(target=uninterrupted)
-    process.start()
-    process.join()

@@ -1,14 +1,101 @@
-"""What the process that killed runs are forked from has loaded. It starts no thread and opens no connection."""
+"""A process with everything loaded, from which runs are forked to be killed: up in milliseconds.
+
+Started as a program, it reads plans as JSON lines, forks a run for each, and writes its process id and its end.
+"""
 
 from __future__ import annotations
 
-import s3fs  # noqa: F401
-import sshfs  # noqa: F401
-import torch
-from killing_driver import uninterrupted
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
-import dydist.checkpoint._checkpointer
-import dydist.checkpoint._remote  # noqa: F401
+from killing_driver import Plan, drive, uninterrupted
 
-torch.set_num_threads(1)  # a pool of threads would not outlive the fork
-uninterrupted()
+
+class Child:
+    """A run that was started; `exitcode` is None until `join` saw its end, and negative for a signal."""
+
+    def __init__(self, zygote: Zygote, pid: int) -> None:
+        self._zygote = zygote
+        self.pid = pid
+        self.exitcode: int | None = None
+
+    def join(self, timeout: float | None = None) -> None:
+        if self.exitcode is None and (answer := self._zygote.answer(timeout)) is not None:
+            self.exitcode = answer["exit"]
+
+    def kill(self) -> None:
+        if self.exitcode is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+class Zygote:
+    """Starts runs, one at a time."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=environment,
+        )
+        assert self.answer(60) == {"ready": True}
+
+    def start(self, plan: Plan) -> Child:
+        assert self._process.stdin is not None
+        self._process.stdin.write((json.dumps(asdict(plan)) + "\n").encode())
+        answer = self.answer(60)
+        assert answer is not None, "the zygote is stuck"
+        return Child(self, answer["pid"])
+
+    def answer(self, timeout: float | None) -> dict[str, Any] | None:
+        """Its next line; None where none comes in time."""
+        assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], timeout)[0]:
+            return None
+        return json.loads(self._process.stdout.readline())  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        self._process.communicate(timeout=30)
+
+
+def serve() -> None:
+    """The program."""
+    import s3fs  # noqa: F401
+    import sshfs  # noqa: F401
+    import torch
+
+    import dydist.checkpoint._checkpointer
+    import dydist.checkpoint._remote  # noqa: F401
+
+    torch.set_num_threads(1)  # a pool of threads would not outlive the fork
+    uninterrupted()
+    tell({"ready": True})
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                drive(Plan(**json.loads(line)))
+            except BaseException:
+                traceback.print_exc()
+            os._exit(1)
+        tell({"pid": pid})
+        tell({"exit": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])})
+
+
+def tell(facts: dict[str, Any]) -> None:
+    os.write(1, (json.dumps(facts) + "\n").encode())
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    serve()

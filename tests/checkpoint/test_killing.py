@@ -9,20 +9,24 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checkpoint_places import STORES, place_on
-from killing_driver import Plan, start, warm_up
+from killing_driver import Plan
+from killing_zygote import Zygote
 
 KILLS = 50
 """On each of the four stores: 200."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def warm_server() -> None:
-    warm_up()
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    zygote = Zygote()
+    yield zygote
+    zygote.close()
 
 
 def log(folder: Path) -> list[dict[str, Any]]:
@@ -49,19 +53,21 @@ def assert_restores_right(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("store", STORES)
-def test_random_kills(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_random_kills(store: str, request: pytest.FixtureRequest, tmp_path: Path, zygote: Zygote) -> None:
     moments = random.Random(f"{store} 1")
     kills, run, longest, survived = 0, 0, 0.3, []
     while kills < KILLS:
         folder = tmp_path / f"run{run}"
         folder.mkdir()
         place = place_on(store, request)
-        plan = Plan(url=place.url, options=place.options, folder=str(folder))
+        # Against a server a save takes longer than all of this training: there each is waited for.
+        slow: dict[str, Any] = {"steps": 15, "wait": True} if store in ("s3", "sftp") else {}
+        plan = Plan(url=place.url, options=place.options, folder=str(folder), **slow)
         run += 1
         died = True
         while died:
             before, starts = committed(folder), len(told(folder, "restored"))
-            process = start(plan)
+            process = zygote.start(plan)
             process.join(moments.uniform(0, longest))
             died = process.exitcode is None
             process.kill()
@@ -82,7 +88,9 @@ def test_random_kills(store: str, request: pytest.FixtureRequest, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("store", STORES)
-def test_a_kill_at_every_file_boundary(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_a_kill_at_every_file_boundary(
+    store: str, request: pytest.FixtureRequest, tmp_path: Path, zygote: Zygote
+) -> None:
     """Dies before the 1st, 2nd, … operation on the store until it runs through; each is followed by a whole run."""
     kill_at = 0
     while True:
@@ -99,13 +107,13 @@ def test_a_kill_at_every_file_boundary(store: str, request: pytest.FixtureReques
             wait=True,
             kill_at=kill_at,
         )
-        process = start(plan)
+        process = zygote.start(plan)
         process.join(60)
         if process.exitcode == 0:
             break
         assert process.exitcode == -9, told(folder, "note")
         before = committed(folder)
-        again = start(
+        again = zygote.start(
             Plan(url=place.url, options=place.options, folder=str(folder), steps=3, every=1, wait=True)
         )
         again.join(60)

@@ -1,0 +1,110 @@
+"""Real training runs with their checkpoints on real servers: killed without warning, gone on, started from others."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from checkpoint_places import place_on
+from support import REPOSITORY, Run, metrics, train
+
+from dydist.checkpoint import TrainingState, load, open_storage, survey
+from dydist.compare import first_difference
+
+
+def flags(runs: Path, name: str, *more: object) -> list[object]:
+    """A tiny network on digits: 22 steps an epoch, two epochs, a save every three steps."""
+    return [
+        *("--config", REPOSITORY / "launch/recipes/quickstart.yaml", "--run.dir", runs, "--run.name", name),
+        *(
+            "--train.epochs",
+            "2",
+            "--temperature.epochs",
+            "1",
+            "--model.width",
+            "0.0625",
+            "--monitor.every_steps",
+            "1",
+        ),
+        *("--parallel.reduce", "exact", "--checkpoint.every_steps", "3", "--monitor.quiet", "true"),
+        *more,
+    ]
+
+
+def newest(url: str, options: dict[str, object]) -> TrainingState:
+    storage = open_storage(url, options)
+    return load(storage, next(found for found in survey(storage) if found.problem is None))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["s3", "sftp"])
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(
+    store: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    place = place_on(store, request)
+    at = ["--checkpoint.url", place.url, "--checkpoint.storage_options", json.dumps(place.options)]
+    train(flags(tmp_path, "whole"), 1, tmp_path / "logs" / "whole")
+    seed = int.from_bytes(os.urandom(4), "little")
+    rng = random.Random(seed)
+    arguments = flags(tmp_path, "cut", *at, "--checkpoint.stage_dir", tmp_path / "stage")
+    for attempt, (world_size, step) in enumerate(((2, 6), (1, 14), (3, 24))):
+        run = Run(arguments, world_size, tmp_path / "logs" / f"cut{attempt}", DYDIST_JOB="17")
+        deadline = time.monotonic() + 120
+        while not any(line["step"] >= step for line in lines_so_far(tmp_path / "cut")):
+            assert time.monotonic() < deadline, run.text()
+            assert run.processes[0].is_alive(), run.text()
+            time.sleep(0.01)
+        time.sleep(rng.random() / 2)  # anywhere within a save
+        for process in run.processes:
+            os.kill(process.pid or 0, signal.SIGKILL)
+        run.wait()
+    text = train(arguments, 2, tmp_path / "logs" / "last", DYDIST_JOB="17")
+    whole = newest(str(tmp_path / "whole" / "checkpoints"), {})
+    cut = newest(place.url, dict(place.options))
+    assert (whole.step, cut.step) == (44, 44)
+    assert first_difference({**whole.model, **whole.optimizer}, {**cut.model, **cut.optimizer}) == (
+        None,
+        0.0,
+    ), (seed, text)
+    assert [line["step"] for line in metrics(tmp_path / "cut")] == list(range(1, 45))
+    for name in ("config.yaml", "metrics.jsonl", "status.json"):
+        assert "s3-secret-key" not in (tmp_path / "cut" / name).read_text()
+
+
+def lines_so_far(run_dir: Path) -> list[dict]:
+    try:
+        return metrics(run_dir)
+    except (OSError, ValueError):
+        return []
+
+
+def test_weights_of_another_run_are_a_start_also_for_other_classes(
+    cifar100_exact_root: Path, tmp_path: Path
+) -> None:
+    few = ("--train.max_steps", "3")
+    train(flags(tmp_path, "digits", *few), 1, tmp_path / "logs" / "digits")
+    start = ("--checkpoint.resume", tmp_path / "digits" / "checkpoints")
+    other = flags(
+        tmp_path,
+        "fine",
+        "--data.name",
+        "cifar100",
+        "--data.root",
+        cifar100_exact_root,
+        *start,
+        "--optim.lr",
+        "0",
+    )
+    text = train([*other, *few], 1, tmp_path / "logs" / "refused", code=2)
+    assert "checkpoint.resume: the checkpoint does not fit the network" in text
+    text = train([*other, *few, "--checkpoint.resume_classes", "any"], 1, tmp_path / "logs" / "fine")
+    before = newest(str(tmp_path / "digits" / "checkpoints"), {})
+    after = newest(str(tmp_path / "fine" / "checkpoints"), {})
+    assert after.step == 3
+    assert after.model["fc.bias"].shape == (100,)
+    assert after.model["layer1.0.conv1.weight"].equal(before.model["layer1.0.conv1.weight"])
