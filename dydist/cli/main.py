@@ -13,6 +13,7 @@ from dydist.errors import EXIT_DONE, EXIT_USAGE, UserError
 GROUPS = (
     "bench_checkpoint",
     "bench_conv",
+    "bench_engines",
     "bench_exact",
     "bench_monitor",
     "checkpoint",

@@ -1,0 +1,150 @@
+"""DDP against ZeRO 0 to 3: step time, peak memory of a process, start-up, and the pause of a checkpoint.
+
+Also run as a module by `dydist bench engines`: one process of one engine's measurement, which prints JSON on
+process 0. Each engine gets fresh processes, since a peak of memory is a process's own.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dydist.bench.local import run_processes
+from dydist.config import Config, DataConfig, ModelConfig, ParallelConfig, TrainConfig
+
+ENGINES = ("ddp", "zero0", "zero1", "zero2", "zero3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineCost:
+    """One engine. Seconds; bytes of the process that used most; `held_bytes`: what the formula says it holds."""
+
+    engine: str
+    world_size: int
+    step_s: list[float]
+    startup_s: float
+    gather_s: float
+    peak_bytes: int
+    held_bytes: int
+    parameters: int
+
+    @property
+    def steps_per_s(self) -> float:
+        """By the median step."""
+        return 1 / statistics.median(self.step_s)
+
+
+def measure(
+    engine: str, world_size: int, *, steps: int, batch_size: int, shards: int, width: float, stem: str
+) -> EngineCost:
+    """Start `world_size` processes of one engine and measure `steps` steps, after two that do not count."""
+    arguments = [engine, str(steps), str(batch_size), str(shards), str(width), stem]
+    printed = run_processes("dydist.bench.engines", arguments, world_size)
+    return EngineCost(**json.loads(printed.strip().splitlines()[-1]))
+
+
+def held_bytes(parameters: int, engine: str, world_size: int) -> int:
+    """Bytes of fp32 weights, gradients, momentum (and ZeRO's own copy of the weights it updates) a process holds.
+
+    4 bytes each. DDP and ZeRO 0 hold all three whole. ZeRO 1 cuts momentum and the copy, 2 gradients too, 3 the
+    weights too (arXiv:1910.02054, table 1, with SGD's one momentum in place of Adam's two).
+    """
+    part = parameters / world_size
+    weights, gradients, momentum, copy = {
+        "ddp": (parameters, parameters, parameters, 0),
+        "zero0": (parameters, parameters, parameters, 0),
+        "zero1": (parameters, parameters, part, part),
+        "zero2": (parameters, part, part, part),
+        "zero3": (part, part, part, part),
+    }[engine]
+    return round(4 * (weights + gradients + momentum + copy))
+
+
+def config_for(engine: str, *, batch_size: int, shards: int, width: float, stem: str) -> Config:
+    """The run that is measured."""
+    parallel: dict[str, Any] = {"shards": shards}
+    if engine != "ddp":
+        parallel |= {"engine": "deepspeed", "zero": int(engine.removeprefix("zero"))}
+    return Config(
+        model=ModelConfig(width=width, stem=stem),  # type: ignore[arg-type]
+        data=DataConfig(name="synthetic", limit=batch_size * 4),
+        train=TrainConfig(batch_size=batch_size),
+        parallel=ParallelConfig(**parallel),
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """One process of `measure`."""
+    began = time.perf_counter()
+    engine_name, steps = arguments[0], int(arguments[1])
+    batch_size, shards = int(arguments[2]), int(arguments[3])
+    config = config_for(
+        engine_name, batch_size=batch_size, shards=shards, width=float(arguments[4]), stem=arguments[5]
+    )
+    config.validate()
+    if config.parallel.engine == "deepspeed":
+        from dydist.engine.deepspeed_import import import_deepspeed
+
+        import_deepspeed(config)
+    import torch
+    import torch.distributed as dist
+
+    from dydist.data import open_dataset
+    from dydist.data.loader import ShardedLoader
+    from dydist.data.order import Order, rank_shards
+    from dydist.engine import Votes, build_engine, start_world
+    from dydist.session import build_model_for
+
+    world = start_world(config)
+    dataset = open_dataset(config.data, "train")
+    order = Order(seed=0, size=len(dataset), batch_size=batch_size, shards=shards)
+    network = build_model_for(config, dataset)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    engine = build_engine(config, network, world)
+    startup_s = time.perf_counter() - began
+    seconds = []
+    mine = rank_shards(world.rank, world.size, shards)
+    with ShardedLoader(
+        dataset, config.data, order, mine, device=world.device, start=0, stop=steps + 2, together=True
+    ) as loader:
+        for number, batch in enumerate(loader):
+            if world.size > 1:
+                dist.barrier()
+            step_began = time.perf_counter()
+            engine.train_step(batch, lr=0.01, temperature=10.0, votes=Votes())()
+            if number >= 2:
+                seconds.append(time.perf_counter() - step_began)
+    on_gpu = world.device.type == "cuda"
+    peak = (
+        torch.cuda.max_memory_allocated(world.device)
+        if on_gpu
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    gather_began = time.perf_counter()
+    tensors = {**engine.model_state(), **engine.optimizer_state()}
+    gather_s = time.perf_counter() - gather_began
+    del tensors
+    peaks = world.gather(int(peak))
+    if world.rank == 0:
+        cost = EngineCost(
+            engine=engine_name,
+            world_size=world.size,
+            step_s=seconds,
+            startup_s=startup_s,
+            gather_s=gather_s,
+            peak_bytes=max(peaks),
+            held_bytes=held_bytes(parameters, engine_name, world.size),
+            parameters=parameters,
+        )
+        print(json.dumps(cost.__dict__))
+    world.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,28 @@
+"""The engines' benchmark: what it says a process holds, and that it measures for real."""
+
+from __future__ import annotations
+
+import pytest
+
+from dydist.bench.engines import ENGINES, held_bytes, measure
+from dydist.cli.bench_engines import bench_engines
+from dydist.errors import UserError
+
+
+def test_held_bytes_follow_the_zero_papers_table() -> None:
+    million = 1_000_000
+    assert [held_bytes(million, engine, 4) / million for engine in ENGINES] == [12, 12, 10, 7, 4]
+    assert held_bytes(million, "zero3", 1) == 16 * million  # alone, ZeRO's copy of the weights is a loss
+
+
+def test_an_unknown_engine_is_named() -> None:
+    with pytest.raises(UserError, match="zero9 is no engine; use some of ddp"):
+        bench_engines(engines=("zero9",))
+
+
+@pytest.mark.slow
+def test_it_measures() -> None:
+    cost = measure("zero2", 2, steps=2, batch_size=16, shards=8, width=0.0625, stem="strided")
+    assert len(cost.step_s) == 2
+    assert cost.steps_per_s > 0
+    assert cost.peak_bytes > cost.held_bytes > 0
