@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if __name__ == "__main__":  # run by path: the package's own folder must not shadow other modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -91,13 +91,14 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     began = time.monotonic()
     world = start_world(config)
     run_dir = Path(config.run.dir) / config.run.name
-    monitor = prepare_run_folder(config, run_dir, world)
     end = partial(summary, config, run_dir, began=began, total_steps=total_steps(config, order))
-    session = None
+    session = monitor = None
     try:
         engine = build_engine(config, build_model_for(config, train_set), world)
-        session = Session(config, engine, world, run_dir, monitor)
+        session = Session(config, engine, world, run_dir)
         progress = session.restore()
+        monitor = prepare_run_folder(config, run_dir, world)  # now the place is known to be this run's
+        session.report_to(monitor)
         probe = RunProbe(
             config,
             engine.model,
@@ -130,7 +131,8 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     except BaseException as error:
         if session is not None:
             session.close()
-        monitor.close(end("failed", step=report.step, message=str(error)))
+        if monitor is not None:
+            monitor.close(end("failed", step=report.step, message=str(error)))
         raise
     monitor.close(end("done" if done else "stopped", step=progress.step, progress=progress))
     world.close()
@@ -199,5 +201,18 @@ def prepare_run_folder(config: Config, run_dir: Path, world: World) -> Monitor:
     return build_monitors(config, run_dir, world_size=world.size)
 
 
+def leave(code: int) -> NoReturn:
+    """End the process. Everything is closed and written by now.
+
+    Under DeepSpeed at once: the threads that it leaves behind have aborted an interpreter that was winding down
+    (`terminate called without an active exception`), which turns a finished run's 0 into 134.
+    """
+    if "deepspeed" in sys.modules:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -55,6 +55,7 @@ class DeepSpeedEngine(TorchEngine):
             self._autocast_dtype = None
         if not dist.is_initialized():  # one process, started without a launcher
             backend = "nccl" if self.device.type == "cuda" else "gloo"
+            os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         self.network, *_ = import_deepspeed(config).initialize(
             model=self.model,
