@@ -60,8 +60,8 @@ class World:
             job=job,
             host=self._nodes[rank],
             open_at=open_at,
-            lease_interval_s=0.2,
-            lease_timeout_s=1.0,
+            lease_interval_s=0.25,
+            lease_timeout_s=10.0,
         )
 
     def run(self, program: Callable[[int], T]) -> list[T | BaseException]:

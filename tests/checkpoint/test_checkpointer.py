@@ -57,8 +57,8 @@ def make(place: Place, told: Told, tmp_path: Path) -> Any:
                 on_record=told.records.append,
                 on_note=told.notes.append,
                 job=job,
-                lease_interval_s=0.05,
-                lease_timeout_s=0.2,
+                lease_interval_s=0.25,
+                lease_timeout_s=10.0,
             )
         )
         return made[-1]
@@ -142,9 +142,10 @@ def test_damaged_ones_are_named_and_passed_over(
     raw[-1] ^= 1
     storage.write(name, lambda: [raw])
     assert_same(make().restore(), state_at(2))
-    assert [note.split(" ")[0] for note in told.notes] == ["step-000000004", "step-000000003"]
-    assert "is missing" in told.notes[0]
-    assert "SHA-256" in told.notes[1]
+    passed = [note for note in told.notes if "is passed over" in note]
+    assert [note.split(" ")[0] for note in passed] == ["step-000000004", "step-000000003"]
+    assert "is missing" in passed[0]
+    assert "SHA-256" in passed[1]
 
 
 def test_nothing_valid_begins_anew_and_says_so(
@@ -157,7 +158,7 @@ def test_nothing_valid_begins_anew_and_says_so(
     shutil.rmtree(tmp_path / "stage", ignore_errors=True)
     storage.delete("step-000000001/MANIFEST.json")
     assert make().restore() is None
-    assert "beginning at step 0" in told.notes[-1]
+    assert any("beginning at step 0" in note for note in told.notes)
 
 
 def test_resume_never_sets_aside_and_auto_goes_on_from_the_new_line(make: Make, told: Told) -> None:
@@ -170,7 +171,7 @@ def test_resume_never_sets_aside_and_auto_goes_on_from_the_new_line(make: Make, 
     run_to(second, 5)
     second.close()
     assert_same(make().restore(), state_at(5))
-    assert "set aside" in told.notes[0]
+    assert any("set aside" in note for note in told.notes)
 
 
 def test_resume_at_a_step(make: Make) -> None:

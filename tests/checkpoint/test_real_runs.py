@@ -42,11 +42,10 @@ def newest(url: str, options: dict[str, object]) -> TrainingState:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("store", ["s3", "sftp"])
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(
-    store: str, tmp_path: Path, request: pytest.FixtureRequest
+    tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    place = place_on(store, request)
+    place = place_on("s3", request)
     at = ["--checkpoint.url", place.url, "--checkpoint.storage_options", json.dumps(place.options)]
     train(flags(tmp_path, "whole"), 1, tmp_path / "logs" / "whole")
     seed = int.from_bytes(os.urandom(4), "little")
@@ -74,6 +73,22 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(
     assert [line["step"] for line in metrics(tmp_path / "cut")] == list(range(1, 45))
     for name in ("config.yaml", "metrics.jsonl", "status.json"):
         assert "s3-secret-key" not in (tmp_path / "cut" / name).read_text()
+
+
+def test_a_second_run_at_the_same_place_is_refused_and_touches_nothing(tmp_path: Path) -> None:
+    first = Run(flags(tmp_path, "run", "--train.epochs", "500"), 1, tmp_path / "logs" / "first")
+    deadline = time.monotonic() + 120
+    while len(lines_so_far(tmp_path / "run")) < 2:
+        assert time.monotonic() < deadline, first.text()
+        time.sleep(0.01)
+    written = (tmp_path / "run" / "config.yaml").read_text()
+    text = train(flags(tmp_path, "run", "--train.epochs", "400"), 1, tmp_path / "logs" / "second", code=2)
+    assert "run" in text
+    assert str(first.processes[0].pid) in text or "host" in text
+    assert (tmp_path / "run" / "config.yaml").read_text() == written
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["pid"] == first.processes[0].pid
+    os.kill(first.processes[0].pid or 0, signal.SIGTERM)
+    assert first.wait() == [75], first.text()
 
 
 def lines_so_far(run_dir: Path) -> list[dict]:
