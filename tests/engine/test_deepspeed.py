@@ -1,0 +1,249 @@
+"""The same run under DeepSpeed: losses, images, stops and checkpoints that every engine and world size reads."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support import Run, metrics, train
+from test_exact import stop_at
+
+from dydist.checkpoint import load, open_storage, survey
+from dydist.config import Config, ParallelConfig, TrainConfig
+from dydist.engine import Progress
+from dydist.engine.deepspeed import LossScale, pass_count
+from dydist.engine.deepspeed_import import import_deepspeed
+from dydist.errors import UserError
+from dydist.session import Session
+
+STEPS = 20
+ENGINE = {
+    "ddp": (),
+    **{f"zero{z}": ("--parallel.engine", "deepspeed", "--parallel.zero", z) for z in range(4)},
+}
+
+
+def flags(root: Path, runs: Path, name: str, engine: str, *more: object) -> list[object]:
+    """A small DY-ResNet18 on real CIFAR images, with all that draws random numbers switched on.
+
+    The learning rate is tiny: at larger ones the network magnifies rounding (docs/exactness.md draws it).
+    """
+    return [
+        *("--run.dir", runs, "--run.name", name, "--data.root", root, "--data.limit", "512"),
+        *(
+            "--train.epochs",
+            "3",
+            "--train.batch_size",
+            "64",
+            "--parallel.shards",
+            "8",
+            "--train.max_steps",
+            STEPS,
+        ),
+        *(
+            "--model.width",
+            "0.125",
+            "--model.stem",
+            "strided",
+            "--model.dropout",
+            "0.2",
+            "--data.mixup",
+            "0.4",
+        ),
+        *("--optim.lr", "0.00003", "--temperature.per", "step", "--temperature.epochs", "2"),
+        *("--monitor.every_steps", "1", "--monitor.quiet", "true", "--parallel.timeout_s", "60"),
+        *("--parallel.device", "cpu", *ENGINE[engine], *more),
+    ]
+
+
+def assert_same_run(mine: Path, theirs: Path, tolerance: float) -> None:
+    ours, wanted = metrics(mine), metrics(theirs)
+    assert [line["step"] for line in ours] == [line["step"] for line in wanted] == list(range(1, STEPS + 1))
+    assert [line["data_hash"] for line in ours] == [line["data_hash"] for line in wanted]
+    for a, b in zip(ours, wanted, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=tolerance), a["step"]
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=max(0.002, 50 * tolerance)), a["step"]
+
+
+@pytest.fixture(scope="module")
+def reference(cifar10_exact_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DDP's `fast` on two processes, clipped."""
+    runs = tmp_path_factory.mktemp("reference")
+    for precision in ("fp32", "bf16"):
+        more = ("--train.precision", precision, "--train.clip_norm", "1.0")
+        train(flags(cifar10_exact_root, runs, precision, "ddp", *more), 2, runs / "logs" / precision)
+    return runs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("engine", "world_size", "precision"),
+    [
+        ("zero0", 2, "fp32"),
+        ("zero1", 4, "fp32"),
+        ("zero2", 3, "fp32"),
+        ("zero3", 1, "fp32"),
+        ("zero3", 2, "fp32"),
+        ("zero1", 2, "bf16"),
+        ("zero3", 2, "bf16"),
+    ],
+)
+def test_twenty_losses_and_the_images_are_ddps(
+    engine: str, world_size: int, precision: str, reference: Path, cifar10_exact_root: Path, tmp_path: Path
+) -> None:
+    more = ("--train.precision", precision, "--train.clip_norm", "1.0")
+    arguments = flags(cifar10_exact_root, tmp_path, "run", engine, *more)
+    train(arguments, world_size, tmp_path / "logs" / "run")
+    assert_same_run(tmp_path / "run", reference / precision, 1e-4 if precision == "fp32" else 5e-3)
+
+
+CHAIN = (
+    ("ddp", 1, 5),
+    ("zero3", 4, 7),
+    ("zero1", 2, 10),
+    ("zero2", 3, 12),
+    ("zero3", 2, 15),
+    ("ddp", 2, STEPS),
+)
+"""(engine, world size, step where it ends): from each to the next, in mid-epoch. portability.py has them all."""
+
+
+@pytest.mark.slow
+def test_a_checkpoint_goes_from_engine_to_engine_with_every_bit(
+    cifar10_exact_root: Path, reference: Path, tmp_path: Path
+) -> None:
+    for number, (engine, world_size, last) in enumerate(CHAIN):
+        arguments = flags(cifar10_exact_root, tmp_path, "chain", engine, "--train.clip_norm", "1.0")
+        arguments[arguments.index("--train.max_steps") + 1] = last
+        dump = tmp_path / f"loaded-{number}.safetensors"
+        log = tmp_path / "logs" / str(number)
+        storage = open_storage(str(tmp_path / "chain" / "checkpoints"))
+        written = load(storage, survey(storage)[0]) if number else None
+        run = Run(arguments, world_size, log, before=dump_what_is_loaded, DYDIST_TEST_DUMP=str(dump))
+        assert run.wait() == [0] * world_size, run.text()
+        if written is not None:
+            loaded = load_file(dump)
+            wanted = {**written.model, **written.optimizer}
+            assert loaded.keys() == wanted.keys()
+            different = [name for name in wanted if not torch.equal(loaded[name], wanted[name])]
+            assert not different, (engine, world_size, different)
+            assert any(tensor.abs().max() > 0 for tensor in written.optimizer.values())
+    assert_same_run(tmp_path / "chain", reference / "fp32", 1e-4)
+
+
+def dump_what_is_loaded() -> None:
+    """In the training process: write what the engine holds once it is restored."""
+    restore = Session.restore
+
+    def dumping(self: Session) -> Progress:
+        progress = restore(self)
+        state = {**self.engine.model_state(), **self.engine.optimizer_state()}
+        if self.world.rank == 0:
+            save_file({name: t.contiguous() for name, t in state.items()}, os.environ["DYDIST_TEST_DUMP"])
+        return progress
+
+    Session.restore = dumping  # type: ignore[method-assign]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine", "number"), [("zero2", signal.SIGTERM), ("zero3", signal.SIGKILL)])
+def test_stopped_or_killed_it_goes_on_with_the_same_images(
+    engine: str, number: signal.Signals, reference: Path, cifar10_exact_root: Path, tmp_path: Path
+) -> None:
+    more = ("--train.clip_norm", "1.0", "--checkpoint.every_steps", "3")
+    arguments = flags(cifar10_exact_root, tmp_path, "cut", engine, *more)
+    run = Run(arguments, 2, tmp_path / "logs" / "first")
+    stop_at(run, tmp_path / "cut", 8, 1, number)
+    expected = -signal.SIGKILL if number == signal.SIGKILL else 75
+    assert run.wait() == [expected] * 2, run.text()
+    train(arguments, 3, tmp_path / "logs" / "second")
+    assert_same_run(tmp_path / "cut", reference / "fp32", 1e-4)
+
+
+@pytest.mark.slow
+def test_a_last_batch_of_uneven_shards_and_fp16(cifar10_exact_root: Path, tmp_path: Path) -> None:
+    """66 images in batches of 24 and 8 shards: the last step has shards of 2 and 3 images."""
+    losses = {}
+    for engine in ("ddp", "zero3"):
+        more = ("--train.precision", "fp16", "--data.drop_last", "false")
+        arguments = flags(cifar10_exact_root, tmp_path, engine, engine, *more)
+        for field, value in (("--data.limit", 66), ("--train.batch_size", 24), ("--train.max_steps", 4)):
+            arguments[arguments.index(field) + 1] = value
+        train(arguments, 3, tmp_path / "logs" / engine)
+        losses[engine] = [line["loss"] for line in metrics(tmp_path / engine)]
+    assert losses["zero3"] == pytest.approx(losses["ddp"], abs=0.01)
+
+
+@pytest.mark.slow
+def test_accuracy_does_not_fall_with_the_number_of_ranks(tmp_path: Path) -> None:
+    """Handwritten digits, one process against four: a known complaint about DeepSpeed set-ups."""
+    accuracy = {}
+    for world_size in (1, 4):
+        name = f"ranks{world_size}"
+        arguments = [
+            *("--run.dir", tmp_path, "--run.name", name, "--data.name", "digits", "--model.width", "0.125"),
+            *("--train.epochs", 4, "--train.eval_every_epochs", 4, "--monitor.quiet", "true"),
+            *("--temperature.epochs", 2, "--parallel.device", "cpu", *ENGINE["zero2"]),
+        ]
+        train(arguments, world_size, tmp_path / "logs" / name)
+        accuracy[world_size] = metrics(tmp_path / name, "evaluation")[-1]["accuracy"]
+    print(accuracy)
+    assert accuracy[1] > 0.7
+    assert abs(accuracy[4] - accuracy[1]) < 0.05
+
+
+def test_passes_are_those_of_the_busiest_process() -> None:
+    assert pass_count(64, 8, 3) == 1
+    assert pass_count(18, 8, 3) == 2
+    assert pass_count(1, 8, 4) == 1
+
+
+def test_the_loss_scale_follows_gradscalers_rule() -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=65536.0, growth_interval=3)
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    mine = LossScale(growth_interval=3)
+    for finite in (True, True, True, False, True, True, False, False, True, True, True):
+        optimizer.zero_grad()
+        scaler.scale(weight.sum() * (1.0 if finite else float("inf"))).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        mine.update(overflow=not finite)
+        state = scaler.state_dict()
+        assert (mine.scale, mine.growth) == (state["scale"], state["_growth_tracker"])
+
+
+def test_without_deepspeed_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    with pytest.raises(UserError, match=r"^parallel\.engine: deepspeed.*dydist\[deepspeed\].*ddp"):
+        import_deepspeed(Config())
+
+
+def test_dydist_imports_without_deepspeed_or_transformers() -> None:
+    code = "import sys, dydist, dydist.train, dydist.engine, dydist.session, dydist.cli.main as m; m.commands()\n"
+    code += "assert not {'deepspeed', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "train_options", "field"),
+    [
+        ({"engine": "deepspeed", "zero": 2, "offload": "param"}, {}, "parallel.offload"),
+        ({"engine": "ddp", "offload": "optimizer"}, {}, "parallel.offload"),
+        ({"engine": "deepspeed", "zero": 1}, {"compile": True}, "train.compile"),
+        ({"engine": "deepspeed", "zero": 3}, {"ema_decay": 0.9}, "train.ema_decay"),
+        ({"engine": "deepspeed", "reduce": "exact"}, {}, "parallel.reduce"),
+    ],
+)
+def test_what_deepspeed_cannot_do_is_refused(parallel: dict, train_options: dict, field: str) -> None:
+    config = Config(parallel=ParallelConfig(**parallel), train=TrainConfig(**train_options))
+    with pytest.raises(UserError, match=f"^{re.escape(field)}: "):
+        config.validate()
