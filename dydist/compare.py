@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dydist.config_reader import read_yaml
 from dydist.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,13 +76,14 @@ def compare_runs(first: Path, second: Path) -> Comparison:
 
 def step_lines(run_dir: Path) -> dict[int, dict[str, Any]]:
     """The logged steps of a run, by step."""
+    from dydist.monitor.jsonlines import read_lines
+
     path = run_dir / "metrics.jsonl"
     if not path.is_file():
         raise UserError(
             f"{run_dir}: there is no metrics.jsonl in it; give the folder of a run, such as runs/quickstart"
         )
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    return {line["step"]: line for line in lines if line["kind"] == "step"}
+    return {line["step"]: line for line in read_lines(path) if line.get("kind") == "step"}
 
 
 def newest_common(first: Path, second: Path) -> tuple[TrainingState, TrainingState] | None:
@@ -100,10 +101,8 @@ def newest_common(first: Path, second: Path) -> tuple[TrainingState, TrainingSta
 
 def checkpoint_place(run_dir: Path) -> tuple[str, Mapping[str, Any]]:
     """Where a run keeps its checkpoints, and the options to reach it."""
-    import yaml
-
     path = run_dir / "config.yaml"
-    section = yaml.safe_load(path.read_text(encoding="utf-8")).get("checkpoint", {}) if path.is_file() else {}
+    section = read_yaml(path).get("checkpoint", {}) if path.is_file() else {}
     return section.get("url") or str(run_dir / "checkpoints"), section.get("storage_options") or {}
 
 
@@ -115,12 +114,10 @@ def everything(state: TrainingState) -> dict[str, Tensor]:
 
 def fingerprint(state: TrainingState) -> str:
     """SHA-256 over the step and every tensor's name, type, shape and bytes, in order of name."""
-    import torch
-
     digest = hashlib.sha256(f"step {state.step}\n".encode())
     for name, tensor in sorted(everything(state).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        digest.update(_bits(tensor))
     return digest.hexdigest()
 
 
@@ -131,8 +128,13 @@ def first_difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> tuple[
     for name in dict.fromkeys([*a, *b]):
         if name not in a or name not in b or a[name].shape != b[name].shape:
             return first or name, float("inf")
-        left, right = a[name].double(), b[name].double()
-        if not left.equal(right):
+        if _bits(a[name]) != _bits(b[name]):
             first = first or name
-            largest = max(largest, float((left - right).abs().max()))
+            largest = max(largest, float((a[name].double() - b[name].double()).abs().max()))
     return first, largest
+
+
+def _bits(tensor: Tensor) -> bytes:
+    import torch
+
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

@@ -1,7 +1,7 @@
 """The whole configuration of a run: one frozen dataclass a section, each field with a line under it.
 
 A run is a pure function of these values (docs/design.md). They come from a YAML file, then flags over it;
-`dydist.cli.config` reads both. `Config.validate` holds what a single field's type cannot say.
+`dydist.config_reader` reads both. `Config.validate` holds what a single field's type cannot say.
 Imports neither torch nor numpy, so that a mistake is told at once.
 """
 
@@ -85,7 +85,7 @@ class TrainConfig:
     max_steps: int | None = None
     """Stop for good after so many steps. Schedules still follow `epochs`."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """fp32, or autocast to bf16 or fp16 (fp16 with loss scaling)."""
+    """fp32 (a GPU multiplies in TF32 unless reduce=exact), or autocast to bf16 or fp16 (fp16 with loss scaling)."""
     compile: bool = False
     """torch.compile the network."""
     clip_norm: float | None = None
@@ -235,7 +235,9 @@ class Config:
 
     def validate(self, *, world_size: int = 1) -> None:
         """Raise UserError with every broken rule, one a line, each naming its field."""
-        problems = [*_ranges(self), *_combinations(self, world_size)]
+        problems = [*_ranges(self)]
+        if self.parallel.shards >= 1:
+            problems += _combinations(self, world_size)
         if problems:
             raise UserError("\n".join(problems))
 

@@ -15,6 +15,8 @@ import yaml
 from dydist.config import Config
 from dydist.errors import UserError
 
+HIDDEN = "<hidden>"
+"""Stands for a secret in a written config.yaml."""
 PROGRAM = "accelerate launch dydist/train.py"
 
 
@@ -52,7 +54,11 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise UserError(
             f"--config: {file} holds a {type(values).__name__}; it must hold sections such as 'model:'"
         )
-    return dict(_checked(Config, values, "", str(file)))
+    found = dict(_checked(Config, values, "", str(file)))
+    options = found.get("checkpoint", {}).get("storage_options", {})
+    for name in [name for name, value in options.items() if value == HIDDEN]:
+        del options[name]  # a run's own config.yaml: the secret comes from the environment, or a flag
+    return found
 
 
 def build(kind: type[Any], values: Mapping[str, Any]) -> Any:
@@ -205,11 +211,11 @@ def _parse(text: str, kind: Any, where: str) -> Any:
         return None if text == "null" else text
     try:
         value = yaml.safe_load(text)
+        if get_origin(kind) is tuple and isinstance(value, str):
+            value = [yaml.safe_load(part) for part in value.split(",")]
     except yaml.YAMLError:
-        value = text
-    if get_origin(kind) is tuple and isinstance(value, str):
-        value = [yaml.safe_load(part) for part in value.split(",")]
-    elif get_origin(kind) is tuple and not isinstance(value, list):
+        return convert(text, kind, where)
+    if get_origin(kind) is tuple and not isinstance(value, list):
         value = [value]
     return convert(value, kind, where)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import socket
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dydist import __version__
 from dydist.checkpoint import Checkpointer, TrainingState, redact
@@ -19,8 +22,9 @@ from dydist.data import ImageDataset
 from dydist.engine import Engine, Progress, World
 from dydist.errors import UserError
 from dydist.models import build_model
+from dydist.models.strategies import native
 from dydist.randomness import derived_seed
-from dydist.records import Monitor
+from dydist.records import CheckpointRecord, Monitor
 
 IDENTITY = (
     "seed",
@@ -53,8 +57,11 @@ LOCAL = (
 class Session:
     """Saves and restores one run. All methods are called by all processes together."""
 
-    def __init__(self, config: Config, engine: Engine, world: World, run_dir: Path, monitor: Monitor) -> None:
-        self.config, self.engine, self.world, self.monitor = config, engine, world, monitor
+    def __init__(self, config: Config, engine: Engine, world: World, run_dir: Path) -> None:
+        self.config, self.engine, self.world = config, engine, world
+        check_kernels(config, world)
+        self._monitor: Monitor | None = None
+        self._early: list[tuple[str, str]] = []
         self.url = config.checkpoint.url or str(run_dir / "checkpoints")
         self._checkpointer = Checkpointer(
             config.checkpoint,
@@ -64,10 +71,16 @@ class Session:
             world_size=world.size,
             broadcast=world.broadcast,
             gather=world.gather,
-            on_record=monitor.checkpoint,
-            on_note=monitor.note,
+            on_record=self._record,
+            on_note=self._note,
             job=os.environ.get("DYDIST_JOB") or os.environ.get("SLURM_JOB_ID") or "",
         )
+
+    def report_to(self, monitor: Monitor) -> None:
+        """Tell `monitor` from now on, and what was said before. Only who holds the run's place has one."""
+        self._monitor = monitor
+        for text, level in self._early:
+            monitor.note(text, level=level)
 
     def restore(self) -> Progress:
         """Load the checkpoint that `checkpoint.resume` asks for into the engine; where the run then stands."""
@@ -77,8 +90,9 @@ class Session:
         fresh = state.step == 0  # another run's weights, as a start
         if not fresh:
             self._compare(dict(state.extra))
+        model = self._with_own_classifier(state.model) if fresh else state.model
         try:
-            self.engine.load(state.model, state.optimizer, state.ema, state.extra.get("engine", {}))
+            self.engine.load(model, state.optimizer, state.ema, state.extra.get("engine", {}))
         except RuntimeError as error:
             raise UserError(
                 f"checkpoint.resume: the checkpoint does not fit the network ({' '.join(str(error).split())}); "
@@ -93,15 +107,46 @@ class Session:
             last_accuracy=extra.get("last_accuracy"),
         )
 
+    def _with_own_classifier(self, model: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Another run's weights, with a new classifier where `resume_classes` allows other class counts."""
+        if self.config.checkpoint.resume_classes == "same":
+            return model
+        own = self.engine.model_state()
+        other = [
+            name
+            for name in ("fc.weight", "fc.bias")
+            if name in model and model[name].shape != own[name].shape
+        ]
+        if other:
+            self._note(f"The classifier starts anew: {len(own['fc.bias'])} classes here.")
+        return {**model, **{name: own[name] for name in other}}
+
     def save(self, progress: Progress, *, final: bool) -> None:
         """Save the state as of `progress.step`: at once where `final`, else in the background."""
         self._checkpointer.save(
-            progress.step, lambda: self._state(progress), accuracy=progress.last_accuracy, final=final
+            progress.step,
+            lambda: self._state(progress),
+            accuracy=progress.last_accuracy if progress.evaluated_step == progress.step else None,
+            final=final,
         )
 
     def close(self) -> None:
         """Let what is being saved finish, and give the place back. Not collective; also after a failure."""
         self._checkpointer.close()
+
+    def _record(self, record: CheckpointRecord) -> None:
+        if self._monitor is not None:
+            self._monitor.checkpoint(record)
+
+    def _note(self, text: str, level: str = "info") -> None:
+        if self._monitor is not None:
+            self._monitor.note(text, level=level)
+            return
+        self._early.append((text, level))
+        if (
+            self.world.rank == 0
+        ):  # it may take a while until there is a monitor: a dead run's lease is waited for
+            print(text, file=sys.stderr, flush=True)
 
     def _state(self, progress: Progress) -> TrainingState:
         return TrainingState(
@@ -138,15 +183,28 @@ class Session:
             )
         for name in changed:
             if not any(name == local or name.startswith(f"{local}.") for local in (*LOCAL, "run")):
-                self.monitor.note(f"{name} was {before[name]} until now, and is {now[name]} from here on.")
+                self._note(f"{name} was {before[name]} until now, and is {now[name]} from here on.")
         if self.config.parallel.reduce == "exact":
             there, here = extra.get("environment", {}), environment(self.world)
             for name in here:
                 if name != "host" and name in there and there[name] != here[name]:
-                    self.monitor.note(
+                    self._note(
                         f"{name} was {there[name]} and is {here[name]} here: the bits may differ from here on.",
                         level="warning",
                     )
+
+
+def check_kernels(config: Config, world: World) -> None:
+    """With reduce=exact all processes must compute with the same kernels (a collective). Raises UserError."""
+    if config.parallel.reduce != "exact":
+        return
+    kinds = world.gather(native.identity())
+    other = next((rank for rank, kind in enumerate(kinds) if kind != kinds[0]), None)
+    if other is not None:
+        raise UserError(
+            f"parallel.reduce: exact needs the same kernels everywhere, but rank 0 computes with {kinds[0]} and rank "
+            f"{other} with {kinds[other]}; have the same C++ compiler and CPU on all nodes, or set DYDIST_NATIVE=0"
+        )
 
 
 def build_model_for(config: Config, dataset: ImageDataset) -> nn.Module:
@@ -164,9 +222,13 @@ def environment(world: World) -> dict[str, Any]:
         "dydist": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "numpy": np.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
         "cpu": processor_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "gpu": gpu,
+        "kernels": native.identity(),
         "threads": torch.get_num_threads(),
     }
 

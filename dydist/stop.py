@@ -16,6 +16,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._interrupts = 0
         self._before: dict[int, object] = {}
 
     @property
@@ -34,12 +35,17 @@ class StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.signal == signal.SIGINT:
-            os._exit(128 + number)
+        if number == signal.SIGINT:
+            self._interrupts += 1
+            if self._interrupts == 2:
+                os._exit(128 + number)
         self.signal = number
 
 
 def stop_with_parent() -> None:
     """Ask Linux to send SIGTERM when the launcher dies: `accelerate launch` does not forward the signals it gets."""
     if sys.platform == "linux":
+        parent = os.getppid()
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it died just before
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -9,6 +9,7 @@ Exit codes: 0 done, 75 stopped early and saved (run it again), 2 the configurati
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -36,12 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.start()
     try:
         with StopRequest() as stop:  # before anything slow is imported: a signal may come at any time
+            if "LOCAL_RANK" in os.environ or any(name.startswith("ACCELERATE_") for name in os.environ):
+                stop_with_parent()
             config = read_config(sys.argv[1:] if arguments is None else arguments)
             config.validate(world_size=int(os.environ.get("WORLD_SIZE", "1")))
             code = run(config, report, stop)
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"dydist: {error}", file=sys.stderr, flush=True)
+        if (
+            os.environ.get("LOCAL_RANK", "0") == "0"
+        ):  # once a node: what is wrong may be wrong on one node alone
+            where = "" if report.rank == 0 else f"rank {report.rank} on {socket.gethostname()}: "
+            print(f"dydist: {where}{error}", file=sys.stderr, flush=True)
         report.finish(EXIT_USAGE, str(error))
         return EXIT_USAGE
     except DivergedError as error:
@@ -86,11 +92,9 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     from dydist.monitor.probe import RunProbe
     from dydist.session import Session, build_model_for
 
-    if "LOCAL_RANK" in os.environ or any(name.startswith("ACCELERATE_") for name in os.environ):
-        stop_with_parent()
     began = time.monotonic()
     world = start_world(config)
-    run_dir = Path(config.run.dir) / config.run.name
+    run_dir = make_run_folder(config, world)
     end = partial(summary, config, run_dir, began=began, total_steps=total_steps(config, order))
     session = monitor = None
     try:
@@ -178,8 +182,25 @@ def prepare_environment(config: Config) -> None:
         os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # MKL: the same bits whatever the memory's alignment
 
 
+def make_run_folder(config: Config, world: World) -> Path:
+    """The run folder, made by process 0; all processes raise UserError where it cannot be written."""
+    run_dir = Path(config.run.dir) / config.run.name
+    problem = None
+    if world.rank == 0:
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            probe = run_dir / f".probe.{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            problem = f"run.dir: cannot write {run_dir} ({error.strerror}); give a folder that can be written"
+    if (problem := world.broadcast(problem)) is not None:
+        raise UserError(problem)
+    return run_dir
+
+
 def prepare_run_folder(config: Config, run_dir: Path, world: World) -> Monitor:
-    """On process 0 make the run folder, write config.yaml and start the monitors; on others nothing."""
+    """On process 0 write config.yaml and start the monitors; on others nothing."""
     from dataclasses import replace
 
     from dydist.checkpoint import redact
@@ -189,15 +210,9 @@ def prepare_run_folder(config: Config, run_dir: Path, world: World) -> Monitor:
         return NullMonitor()
     options = redact(config.checkpoint.storage_options)
     shown = replace(config, checkpoint=replace(config.checkpoint, storage_options=options))
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        temporary = run_dir / f".config.yaml.{os.getpid()}"
-        temporary.write_text(to_yaml(shown), encoding="utf-8")
-        temporary.replace(run_dir / "config.yaml")
-    except OSError as error:
-        raise UserError(
-            f"run.dir: cannot write {run_dir} ({error.strerror}); give a folder that can be written"
-        ) from error
+    temporary = run_dir / f".config.yaml.{os.getpid()}"
+    temporary.write_text(to_yaml(shown), encoding="utf-8")
+    temporary.replace(run_dir / "config.yaml")
     return build_monitors(config, run_dir, world_size=world.size)
 
 

@@ -15,14 +15,14 @@ if [ ! -x .venv/bin/accelerate ] || ! .venv/bin/python -c 'import dydist, sklear
   "$python" -m venv .venv
   # on a machine with a GPU the newest torch that suits it is taken, else the tested one
   if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then constraints=(); else constraints=(-c constraints.txt); fi
-  .venv/bin/pip install --quiet "${constraints[@]}" -e '.[demo]'
+  .venv/bin/pip install --quiet ${constraints[@]+"${constraints[@]}"} -e '.[demo]'
 fi
 config=(--config launch/recipes/quickstart.yaml)
 for argument in "$@"; do
   case "$argument" in --config | --config=* | --help | -h) config=() ;; esac
 done
 .venv/bin/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-  dydist/train.py "${config[@]}" "$@"
+  dydist/train.py ${config[@]+"${config[@]}"} "$@"
 cat <<'TEXT'
 
 Look at the curves:   .venv/bin/tensorboard --logdir runs

@@ -12,5 +12,6 @@ if [ ! -e "$stamp" ]; then
   DS_BUILD_OPS=0 "$venv/bin/pip" install --quiet -c constraints.txt -e '.[test]'
   touch "$stamp"
 fi
-export PATH="$PWD/$venv/bin:$PATH"
+PATH="$(cd "$venv/bin" && pwd):$PATH"
+export PATH
 exec "$venv/bin/python" -m pytest "$@"

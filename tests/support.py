@@ -130,10 +130,16 @@ class Run:
 
 
 def train(
-    arguments: Sequence[object], world_size: int, log: Path, *, code: int = 0, **environment: str
+    arguments: Sequence[object],
+    world_size: int,
+    log: Path,
+    *,
+    code: int = 0,
+    before: Callable[[], None] | None = None,
+    **environment: str,
 ) -> str:
     """Run to the end, expect the same exit code of every process, return what was printed."""
-    run = Run(arguments, world_size, log, **environment)
+    run = Run(arguments, world_size, log, before, **environment)
     codes = run.wait()
     assert codes == [code] * world_size, f"exit codes {codes}\n{run.text()}"
     return run.text()

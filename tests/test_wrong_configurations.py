@@ -42,6 +42,8 @@ WRONG_FLAGS = [
         "--train.batch_size 100",
         "cannot be cut into parallel.shards=8 equal shards; use a multiple of 8, such as 96 or 104",
     ),
+    ("--parallel.shards 0", "parallel.shards: 0 is not allowed; it must be a number of at least 1"),
+    ("--optim.milestones 0.5,[", "optim.milestones: '0.5,[' is not allowed; it must be a list"),
     ("--temperature.end 0", "temperature.end: 0 is not allowed; it must be a number above 0"),
     ("--temperature.start -30", "temperature.start: -30 is not allowed"),
     ("--optim.milestones 0.75,0.5", "optim.milestones: [0.75, 0.5] is out of order; use [0.5, 0.75]"),
@@ -110,8 +112,14 @@ def test_more_processes_than_shards(
     assert "parallel.shards: 8 shards cannot be shared by 16 processes" in capsys.readouterr().err
 
 
-def test_only_process_0_speaks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("RANK", "1")
+def test_one_process_a_node_speaks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "9")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert main(["--lr", "1"]) == 2
+    assert "rank 9 on " in capsys.readouterr().err
+    monkeypatch.setenv("LOCAL_RANK", "1")
     assert main(["--lr", "1"]) == 2
     assert capsys.readouterr().err == ""
 

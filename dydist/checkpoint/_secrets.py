@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-HIDDEN = "<hidden>"
+from dydist.config_reader import HIDDEN
 
 _OPEN_OPTIONS = frozenset({
     "endpoint_url", "region_name", "region", "profile", "anon", "use_ssl", "verify", "port", "host", "username",

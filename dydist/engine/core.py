@@ -39,6 +39,11 @@ class TorchEngine:
         self.names = [name for name, _ in self.model.named_parameters()]
         self.parameters = [parameter for _, parameter in self.model.named_parameters()]
         self.optimizer = make_optimizer(config, self.model)
+        if (
+            config.optim.momentum
+        ):  # SGD would leave it uninitialised where fp16's first step overflows and is skipped
+            for parameter in self.parameters:
+                self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.train.precision == "fp16")
         self._autocast_dtype = AUTOCAST.get(config.train.precision)
         decay = config.train.ema_decay
@@ -58,7 +63,7 @@ class TorchEngine:
         self.statistics.update_running(sums[len(HEADER) :] / filled)
         if self.ema is not None:
             self.ema.update()
-        header = sums[: len(HEADER)].to("cpu", non_blocking=True)
+        header = sums[: len(HEADER)].clone().to("cpu", non_blocking=True)
         ready = None
         if self.device.type == "cuda":
             ready = torch.cuda.Event()

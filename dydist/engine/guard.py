@@ -40,10 +40,30 @@ def check_agreement(state: Mapping[str, Tensor], step: int, world: World) -> Non
     odd = [rank for rank, values in enumerate(everyone) if tuple(values) != usual]
     if not odd:
         return
+    if 2 * len(odd) == world.size:
+        who = f"ranks {_names(odd)} and the other half of {world.size} hold different values"
+    else:
+        who = f"rank {_names(odd)} of {world.size} differs"
     position = next(i for i, (a, b) in enumerate(zip(everyone[odd[0]], usual, strict=True)) if a != b)
     what = "the step" if position == 0 else f"tensor {list(state)[position - 1]}"
     raise DivergedError(
-        f"step {step}: processes no longer agree: rank {', '.join(map(str, odd))} of {world.size} differs, "
-        f"first in {what}. Nothing was saved. Suspect the memory or the GPU of that rank; start the run again "
-        "and it goes on from the last checkpoint"
+        f"step {step}: processes no longer agree: {who}, first in {what}. Nothing was saved. "
+        "Suspect the memory or the GPU of that rank; start the run again and it goes on from the last checkpoint"
     )
+
+
+def check_finite(state: Mapping[str, Tensor], step: int) -> None:
+    """Raise DivergedError where a weight or a momentum is infinite or not a number, naming the first tensor."""
+    floats = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+    norms = torch._foreach_norm(list(floats.values()), float("inf"))
+    fine = torch.isfinite(torch.stack([norm.float() for norm in norms]))
+    if not bool(fine.all()):
+        name = next(name for name, good in zip(floats, fine.tolist(), strict=True) if not good)
+        raise DivergedError(
+            f"step {step}: {name} is no longer finite; nothing was saved over the checkpoints before it. "
+            "Try a lower optim.lr, optim.warmup_epochs, train.clip_norm, or train.precision=fp32"
+        )
+
+
+def _names(ranks: list[int]) -> str:
+    return ", ".join(map(str, ranks))

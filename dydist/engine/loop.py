@@ -23,7 +23,7 @@ from dydist.data.loader import ShardedLoader
 from dydist.data.order import Order, rank_shards
 from dydist.engine.core import AUTOCAST
 from dydist.engine.evaluate import evaluate
-from dydist.engine.guard import check_agreement
+from dydist.engine.guard import check_agreement, check_finite
 from dydist.engine.protocol import Engine, StepSums, Votes
 from dydist.engine.world import World
 from dydist.errors import DivergedError
@@ -44,6 +44,8 @@ class Progress:
     step: int = 0
     best_accuracy: float | None = None
     last_accuracy: float | None = None
+    evaluated_step: int | None = None
+    """The step whose weights `last_accuracy` is of."""
 
 
 class Loop:
@@ -112,7 +114,8 @@ class Loop:
                 step = batch.step + 1
                 progress = replace(progress, step=step)
                 evaluate_now, save_now, check_now = self._due(step)
-                drain = evaluate_now or save_now or check_now or step == self.total_steps
+                # a logged step's gradient norm is read before the next step overwrites the gradient
+                drain = evaluate_now or save_now or check_now or logged or step == self.total_steps
                 while len(pending) > (0 if drain else self._lag):
                     agreed = self._settle(*pending.popleft())
                     stopped |= agreed.stop
@@ -164,9 +167,14 @@ class Loop:
             )
             if not ema:
                 self._probe.end_evaluation(progress.step)
+            if not math.isfinite(result.loss):
+                raise DivergedError(
+                    f"step {progress.step}: the test loss is {result.loss}; nothing was saved over the checkpoints "
+                    "before it. Try a lower optim.lr, train.clip_norm, or train.precision=fp32"
+                )
             best = max(result.accuracy, progress.best_accuracy or 0.0)
             last = result.accuracy if not ema else max(result.accuracy, progress.last_accuracy or 0.0)
-            progress = replace(progress, best_accuracy=best, last_accuracy=last)
+            progress = replace(progress, best_accuracy=best, last_accuracy=last, evaluated_step=progress.step)
         self._window_began, self._window_wait, self._window_steps = self._clock(), 0.0, 0
         return progress
 
@@ -261,7 +269,10 @@ class Loop:
         return self.world.rank == 0 and minutes is not None and self._clock() - self._saved_at >= 60 * minutes
 
     def _check(self, step: int) -> None:
-        check_agreement({**self.engine.model_state(), **self.engine.optimizer_state()}, step, self.world)
+        averaged = {f"ema.{name}": tensor for name, tensor in (self.engine.averaged_state() or {}).items()}
+        state = {**self.engine.model_state(), **self.engine.optimizer_state(), **averaged}
+        check_finite(state, step)
+        check_agreement(state, step, self.world)
 
 
 def total_steps(config: Config, order: Order) -> int:

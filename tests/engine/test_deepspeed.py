@@ -24,9 +24,12 @@ from dydist.errors import UserError
 from dydist.session import Session
 
 STEPS = 20
-ENGINE = {
+DEEPSPEED = ("--parallel.engine", "deepspeed", "--parallel.zero")
+ENGINE: dict[str, tuple[object, ...]] = {
     "ddp": (),
-    **{f"zero{z}": ("--parallel.engine", "deepspeed", "--parallel.zero", z) for z in range(4)},
+    **{f"zero{z}": (*DEEPSPEED, z) for z in range(4)},
+    "zero2-offload": (*DEEPSPEED, 2, "--parallel.offload", "optimizer"),
+    "zero3-offload": (*DEEPSPEED, 3, "--parallel.offload", "all"),
 }
 
 
@@ -91,6 +94,8 @@ def reference(cifar10_exact_root: Path, tmp_path_factory: pytest.TempPathFactory
         ("zero2", 3, "fp32"),
         ("zero3", 1, "fp32"),
         ("zero3", 2, "fp32"),
+        ("zero2-offload", 2, "fp32"),
+        ("zero3-offload", 2, "fp32"),
         ("zero1", 2, "bf16"),
         ("zero3", 2, "bf16"),
     ],

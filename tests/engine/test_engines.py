@@ -217,3 +217,16 @@ def test_dropout_is_drawn_for_each_shard_and_keeps_the_mean(world: World) -> Non
     other = engine._dropout_mask(group, step=1)
     assert other is not None
     assert not torch.equal(mask, other)
+
+
+@pytest.mark.parametrize("reduce", ["fast", "exact"])
+def test_an_overflow_at_the_very_first_step_of_fp16_leaves_no_trace(reduce: str, world: World) -> None:
+    config = configure(parallel={"reduce": reduce}, train={"precision": "fp16"})
+    engine, dataset, order = make(config, world)
+    assert isinstance(engine, TorchEngine)
+    before = {name: tensor.clone() for name, tensor in engine.model.named_parameters()}
+    engine.scaler.load_state_dict({**engine.scaler.state_dict(), "scale": 1e38})
+    (batch,) = batches(config, dataset, order, 0, 1)
+    engine.train_step(batch, lr=0.1, temperature=1.0, votes=Votes())()
+    assert all(before[name].equal(tensor) for name, tensor in engine.model.named_parameters())
+    assert all(not tensor.any() for tensor in engine.optimizer_state().values())

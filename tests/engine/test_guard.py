@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dydist.engine.guard import check_agreement, digest
+from dydist.engine.guard import check_agreement, check_finite, digest
 from dydist.errors import DivergedError
 
 
@@ -60,9 +60,18 @@ def test_equal_processes_pass() -> None:
         ([(7, state()), (7, state(b=9))], r"rank 2 of 3 differs, first in tensor b\."),
         ([(7, state(b=9)), (7, state(b=9))], r"rank 0 of 3 differs, first in tensor b\."),
         ([(7, state()), (8, state(a=9))], r"rank 2 of 3 differs, first in the step"),
-        ([(7, state(c=1)), (7, state()), (7, state(a=1))], r"rank 1, 3 of 4 differs, first in tensor c\."),
+        (
+            [(7, state(c=1)), (7, state()), (7, state(a=1))],
+            r"ranks 1, 3 and the other half of 4 hold different values, first in tensor c\.",
+        ),
     ],
 )
 def test_who_differs_from_the_majority_and_where_is_named(others: Any, message: str) -> None:
     with pytest.raises(DivergedError, match=message):
         check_agreement(state(), 7, Others(others))  # type: ignore[arg-type]
+
+
+def test_a_weight_that_is_not_finite_is_named() -> None:
+    check_finite(state(), 3)
+    with pytest.raises(DivergedError, match="step 3: b is no longer finite"):
+        check_finite(state(b=float("nan"), c=float("inf")), 3)

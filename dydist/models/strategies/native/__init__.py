@@ -5,6 +5,6 @@
 - `layout`: the taps of kernels apart, and back together
 """
 
-from dydist.models.strategies.native.build import cache_folder, library, reason
+from dydist.models.strategies.native.build import cache_folder, identity, library, reason
 
-__all__ = ["cache_folder", "library", "reason"]
+__all__ = ["cache_folder", "identity", "library", "reason"]

@@ -46,6 +46,18 @@ def library() -> ctypes.CDLL | None:
     return _attempt()[0]
 
 
+def identity() -> str:
+    """Names the kernels that this process computes with: other kernels round differently."""
+    if library() is None:
+        return "torch"
+    return f"C++ {_key(_compiler() or '')}"
+
+
+def _compiler() -> str | None:
+    names = (os.environ.get("CXX"), "g++", "c++", "clang++")
+    return next((name for name in names if name and shutil.which(name)), None)
+
+
 def reason() -> str:
     """Why there are no kernels; empty where there are."""
     return _attempt()[1]
@@ -55,9 +67,7 @@ def reason() -> str:
 def _attempt() -> tuple[ctypes.CDLL | None, str]:
     if os.environ.get("DYDIST_NATIVE") == "0":
         return None, "DYDIST_NATIVE=0"
-    compilers = (os.environ.get("CXX"), "g++", "c++", "clang++")
-    compiler = next((name for name in compilers if name and shutil.which(name)), None)
-    if compiler is None:
+    if (compiler := _compiler()) is None:
         return None, "no C++ compiler (set CXX, or install g++)"
     try:
         return ctypes.CDLL(str(build(compiler, cache_folder()))), ""
