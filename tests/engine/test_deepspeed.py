@@ -173,35 +173,17 @@ def test_stopped_or_killed_it_goes_on_with_the_same_images(
 
 
 @pytest.mark.slow
-def test_a_last_batch_of_uneven_shards_and_fp16(cifar10_exact_root: Path, tmp_path: Path) -> None:
+def test_a_last_batch_of_uneven_shards(cifar10_exact_root: Path, tmp_path: Path) -> None:
     """66 images in batches of 24 and 8 shards: the last step has shards of 2 and 3 images."""
     losses = {}
     for engine in ("ddp", "zero3"):
-        more = ("--train.precision", "fp16", "--data.drop_last", "false")
+        more = ("--data.drop_last", "false")
         arguments = flags(cifar10_exact_root, tmp_path, engine, engine, *more)
         for field, value in (("--data.limit", 66), ("--train.batch_size", 24), ("--train.max_steps", 4)):
             arguments[arguments.index(field) + 1] = value
         train(arguments, 3, tmp_path / "logs" / engine)
         losses[engine] = [line["loss"] for line in metrics(tmp_path / engine)]
-    assert losses["zero3"] == pytest.approx(losses["ddp"], abs=0.01)
-
-
-@pytest.mark.slow
-def test_accuracy_does_not_fall_with_the_number_of_ranks(tmp_path: Path) -> None:
-    """Handwritten digits, one process against four: a known complaint about DeepSpeed set-ups."""
-    accuracy = {}
-    for world_size in (1, 4):
-        name = f"ranks{world_size}"
-        arguments = [
-            *("--run.dir", tmp_path, "--run.name", name, "--data.name", "digits", "--model.width", "0.125"),
-            *("--train.epochs", 4, "--train.eval_every_epochs", 4, "--monitor.quiet", "true"),
-            *("--temperature.epochs", 2, "--parallel.device", "cpu", *ENGINE["zero2"]),
-        ]
-        train(arguments, world_size, tmp_path / "logs" / name)
-        accuracy[world_size] = metrics(tmp_path / name, "evaluation")[-1]["accuracy"]
-    print(accuracy)
-    assert accuracy[1] > 0.7
-    assert abs(accuracy[4] - accuracy[1]) < 0.05
+    assert losses["zero3"] == pytest.approx(losses["ddp"], abs=1e-4)
 
 
 def test_passes_are_those_of_the_busiest_process() -> None:
