@@ -24,16 +24,8 @@ def flags(runs: Path, name: str, *more: object) -> list[object]:
     """A tiny network on digits: 22 steps an epoch, two epochs."""
     return [
         *("--config", REPOSITORY / "launch/recipes/quickstart.yaml", "--run.dir", runs, "--run.name", name),
-        *(
-            "--train.epochs",
-            "3",
-            "--temperature.epochs",
-            "2",
-            "--model.width",
-            "0.0625",
-            "--monitor.every_steps",
-            "1",
-        ),
+        *("--train.epochs", "2", "--temperature.epochs", "1"),
+        *("--model.width", "0.0625", "--monitor.every_steps", "1"),
         *("--parallel.threads", "1"),
         *more,
     ]
