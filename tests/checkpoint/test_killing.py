@@ -88,7 +88,9 @@ def test_random_kills(store: str, request: pytest.FixtureRequest, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize(
+    "store", [pytest.param(store, marks=[pytest.mark.long] * (store in ("s3", "sftp"))) for store in STORES]
+)
 def test_a_kill_at_every_file_boundary(
     store: str, request: pytest.FixtureRequest, tmp_path: Path, zygote: Zygote
 ) -> None:

@@ -38,6 +38,7 @@ def test_a_killed_node(cluster: Cluster, reference: Path, tmp_path: Path) -> Non
     assert len(job.starts()) == 2
 
 
+@pytest.mark.long
 def test_a_hung_rank(cluster: Cluster, reference: Path, tmp_path: Path) -> None:
     job = cluster.submit(tmp_path, "hung", "--nodes", "2", "--hang-timeout-s", "6")
     job.at_step(12)
@@ -46,6 +47,7 @@ def test_a_hung_rank(cluster: Cluster, reference: Path, tmp_path: Path) -> None:
     assert job.decisions()[0]["reason"].startswith("rank 1 on node n2: hung")
 
 
+@pytest.mark.long
 def test_an_out_of_memory_kill(cluster: Cluster, reference: Path, tmp_path: Path) -> None:
     job = cluster.submit(tmp_path, "oom", "--nodes", "2")
     job.at_step(12)
@@ -54,6 +56,7 @@ def test_an_out_of_memory_kill(cluster: Cluster, reference: Path, tmp_path: Path
     assert job.decisions()[0]["reason"].startswith("rank 1 on node n2: killed")
 
 
+@pytest.mark.long
 def test_a_killed_node_task(cluster: Cluster, reference: Path, tmp_path: Path) -> None:
     """The task that watches and decides is itself killed: the batch script has the job requeued."""
     job = cluster.submit(tmp_path, "headless", "--nodes", "2")
@@ -66,6 +69,7 @@ def test_a_killed_node_task(cluster: Cluster, reference: Path, tmp_path: Path) -
     assert [len(job.starts()), len(job.decisions())] == [2, 1]
 
 
+@pytest.mark.long
 def test_three_time_limits(cluster: Cluster, reference: Path, tmp_path: Path) -> None:
     """Training is held while the scheduler, which looks at limits every 30 s, comes to send its warning."""
     job = cluster.submit(tmp_path, "limited", "--nodes", "2", "--time", "10")

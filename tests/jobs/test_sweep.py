@@ -103,7 +103,7 @@ def test_a_sweep_of_real_runs_goes_on_where_it_was(cluster: Cluster, tmp_path: P
     assert "#SBATCH --array=0-2%2" in more["sbatch"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_hundred_jobs(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """None is lost, none is doubled, at most so many run at once, and submitting and asking are quick."""
     for name in ("SLURM_CONF", "PATH", "XDG_STATE_HOME"):
