@@ -1,0 +1,86 @@
+"""`dydist compare` on real runs: equal ones, different ones, and a table over seeds."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from support import REPOSITORY, train
+
+from dydist.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two settings with two seeds each, and a copy of the first run: eight steps of a tiny network on digits."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, seed, lr in (
+        ("a", 0, 0.05),
+        ("again", 0, 0.05),
+        ("b", 1, 0.05),
+        ("c", 0, 0.01),
+        ("d", 1, 0.01),
+    ):
+        arguments = [
+            *(
+                "--config",
+                REPOSITORY / "launch/recipes/quickstart.yaml",
+                "--run.dir",
+                folder,
+                "--run.name",
+                name,
+            ),
+            *(
+                "--model.width",
+                "0.0625",
+                "--train.max_steps",
+                "8",
+                "--monitor.every_steps",
+                "1",
+                "--seed",
+                seed,
+            ),
+            *("--optim.lr", lr, "--parallel.threads", "1", "--monitor.quiet", "true"),
+        ]
+        train(arguments, 1, folder.parent / "logs" / name)
+    return folder
+
+
+def test_the_same_run_twice_is_equal(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(runs / "a"), str(runs / "again")]) == 0
+    assert "equal to the bit at step 8" in capsys.readouterr().out
+    assert main(["compare", str(runs / "a"), str(runs / "again"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["equal"] is True
+
+
+def test_where_and_by_how_much_two_runs_part(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(runs / "a"), str(runs / "b")]) == 1
+    out = capsys.readouterr().out
+    assert "they part at                  step 1" in out
+    assert "data_hash" in out
+    assert "weights and momentum          differ at step 8" in out
+
+
+def test_seeds_are_one_row_with_their_spread(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", str(runs), "--json", "--csv", str(tmp_path / "runs.csv")]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["evaluated"] == 5
+    assert {row["label"]: row["runs"] for row in result["rows"]} == {"optim.lr=0.05": 3, "optim.lr=0.01": 2}
+    with (tmp_path / "runs.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["run"] for line in lines] == ["a", "again", "b", "c", "d"]
+    low = [float(line["accuracy"]) for line in lines if line["optim.lr"] == "0.01"]
+    row = next(row for row in result["rows"] if row["label"] == "optim.lr=0.01")
+    assert row["accuracy"] == pytest.approx(sum(low) / 2)
+    assert row["deviation"] == pytest.approx(abs(low[0] - low[1]) / 2**0.5)
+    assert main(["compare", str(runs)]) == 0
+    assert "optim.lr=0.05" in capsys.readouterr().out
+
+
+def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(tmp_path)]) == 2
+    assert "holds no run (no metrics.jsonl); give run folders" in capsys.readouterr().err
