@@ -73,9 +73,7 @@ def _rank(
     except BaseException:
         traceback.print_exc()
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    sys.exit(code)  # not os._exit: coverage writes what it saw at the end
 
 
 class Run:
