@@ -98,9 +98,19 @@ def how_to_get(layout: Layout, root: Path) -> str:
 def missing_files(layout: Layout, root: Path) -> list[Path]:
     """Files of the layout that are not under `root`.
 
-    Raises UserError where something else than a file is in a file's place, or a folder may not be entered.
+    Raises UserError where something else than a file is in a file's place, `root` is no folder, or a folder
+    may not be entered.
     """
     folder = root / layout.folder
+    try:
+        root_occupied = (root.exists() or root.is_symlink()) and not root.is_dir()
+    except OSError as error:
+        raise unreadable(layout, root, error) from None
+    if root_occupied:
+        raise UserError(
+            f"data.root: {root} is not a folder; expected one that holds {layout.folder}. Move it away, then "
+            + how_to_get(layout, root)
+        )
     absent = []
     for path in (folder / name for name in layout.files):
         try:
@@ -108,7 +118,7 @@ def missing_files(layout: Layout, root: Path) -> list[Path]:
                 continue
             occupied = path.exists() or path.is_symlink()
         except OSError as error:
-            raise _unreadable(layout, path, error) from None
+            raise unreadable(layout, path, error) from None
         if occupied:
             kind = "a folder" if path.is_dir() else "not a regular file"
             raise UserError(
@@ -145,7 +155,7 @@ def _read(layout: Layout, path: Path, root: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise _damaged(layout, path, root, str(error)) from None
     except OSError as error:
-        raise _unreadable(layout, path, error) from None
+        raise unreadable(layout, path, error) from None
 
 
 def _read_batch(layout: Layout, path: Path, root: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -184,7 +194,8 @@ def _damaged(layout: Layout, path: Path, root: Path, what: str) -> UserError:
     )
 
 
-def _unreadable(layout: Layout, path: Path, error: OSError) -> UserError:
+def unreadable(layout: Layout, path: Path, error: OSError) -> UserError:
+    """The error about a file or folder that the system refuses to open."""
     return UserError(
         f"{path} cannot be read: {error.strerror or error}. It must be a file of {layout.name} that this user may "
         f"read; set its permissions (chmod u+r, and u+rx on its folders), or set data.root to another copy"

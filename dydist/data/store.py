@@ -18,7 +18,7 @@ from dydist.data.cache import (
     verify_cached,
     write_cached,
 )
-from dydist.data.cifar import Layout, how_to_get, missing_files, read_classes, read_split
+from dydist.data.cifar import Layout, how_to_get, missing_files, read_classes, read_split, unreadable
 from dydist.data.download import download
 from dydist.errors import UserError
 
@@ -84,7 +84,11 @@ def _complete(layout: Layout, root: Path, *, allow_download: bool) -> bool:
     """
     missing = missing_files(layout, root)
     folder = root / layout.folder
-    if missing and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    try:
+        occupied = missing and folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise unreadable(layout, folder, error) from None
+    if occupied:
         names = ", ".join(path.name for path in missing)
         raise UserError(
             f"{folder} is there but lacks {names}; expected {', '.join(layout.files)}. Complete it, or move it "

@@ -9,6 +9,7 @@ and length are checked. No function of numpy or of any other package is ever cal
 from __future__ import annotations
 
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -32,18 +33,29 @@ def read_pickled_dict(path: Path) -> dict[str, Any]:
     """
     with path.open("rb") as file:
         try:
+            _check_size(file)
+            file.seek(0)
             content = _Unpickler(file).load()
         except (pickle.UnpicklingError, OSError):
             raise
-        except EOFError:
-            raise pickle.UnpicklingError("the file is empty or cut short") from None
-        except (
-            Exception
-        ) as error:  # a broken pickle raises nearly anything: IndexError, KeyError, MemoryError …
-            raise pickle.UnpicklingError(f"broken pickle ({type(error).__name__}: {error})") from None
+        except Exception as error:  # a broken pickle raises nearly anything: IndexError, KeyError …
+            raise pickle.UnpicklingError(
+                f"empty, cut short or broken ({type(error).__name__}: {error})"
+            ) from None
     if not isinstance(content, dict):
         raise pickle.UnpicklingError(f"holds a {type(content).__name__}, not a dict")
     return {_text(key): _finished(value) for key, value in content.items()}
+
+
+def _check_size(file: BinaryIO) -> None:
+    """Walk over the file without building anything: nothing in it may be larger than the file itself.
+
+    Python's loader makes room for as many parts as the largest number that a part is given: a dozen bytes, or
+    one flipped bit, would take all memory of a node. Raises ValueError where the file is broken or cut short.
+    """
+    for code, argument, position in pickletools.genops(file):
+        if code.name in ("PUT", "LONG_BINPUT") and (argument or 0) > (position or 0):
+            raise pickle.UnpicklingError(f"numbers a part {argument}, at byte {position} of the file")
 
 
 class _Unpickler(pickle.Unpickler):
@@ -122,10 +134,12 @@ class _Array:
             raise pickle.UnpicklingError("holds an array without plain bytes")
         if not isinstance(self.shape, tuple) or not all(type(n) is int and n >= 0 for n in self.shape):
             raise pickle.UnpicklingError("holds an array with an impossible shape")
-        flat = np.frombuffer(self.data, dtype=self.dtype.finish())
-        if flat.size != np.prod(self.shape, dtype=object):
-            raise pickle.UnpicklingError(f"holds {flat.size} values for an array of shape {self.shape}")
-        array = flat.reshape(self.shape, order="F" if self.fortran else "C")
+        dtype = self.dtype.finish()
+        if len(self.data) != np.prod(self.shape, dtype=object) * dtype.itemsize:
+            raise pickle.UnpicklingError(
+                f"holds {len(self.data)} bytes for an array of {dtype} of shape {self.shape}"
+            )
+        array = np.frombuffer(self.data, dtype=dtype).reshape(self.shape, order="F" if self.fortran else "C")
         array.flags.writeable = False
         return array
 

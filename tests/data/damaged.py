@@ -88,6 +88,16 @@ def _file_for_folder(folder: Path) -> None:
     folder.write_text("not a folder")
 
 
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def _file_for_root(folder: Path) -> None:
+    shutil.rmtree(folder.parent)
+    folder.parent.write_text("not a folder")
+
+
 @dataclass(frozen=True)
 class Damaged:
     """One way of damage: `damage` gets the whole folder of the data files; the message holds all of `says`."""
@@ -101,13 +111,15 @@ DAMAGED = (
     Damaged(
         "nothing there", _lose_all, (FOLDER, "is missing", "data.download is false", "cifar-10-python.tar.gz")
     ),
+    Damaged("an empty folder", _empty, (FOLDER, "is missing", "data.download is false")),
+    Damaged("a file for data.root", _file_for_root, ("data.root: ", "is not a folder", "Move it away")),
     Damaged("no test batch", _lose_test, ("lacks test_batch", "move it away", "cifar-10-python.tar.gz")),
     Damaged("no class names", _lose_meta, ("lacks batches.meta", "cifar-10-python.tar.gz")),
     Damaged("cut short", _truncate, ("data_batch_3", "is not a file of cifar10", "Move it away")),
     Damaged(
         "empty file",
         lambda folder: os.truncate(folder / "test_batch", 0),
-        ("test_batch", "empty or cut short"),
+        ("test_batch", "empty, cut short or broken"),
     ),
     Damaged("a folder for a file", _folder_for_file, ("test_batch is a folder", "expected a file")),
     Damaged("a file for the folder", _file_for_folder, (FOLDER, "lacks data_batch_1", "move it away")),

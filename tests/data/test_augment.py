@@ -23,6 +23,14 @@ from dydist.data.augment import (
 from dydist.randomness import generator
 
 FILL = (125, 123, 114)
+GOLDEN = {
+    "crop": [[7, 6], [7, 5], [2, 5]],
+    "flip": [False, True, True],
+    "cutout": [[20, 28, 2, 10], [0, 7, 23, 31], [21, 29, 4, 12]],
+    "partner": [2, 0, 1],
+    "box": [[4, 19, 0, 14]] * 3,
+}
+SHARE = 0.794921875
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 configs = st.builds(
@@ -188,6 +196,16 @@ def test_a_draw_depends_on_its_generator_alone() -> None:
     for name in ("crop", "flip", "cutout", "partner", "share", "box"):
         assert np.array_equal(getattr(one, name), getattr(same, name))
         assert name in ("share", "box") or not np.array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_draws_are_those_of_earlier_releases() -> None:
+    """A run that goes on under a new release must see what it would have seen."""
+    rng = generator(3, "augment", 7, 2)
+    plan = draw_augmentation(DataConfig(cutout=8, cutmix=1.0), rng, count=3, size=32, flip=True)
+    drawn = {field: getattr(plan, field).tolist() for field in ("crop", "flip", "cutout", "partner", "box")}
+    assert drawn == GOLDEN
+    assert plan.share is not None
+    assert plan.share.tolist() == pytest.approx([SHARE] * 3)
 
 
 def test_what_comes_later_in_the_order_of_draws_changes_nothing_before_it() -> None:

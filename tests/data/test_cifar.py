@@ -101,7 +101,10 @@ def test_a_run_on_a_damaged_folder_exits_2(case: Damaged, tmp_path: Path) -> Non
     printed = train(arguments, 1, tmp_path / "log", code=2)
     for words in case.says:
         assert words in printed
-    assert "Traceback" not in printed
+    (told,) = [line for line in printed.splitlines() if line and not line.startswith("converting ")]
+    assert told.startswith("dydist: ")
+    for words in (str(root / FOLDER), "dydist data prepare", "cifar-10-python.tar.gz"):
+        assert words in told
 
 
 @pytest.fixture
@@ -120,6 +123,13 @@ def plain_user_root() -> Iterator[Path]:
                 os.seteuid(0)
             for path in (root / FOLDER, *(root / FOLDER).iterdir()):
                 path.chmod(0o755)
+
+
+def test_a_folder_that_cannot_be_listed_is_told(plain_user_root: Path) -> None:
+    _as_root((plain_user_root / FOLDER / "test_batch").unlink)
+    _chmod_as_owner(plain_user_root / FOLDER, 0o311)
+    with pytest.raises(UserError, match=r"cifar-10-batches-py cannot be read: Permission denied"):
+        open_dataset(offline(plain_user_root), "train", cache_dir=_own_cache(plain_user_root))
 
 
 @pytest.mark.parametrize("what", ["data_batch_2", "batches.meta", "."])

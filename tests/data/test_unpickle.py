@@ -125,6 +125,26 @@ def test_a_shape_that_does_not_fit_the_bytes_is_refused(shape: Any, tmp_path: Pa
         read_pickled_dict(path)
 
 
+def test_bytes_that_are_no_whole_number_of_values_are_refused(tmp_path: Path) -> None:
+    plain = np.zeros(1, np.int64).__reduce__()
+    state = (1, (1,), np.dtype("i8"), False, b"1234567")
+    path = tmp_path / "file"
+    path.write_bytes(pickle.dumps({"data": _Reduced(plain[0], plain[1], state)}, protocol=2))
+    with pytest.raises(pickle.UnpicklingError, match="holds 7 bytes for an array of int64"):
+        read_pickled_dict(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x80\x02}r\xff\xff\xff\x0f.", b"}p268435455\n."], ids=["binary", "text"]
+)
+def test_a_dozen_bytes_do_not_take_gigabytes(content: bytes, tmp_path: Path) -> None:
+    """Python's loader takes 4 GB for this file, and then reads it as an empty dict."""
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(pickle.UnpicklingError, match="numbers a part 268435455"):
+        read_pickled_dict(path)
+
+
 class _Reduced:
     """Pickles as the given call and state."""
 
