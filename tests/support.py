@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import coverage
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -73,7 +74,12 @@ def _rank(
     except BaseException:
         traceback.print_exc()
         code = 1
-    sys.exit(code)  # not os._exit: coverage writes what it saw at the end
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if (measured := coverage.Coverage.current()) is not None:
+        measured.stop()
+        measured.save()
+    os._exit(code)  # DeepSpeed's threads can abort an interpreter that winds down
 
 
 class Run:

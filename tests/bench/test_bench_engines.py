@@ -20,7 +20,7 @@ def test_an_unknown_engine_is_named() -> None:
         bench_engines(engines=("zero9",))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_measures() -> None:
     cost = measure("zero2", 2, steps=2, batch_size=16, shards=8, width=0.0625, stem="strided")
     assert len(cost.step_s) == 2
