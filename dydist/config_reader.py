@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +15,25 @@ import yaml
 
 from dydist.config import Config
 from dydist.errors import UserError
+from dydist.shipped import RECIPES, find_file
 
 HIDDEN = "<hidden>"
 """Stands for a secret in a written config.yaml."""
 PROGRAM = "accelerate launch dydist/train.py"
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without numbers of base 60, for which YAML 1.1 would take `profile: 10:20` (it reads 620)."""
+
+
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, re.compile(rf"(?!.*:)(?:{known.pattern})", re.X) if tag in _NUMBERS else known)
+        for tag, known in resolvers
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def read_config(arguments: Sequence[str]) -> Config:
@@ -32,7 +48,7 @@ def read_config(arguments: Sequence[str]) -> Config:
     file, flags = _split(arguments)
     values: dict[str, Any] = {}
     if file is not None:
-        values = read_yaml(Path(file))
+        values = read_yaml(find_file(file, RECIPES))
     for path, text in flags:
         _set(values, path, _parse(text, _field_type(path), f"--{path}"))
     return build(Config, values)
@@ -41,10 +57,11 @@ def read_config(arguments: Sequence[str]) -> Config:
 def read_yaml(file: Path) -> dict[str, Any]:
     """A recipe or a written config.yaml as nested dictionaries, checked field by field."""
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = _load_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
-            f"--config: cannot read {file} ({error.strerror}); give the path of a YAML file"
+            f"--config: cannot read {file} ({error.strerror}); give the path of a YAML file, or the name of a recipe "
+            "that `dydist files` lists, such as quickstart"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config: {file} is not YAML: {' '.join(str(error).split())}") from error
@@ -119,7 +136,7 @@ def print_help() -> None:
         return PrimitiveConstructorSpec(
             nargs=1,
             metavar="{KEY: VALUE}",
-            instance_from_str=lambda texts: yaml.safe_load(texts[0]),
+            instance_from_str=lambda texts: _load_yaml(texts[0]),
             is_instance=lambda value: isinstance(value, dict),
             str_from_instance=lambda value: [str(value)],
         )
@@ -194,6 +211,10 @@ def _nearest(name: str, known: typing.Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def _load_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)
+
+
 def _set(values: dict[str, Any], path: str, value: Any) -> None:
     *sections, name = path.split(".")
     for section in sections:
@@ -205,14 +226,12 @@ def _parse(text: str, kind: Any, where: str) -> Any:
     """A flag's text as a value: YAML, so that numbers, true, null and [lists] are written as in a recipe."""
     if kind is str:
         return text
-    if get_origin(kind) in (Union, types.UnionType) and str in get_args(
-        kind
-    ):  # text or null: YAML 1.1 would read 10:20 as a number of base 60
+    if get_origin(kind) in (Union, types.UnionType) and str in get_args(kind):
         return None if text == "null" else text
     try:
-        value = yaml.safe_load(text)
+        value = _load_yaml(text)
         if get_origin(kind) is tuple and isinstance(value, str):
-            value = [yaml.safe_load(part) for part in value.split(",")]
+            value = [_load_yaml(part) for part in value.split(",")]
     except yaml.YAMLError:
         return convert(text, kind, where)
     if get_origin(kind) is tuple and not isinstance(value, list):

@@ -13,6 +13,7 @@ from support import REPOSITORY
 
 from dydist.config import Config
 from dydist.config_reader import fields, read_config, to_yaml
+from dydist.errors import UserError
 
 RECIPES = sorted((REPOSITORY / "launch" / "recipes").glob("*.yaml"))
 
@@ -56,6 +57,19 @@ def test_values_are_written_as_in_yaml() -> None:
     assert config.data.augment is False
     assert config.checkpoint.storage_options == {"anon": True}
     assert (config.checkpoint.resume, config.run.name) == ("100", "12")
+
+
+def test_steps_to_profile_need_no_quotes(tmp_path: Path) -> None:
+    """YAML 1.1 would take 10:20 for 620, a number of base 60."""
+    recipe = tmp_path / "a.yaml"
+    recipe.write_text("train: {profile: 10:20}\n")
+    config = read_config(["--config", str(recipe)])
+    assert config.train.profile == "10:20"
+    config.validate()
+    recipe.write_text(to_yaml(config))
+    assert read_config(["--config", str(recipe)]) == config
+    with pytest.raises(UserError, match="seed: '1:10' is not allowed"):
+        read_config(["--seed", "1:10"])
 
 
 def test_what_is_written_is_taken_back(tmp_path: Path) -> None:
