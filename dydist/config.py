@@ -242,31 +242,36 @@ class Config:
             raise UserError("\n".join(problems))
 
 
+LOWEST: dict[str, float] = {
+    "seed": 0, "model.kernels": 1, "data.crop_padding": 0, "data.cutout": 0, "data.mixup": 0, "data.cutmix": 0,
+    "data.limit": 1, "train.epochs": 1, "train.batch_size": 1, "train.max_steps": 1, "train.eval_batch_size": 1,
+    "optim.weight_decay": 0, "optim.lr_end": 0, "optim.warmup_epochs": 0, "optim.lr": 0,
+    "temperature.epochs": 0, "parallel.shards": 1, "parallel.threads": 1, "parallel.guard_every_steps": 0,
+    "checkpoint.every_steps": 1, "checkpoint.keep": 1, "checkpoint.keep_every_steps": 1,
+    "checkpoint.stage_keep": 1, "monitor.every_steps": 1, "monitor.histograms_every_steps": 0,
+}  # fmt: skip
+"""Fields that must be at least this."""
+ABOVE: dict[str, float] = {
+    "model.width": 0, "model.reduction": 0, "train.clip_norm": 0, "train.eval_every_epochs": 0, "optim.gamma": 0,
+    "temperature.start": 0, "temperature.end": 0, "parallel.timeout_s": 0, "checkpoint.every_minutes": 0,
+    "checkpoint.deadline_s": 0,
+}  # fmt: skip
+"""Fields that must be above this."""
+BELOW_ONE = ("model.dropout", "train.label_smoothing", "train.ema_decay", "optim.momentum")
+"""Fields that must be at least 0 and below 1."""
+
+
 def _ranges(config: Config) -> Iterator[str]:
     """Values outside what one field allows."""
-    lowest: dict[str, float] = {
-        "seed": 0, "model.kernels": 1, "data.crop_padding": 0, "data.cutout": 0, "data.mixup": 0, "data.cutmix": 0,
-        "data.limit": 1, "train.epochs": 1, "train.batch_size": 1, "train.max_steps": 1, "train.eval_batch_size": 1,
-        "optim.weight_decay": 0, "optim.lr_end": 0, "optim.warmup_epochs": 0, "optim.lr": 0,
-        "temperature.epochs": 0, "parallel.shards": 1, "parallel.threads": 1, "parallel.guard_every_steps": 0,
-        "checkpoint.every_steps": 1, "checkpoint.keep": 1, "checkpoint.keep_every_steps": 1,
-        "checkpoint.stage_keep": 1, "monitor.every_steps": 1, "monitor.histograms_every_steps": 0,
-    }  # fmt: skip
-    above: dict[str, float] = {
-        "model.width": 0, "model.reduction": 0, "train.clip_norm": 0, "train.eval_every_epochs": 0, "optim.gamma": 0,
-        "temperature.start": 0, "temperature.end": 0, "parallel.timeout_s": 0, "checkpoint.every_minutes": 0,
-        "checkpoint.deadline_s": 0,
-    }  # fmt: skip
-    below_one = ("model.dropout", "train.label_smoothing", "train.ema_decay", "optim.momentum")
-    for path, low in lowest.items():
+    for path, low in LOWEST.items():
         value = _get(config, path)
         if value is not None and not low <= value < float("inf"):
             yield f"{path}: {value} is not allowed; it must be a number of at least {low:g}"
-    for path, low in above.items():
+    for path, low in ABOVE.items():
         value = _get(config, path)
         if value is not None and not low < value < float("inf"):
             yield f"{path}: {value} is not allowed; it must be a number above {low:g}"
-    for path in below_one:
+    for path in BELOW_ONE:
         value = _get(config, path)
         if value is not None and not 0 <= value < 1:
             yield f"{path}: {value} is not allowed; it must be at least 0 and below 1"
