@@ -16,6 +16,8 @@ from dydist.errors import UserError
 
 _ONE_LOG_S = 5
 """Seconds between TensorBoard's own looks at its folder."""
+_PARTIAL = ".fetching"
+"""A file on its way. TensorBoard reads whatever has `tfevents` in its name, so this must not."""
 
 
 def view(where: Sequence[str], *, port: int, host: str, every_s: float, mirror: Path | None) -> int:
@@ -88,7 +90,7 @@ def fetch(url: str, folder: Path, **options: Any) -> int:
         if target.exists() and target.stat().st_size == info["size"]:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.part")
+        partial = target.parent / _PARTIAL
         store.get_file(path, str(partial))
         partial.replace(target)
         fetched += 1

@@ -8,13 +8,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from monitor_records import step_record, summary
 from moto.server import ThreadedMotoServer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.io_wrapper import IsSummaryEventsFile
 
 from dydist.errors import UserError
 from dydist.monitor import LineProgress, Monitors
@@ -68,6 +70,28 @@ def test_a_killed_runs_tail_is_sent_by_the_next_start(tmp_path: Path, s3: dict[s
     assert fetch(url, fetched, **s3) == 2
     assert fetch(url, fetched, **s3) == 0
     assert steps(str(fetched)) == list(range(1, 51))
+
+
+class Watched(LocalFileSystem):
+    """Local files, noting what a reader of the target's folder could see while a file is on its way."""
+
+    protocol = "watched"
+    seen: ClassVar[list[str]] = []
+
+    def get_file(self, rpath: str, lpath: str, **options: Any) -> None:
+        super().get_file(rpath, lpath, **options)
+        self.seen.extend(path.name for path in Path(lpath).parent.iterdir())
+
+
+def test_a_file_on_its_way_is_not_taken_for_a_log(tmp_path: Path) -> None:
+    """TensorBoard reads every file whose name holds `tfevents`, and gives up a folder where one goes away."""
+    train(tmp_path / "run" / "tensorboard", None, {}, start=0, end=5)
+    fsspec.register_implementation("watched", Watched, clobber=True)
+    Watched.seen.clear()
+    assert fetch(f"watched://{tmp_path}/run/tensorboard", tmp_path / "mirror") == 1
+    assert Watched.seen
+    assert not any(IsSummaryEventsFile(name) for name in Watched.seen)
+    assert steps(str(tmp_path / "mirror")) == [1, 2, 3, 4, 5]
 
 
 def test_only_what_is_new_is_uploaded(tmp_path: Path) -> None:
@@ -186,18 +210,19 @@ def test_the_command_shows_a_remote_log_and_what_is_added_to_it(tmp_path: Path, 
         "AWS_SECRET_ACCESS_KEY": "s",
     }
     command = [sys.executable, "-m", "dydist.cli.main", "tensorboard", url, "--port", "0", "--every-s", "0.5"]
-    process = subprocess.Popen(
-        [*command, "--mirror", str(tmp_path / "mirror")], env=environment, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    assert any("http://localhost:" in line for line in process.stderr)
-    mirrored = tmp_path / "mirror" / "bucket-logs-command"
-    assert steps(str(mirrored)) == [1, 2, 3, 4, 5]
-    train(tmp_path / "tensorboard", url, s3, start=5, end=8)
-    end = time.monotonic() + 60
-    while steps(str(mirrored)) != list(range(1, 9)):
-        assert time.monotonic() < end
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    process.stderr.close()
-    assert process.wait(timeout=60) == 0
+    mirror = tmp_path / "mirror"
+    command += ["--mirror", str(mirror)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert any("http://localhost:" in line for line in process.stderr)
+            mirrored = mirror / "bucket-logs-command"
+            assert steps(str(mirrored)) == [1, 2, 3, 4, 5]
+            train(tmp_path / "tensorboard", url, s3, start=5, end=8)
+            end = time.monotonic() + 60
+            while steps(str(mirrored)) != list(range(1, 9)):
+                assert time.monotonic() < end
+                assert process.poll() is None
+        finally:
+            process.send_signal(signal.SIGINT)
+    assert process.returncode == 0
