@@ -235,9 +235,9 @@ def merged_profile(
 ) -> Profile:
     """The profile with what the command line says over it, checked."""
     from dydist.jobs.profile import check_profile, load_profile
-    from dydist.jobs.snapshot import package_root
+    from dydist.shipped import ROOT
 
-    project = Path.cwd() if (Path.cwd() / "slurm").is_dir() else package_root()
+    project = Path.cwd() if (Path.cwd() / "slurm").is_dir() else ROOT
     profile = load_profile(name, project=project)
     given = {field: value for field, value in flags.items() if value is not None}
     if cpu:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tyro.extras import SubcommandApp
 
@@ -19,6 +19,7 @@ GROUPS = (
     "checkpoint",
     "compare",
     "data",
+    "files",
     "jobs",
     "preflight",
     "report",
@@ -42,11 +43,11 @@ def commands() -> dict[str, Command]:
     return found
 
 
-def build_app() -> SubcommandApp:
-    """The tree of subcommands."""
+def build_app(functions: Mapping[str, Command]) -> SubcommandApp:
+    """The tree of subcommands: each function by its words."""
     app = SubcommandApp()
     groups: dict[str, SubcommandApp] = {}
-    for words, function in commands().items():
+    for words, function in functions.items():
         group, _, name = words.rpartition(" ")
         if group and group not in groups:
             groups[group] = SubcommandApp()
@@ -59,7 +60,7 @@ def build_app() -> SubcommandApp:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns its exit code. Mistakes are one line on standard error and exit 2."""
     try:
-        code = build_app().cli(prog="dydist", description=DESCRIPTION, args=arguments)
+        code = build_app(commands()).cli(prog="dydist", description=DESCRIPTION, args=arguments)
     except UserError as error:
         print(f"dydist: {error}", file=sys.stderr)
         return EXIT_USAGE

@@ -23,6 +23,7 @@ from dydist.jobs.profile import Profile
 from dydist.jobs.registry import remember
 from dydist.jobs.snapshot import package_root, record_environment, take_snapshot
 from dydist.jobs.spec import JobSpec
+from dydist.shipped import RECIPES, find_file
 
 if TYPE_CHECKING:
     import submitit
@@ -147,9 +148,9 @@ def recipe_of(arguments: Sequence[str]) -> Path | None:
     """The file that --config names."""
     for index, word in enumerate(arguments):
         if word == "--config":
-            return Path(arguments[index + 1])
+            return find_file(arguments[index + 1], RECIPES)
         if word.startswith("--config="):
-            return Path(word.partition("=")[2])
+            return find_file(word.partition("=")[2], RECIPES)
     return None
 
 
@@ -328,8 +329,11 @@ def node_commands(spec: JobSpec, nodes: int) -> list[str]:
     return [shlex.join(port.get(word, word) for word in launch.command(spec, place)) for place in places]
 
 
-def ask_slurm(text: str) -> str:
-    """`sbatch --test-only`: when and where it would start. Raises SlurmError where SLURM would refuse it."""
+def ask_slurm(text: str) -> str | None:
+    """`sbatch --test-only`: when and where it would start; None where sbatch knows of no cluster.
+
+    Raises SlurmError where SLURM would refuse it.
+    """
     import subprocess
 
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
@@ -339,6 +343,8 @@ def ask_slurm(text: str) -> str:
             ["sbatch", "--test-only", file.name], capture_output=True, text=True, timeout=60
         )
     words = " ".join(result.stderr.replace("sbatch: ", "").split())
+    if "Could not establish a configuration source" in words:
+        return None
     if result.returncode:
         raise slurm.SlurmError(f"SLURM would refuse it: {words}")
     return words
