@@ -28,7 +28,7 @@ EOF
 
 sweep() { # NAME, then arguments of dydist sweep; recipe and flags after --
   dydist sweep --name "$1" --profile "$work/profile.yaml" --seeds 3 --parallel 2 "${@:2}" \
-    --run.dir "$work" --data.root "$data" --monitor.quiet true --monitor.every_steps 50 \
+    --parallel.reduce fast --run.dir "$work" --data.root "$data" --monitor.quiet true --monitor.every_steps 50 \
     --checkpoint.every_minutes 3 --checkpoint.keep 1
 }
 small=(-- launch/recipes/cifar10-small.yaml)
