@@ -37,12 +37,14 @@ def evaluate(
     *,
     batch_size: int,
     observe: Callable[[Tensor, Tensor], None] | None = None,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Evaluate `predict` (normalised images float32 [n, 3, H, W] → logits [n, classes]) on all of `dataset`.
 
     The split is cut into blocks of `batch_size` images, dealt to processes in turn. A block's sums are computed
     by one process and added up in the order of the blocks in float64, so one and N processes agree to the bit
-    where their kernels do. `observe(logits, labels)` sees the blocks of this process.
+    where their kernels do. `observe(logits, labels)` sees the blocks of this process. `heartbeat()` is called
+    after every block, so that a long evaluation is not taken for a hang.
     """
     blocks = -(-len(dataset) // batch_size)
     sums = torch.zeros(blocks, 2, dtype=torch.float64)
@@ -59,6 +61,7 @@ def evaluate(
             observe(logits, labels)
         loss = F.cross_entropy(logits, labels, reduction="none").double().sum()
         sums[block] = torch.stack([loss, (logits.argmax(1) == labels).sum().double()]).cpu()
+        heartbeat()
     if world.size > 1:
         shared = sums.to(world.device)
         dist.all_reduce(shared)  # each block is non-zero on one process alone: nothing is rounded

@@ -141,6 +141,7 @@ class Loop:
 
     def evaluate(self, progress: Progress) -> Progress:
         """Evaluate on the whole test split (and the averaged weights beside it), and tell the monitor."""
+        step = progress.step
         for ema in (False, True):
             predict = self._predict(ema)
             if predict is None:
@@ -153,6 +154,7 @@ class Loop:
                     self.world,
                     batch_size=self.config.train.eval_batch_size,
                     observe=None if ema else self._probe.begin_evaluation(),
+                    heartbeat=lambda: self._heartbeat(step),
                 )
             self.monitor.evaluation(
                 EvaluationRecord(
