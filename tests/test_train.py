@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import REPOSITORY, Run, metrics, train
@@ -147,7 +148,8 @@ def test_two_processes_evaluate_and_log_as_one_does(tmp_path: Path) -> None:
         arguments = flags(
             tmp_path, f"run{world_size}", "--parallel.reduce", "exact", "--train.eval_batch_size", "50"
         )
-        train(arguments, world_size, tmp_path / f"log{world_size}")
+        rates = tmp_path / f"rates{world_size}"
+        train(arguments, world_size, tmp_path / f"log{world_size}", before=note_rates, RATES=str(rates))
     one, *others = (
         [
             (line["step"], line["loss"], line["accuracy"], line["images"])
@@ -157,11 +159,24 @@ def test_two_processes_evaluate_and_log_as_one_does(tmp_path: Path) -> None:
     )
     assert {images for *_, images in one} == {360}
     assert all(one == other for other in others)
-    rates = [
-        [(line["lr"], line["temperature"], line["epoch"]) for line in metrics(tmp_path / run)]
-        for run in ("run1", "run3")
-    ]
-    assert rates[0] == rates[1]
+    used = [Path(f"{tmp_path}/rates{n}.{rank}").read_text() for n in (1, 2, 3) for rank in range(n)]
+    assert len(used) == 6
+    assert set(used) == {used[0]}
+    logged = [[line["lr"], line["temperature"]] for line in metrics(tmp_path / "run3")]
+    assert [json.loads(line) for line in used[0].splitlines()] == logged
+
+
+def note_rates() -> None:
+    """Write down the learning rate and temperature that this process uses, a line a step."""
+    from dydist.engine.core import TorchEngine
+
+    def train_step(self: TorchEngine, batch: Any, *, lr: float, temperature: float, votes: Any) -> Any:
+        with open(f"{os.environ['RATES']}.{self.world.rank}", "a") as file:
+            file.write(f"{json.dumps([lr, temperature])}\n")
+        return original(self, batch, lr=lr, temperature=temperature, votes=votes)
+
+    original = TorchEngine.train_step
+    TorchEngine.train_step = train_step  # type: ignore[method-assign]
 
 
 def test_saves_come_by_steps_minutes_and_epochs(tmp_path: Path) -> None:
