@@ -133,7 +133,7 @@ class _Ours:
             broadcast=lambda value: value,
             gather=lambda value: [value],
             on_record=self._note,
-            on_note=lambda text: None,
+            on_note=lambda text, *, level="info": None,
         )
         self._checkpointer.restore()
 

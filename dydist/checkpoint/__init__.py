@@ -2,7 +2,7 @@
 
 - `Checkpointer`, `TrainingState`: what a run uses (`_checkpointer`, `_tensors`)
 - `open_storage`, `Storage`: a place at a path or fsspec URL (`_storage`, `_remote`)
-- `survey`, `inspect`, `verify`, `load`, `Found`: what lies in a place (`_catalog`)
+- `survey`, `inspect`, `verify`, `load`, `Found`: what lies in a place (`_catalog`); `find_source`: what a URL means
 - `copy_checkpoint`, `prune`, `Keep`: what people do with it (`_copy`, `_housekeeping`)
 - `Manifest`, `folder_name`, `step_of`: the format (`_format`)
 - `redact`, `scrub`: keeping secrets out of what is written (`_secrets`)
@@ -28,7 +28,8 @@ from dydist.checkpoint._errors import (
 )
 from dydist.checkpoint._format import Manifest, folder_name, step_of
 from dydist.checkpoint._housekeeping import Keep, prune
-from dydist.checkpoint._retry import Retrying, explain
+from dydist.checkpoint._restore import find_source
+from dydist.checkpoint._retry import Retrying, can_pass, explain
 from dydist.checkpoint._secrets import redact, scrub
 from dydist.checkpoint._storage import Storage, open_storage
 
@@ -49,8 +50,10 @@ __all__ = [
     "Retrying",
     "Storage",
     "TrainingState",
+    "can_pass",
     "copy_checkpoint",
     "explain",
+    "find_source",
     "folder_name",
     "inspect",
     "load",

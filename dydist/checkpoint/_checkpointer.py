@@ -10,30 +10,22 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from dydist.checkpoint._beginning import Beginning
 from dydist.checkpoint._errors import CheckpointError, LeaseLostError
 from dydist.checkpoint._format import encode_json
-from dydist.checkpoint._housekeeping import Keep, prune
+from dydist.checkpoint._housekeeping import Keep
 from dydist.checkpoint._lease import Lease, this_process
-from dydist.checkpoint._pipeline import Pipeline, Surroundings
-from dydist.checkpoint._policy import Decision, Status, decide
-from dydist.checkpoint._restore import (
-    Agreement,
-    Candidate,
-    candidates,
-    find_source,
-    load_weights,
-    newest_valid,
-    set_aside,
-    take_back,
-)
-from dydist.checkpoint._retry import Retrying, explain
+from dydist.checkpoint._pipeline import Pipeline
+from dydist.checkpoint._policy import Decision, Status, decide, shares_on_node
+from dydist.checkpoint._restore import Agreement, candidates, newest_valid, set_aside
+from dydist.checkpoint._retry import Retrying, Tell, explain
 from dydist.checkpoint._save import Identity, Save
 from dydist.checkpoint._secrets import scrub
-from dydist.checkpoint._stage import open_stage, prepare_stage, staged
+from dydist.checkpoint._stage import copy_of, open_stage, prepare_stage, staged
 from dydist.checkpoint._storage import LocalStorage, Storage, is_local, open_storage
 from dydist.checkpoint._tensors import HostMemory, TrainingState, split
+from dydist.checkpoint._transfer import Surroundings
 from dydist.config import CheckpointConfig
-from dydist.errors import UserError
 from dydist.records import CheckpointRecord
 
 T = TypeVar("T")
@@ -63,7 +55,7 @@ class Checkpointer:
         broadcast: Callable[[T], T],
         gather: Callable[[T], list[T]],
         on_record: Callable[[CheckpointRecord], None],
-        on_note: Callable[[str], None],
+        on_note: Tell,
         job: str = "",
         host: str | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -130,59 +122,20 @@ class Checkpointer:
             self._try_stage(lambda stage: prepare_stage(stage, self._url, now=self._now()))
         place = self._patient(self._place, self._config.deadline_s)
         options = candidates(agreement, place, self._stage)
-        chosen = self._choose(agreement, place, options, leads=self._rank == node[0])
+        beginning = Beginning(self._config.resume, job=self._job, agreement=agreement, place=place)
+        chosen, aside_after = beginning.choose(options)
+        if aside_after is not None and self._stage is not None and self._rank == node[0]:
+            why = beginning.why
+            self._try_stage(
+                lambda stage: set_aside(stage, [f for f in staged(stage) if f.step > aside_after], why=why)
+            )
         result = newest_valid(agreement, place, self._stage, chosen, self._world_size)
-        state = self._begin(agreement, place, chosen) if result is None else result[0]
+        state = beginning.without(chosen, self._patient_at) if result is None else result[0]
         self._restored_step = state.step if result is not None and state is not None else None
         pipeline = self._start(node)
         if result is not None and not result[1].remote and self._rank == 0:
             pipeline.upload_late()
         return state
-
-    def _begin(self, agreement: Agreement, place: Storage, chosen: list[Candidate]) -> TrainingState | None:
-        """The state of a run that has no checkpoint of its own to go on from."""
-        resume = self._config.resume
-        if resume.isdigit() and chosen:
-            raise UserError(
-                f"checkpoint.resume: step {resume} at {place.url} is damaged; use another step, or auto"
-            )
-        if chosen:
-            agreement.note(f"no checkpoint at {place.url} is valid: beginning at step 0")
-        if not _is_source(resume):
-            return None
-        source, found = agreement.first(lambda: find_source(self._patient_at, resume))
-        return load_weights(self._patient_at(source), found)
-
-    def _choose(
-        self, agreement: Agreement, place: Storage, options: list[Candidate], *, leads: bool
-    ) -> list[Candidate]:
-        """The candidates that `config.resume` allows, newest first; sets others aside."""
-        resume = self._config.resume
-        live = [option for option in options if not option.found.set_aside]
-        newest = next((o.found.manifest for o in live if o.found.manifest and o.found.problem is None), None)
-        own = newest is not None and bool(self._job) and newest.job == self._job
-        if own or resume == "auto" or _is_source(resume):
-            return live
-        step = -1 if resume == "never" else int(resume)
-        chosen = [option for option in options if option.found.step == step]
-        if resume != "never" and not chosen:
-            there = ", ".join(str(option.found.step) for option in options[:10]) or "none"
-            raise UserError(
-                f"checkpoint.resume: no step {step} at {place.url}; there are: {there}; use one, or auto"
-            )
-        agreement.first(lambda: take_back(place, [o.found for o in chosen if o.remote]))
-        later = [option.found.folder for option in live if option.found.step > step]
-        if later:
-            agreement.note(f"{len(later)} checkpoints after step {max(step, 0)} are set aside at {place.url}")
-            why = f"checkpoint.resume={resume}"
-            agreement.first(
-                lambda: set_aside(place, [o.found for o in live if o.remote and o.found.step > step], why=why)
-            )
-            if leads and self._stage is not None:
-                self._try_stage(
-                    lambda stage: set_aside(stage, [f for f in staged(stage) if f.step > step], why=why)
-                )
-        return chosen
 
     def _start(self, node: tuple[int, ...]) -> Pipeline:
         config = self._config
@@ -192,9 +145,6 @@ class Checkpointer:
         )
         self._node = node
 
-        def prune_place(storage: Storage) -> None:
-            prune(storage, rule, now=self._now())
-
         self._pipeline = Pipeline(
             self._place,
             self._stage,
@@ -202,10 +152,10 @@ class Checkpointer:
                 identity=self._identity,
                 node=node,
                 stage_keep=config.stage_keep,
+                rule=rule,
                 clock=self._clock,
                 now=self._now,
                 may_commit=self._lease.check,
-                prune=prune_place,
                 on_record=self._on_record,
                 on_note=self._on_note,
             ),
@@ -270,13 +220,16 @@ class Checkpointer:
         )
         statuses = self._agreement.gather(status)
         for problem in (problem for other in statuses for problem in other.problems):
-            self._agreement.note(problem)
+            self._agreement.note(problem, level="warning")
         decision = decide(statuses, final=final)
         if decision.lost is not None:
             raise LeaseLostError(
                 f"{self._place.url} was taken over by {decision.lost}; this run writes no more"
             )
-        pipeline.cancel(decision.cancel)
+        for given_up in pipeline.cancel(decision.cancel):
+            self._agreement.note(
+                f"step {given_up} is given up for step {step}: saves come faster than they end"
+            )
         return decision
 
     def _submit(
@@ -292,7 +245,9 @@ class Checkpointer:
     ) -> None:
         """Copy this process's shares and hand them to the background."""
         memory = self._memory.reserve()
-        mine = self._shares_here()
+        mine = (
+            [self._rank] if self._stage is None else shares_on_node(self._rank, self._node, self._world_size)
+        )
         shares = split(state, self._world_size)
         copies = memory.take({share: shares[share] for share in mine})
         values = {**state.extra, "step": step, "accuracy": accuracy}
@@ -311,16 +266,6 @@ class Checkpointer:
             )
         )
 
-    def _shares_here(self) -> list[int]:
-        """The shares this process writes: its own, and for a complete local stage some of other nodes'."""
-        if self._stage is None:
-            return [self._rank]
-        node = self._node
-        owner = {
-            share: share if share in node else node[share % len(node)] for share in range(self._world_size)
-        }
-        return [share for share in range(self._world_size) if owner[share] == self._rank]
-
     def _await(self, pipeline: Pipeline, step: int, attempt: str, until: float) -> None:
         """Wait for a save's end; all processes raise alike where process 0 has not committed it."""
         save = pipeline.find(attempt)
@@ -328,7 +273,7 @@ class Checkpointer:
             save.finished.wait(max(0.0, until - self._clock()))
         good = attempt == RESTORED or (save is not None and save.phase == "done")
         error = None if good else (save.error if save is not None and save.error else "the time was up")
-        copy = None if good or self._stage is None else self._try_stage(lambda s: _local_copy(s, attempt))
+        copy = None if good or self._stage is None else self._try_stage(lambda stage: copy_of(stage, attempt))
         error, copy = self._agreement.gather((error, copy))[0]
         if error is None:
             return
@@ -351,7 +296,7 @@ class Checkpointer:
             deadline=self._clock() + seconds,
             clock=self._clock,
             cancelled=self._never,
-            on_retry=self._on_note,
+            on_retry=lambda text: self._on_note(text, level="warning"),
         )
 
     def _patient_at(self, url: str) -> Retrying:
@@ -364,17 +309,7 @@ class Checkpointer:
             return work(self._stage)
         except OSError as error:
             self._on_note(
-                f"the local stage {self._stage.url} on {self._host} cannot be used: {explain(error)}"
+                f"the local stage {self._stage.url} on {self._host} cannot be used: {explain(error)}",
+                level="warning",
             )
             return None
-
-
-def _is_source(resume: str) -> bool:
-    return resume not in ("auto", "never") and not resume.isdigit()
-
-
-def _local_copy(stage: LocalStorage, attempt: str) -> str | None:
-    for found in staged(stage):
-        if found.manifest is not None and found.manifest.attempt == attempt:
-            return f"{stage.url}/{found.folder}"
-    return None

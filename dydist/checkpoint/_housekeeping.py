@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dydist.checkpoint._catalog import Found, survey, verify
@@ -23,11 +24,18 @@ class Keep:
     keep_best: bool = True
 
 
-def prune(storage: Storage, rule: Keep, *, now: float, dry_run: bool = False) -> list[Found]:
+def prune(
+    storage: Storage,
+    rule: Keep,
+    *,
+    now: float,
+    dry_run: bool = False,
+    on_damaged: Callable[[str], None] = lambda text: None,
+) -> list[Found]:
     """Remove superseded checkpoints and torn leftovers older than a day; returns the checkpoints removed.
 
     The newest valid checkpoint is read back whole first: nothing is removed on the word of one that may be damaged.
-    `now` is in seconds since 1970.
+    `now` is in seconds since 1970. `on_damaged` is told of each newer one whose bytes are not what was written.
     """
     found = survey(storage)
     live = [f for f in found if f.problem is None and not f.set_aside]
@@ -35,7 +43,8 @@ def prune(storage: Storage, rule: Keep, *, now: float, dry_run: bool = False) ->
     for candidate in live:
         try:
             verify(storage, candidate)
-        except DamagedError:
+        except DamagedError as error:
+            on_damaged(f"{storage.url}: the bytes that were written do not come back: {error}")
             found = [f for f in found if f is not candidate]
         else:
             newest = candidate

@@ -20,7 +20,7 @@ import psutil
 
 from dydist.checkpoint._errors import LeaseHeldError, LeaseLostError
 from dydist.checkpoint._format import encode_json
-from dydist.checkpoint._retry import explain
+from dydist.checkpoint._retry import Tell, explain
 from dydist.checkpoint._storage import Storage
 
 LEASE = "LEASE.json"
@@ -81,7 +81,7 @@ class Lease:
         timeout_s: float,
         clock: Callable[[], float],
         now: Callable[[], float],
-        on_note: Callable[[str], None],
+        on_note: Tell,
     ) -> None:
         self._storage = storage
         self._me = me
@@ -156,7 +156,10 @@ class Lease:
             if raw is not None and self._is_me(raw):
                 storage.delete(LEASE)
         except Exception as error:
-            self._on_note(f"the lease of {self._storage(0).url} could not be given back: {explain(error)}")
+            self._on_note(
+                f"the lease of {self._storage(0).url} could not be given back: {explain(error)}",
+                level="warning",
+            )
 
     def _beat_forever(self) -> None:
         while not self._stop.wait(self._interval_s):
@@ -166,11 +169,14 @@ class Lease:
                     self._me = replace(self._me, beat=self._me.beat + 1, beat_at=self._now())
                     self._storage(self._interval_s).write(LEASE, lambda: [self._encode()])
             except LeaseLostError as error:
-                self._on_note(str(error))
+                self._on_note(str(error), level="error")
                 return
             except Exception as error:
                 if not self._stop.is_set():
-                    self._on_note(f"the lease of {self._storage(0).url} cannot be renewed: {explain(error)}")
+                    self._on_note(
+                        f"the lease of {self._storage(0).url} cannot be renewed: {explain(error)}",
+                        level="warning",
+                    )
 
     def _await_death(self, storage: Storage, raw: bytes) -> None:
         holder = _decode(raw)
@@ -184,7 +190,10 @@ class Lease:
                 return
         until = self._clock() + self._timeout_s
         who = holder.describe() if holder else "an unreadable lease"
-        self._on_note(f"{storage.url} is held by {who}; waiting {self._timeout_s:g} s for a sign of life")
+        self._on_note(
+            f"{storage.url} is held by {who}; waiting {self._timeout_s:g} s for a sign of life",
+            level="warning",
+        )
         while (left := until - self._clock()) > 0:
             self._stop.wait(min(left, self._interval_s / 4))
             seen = _read(storage)

@@ -92,3 +92,14 @@ def superseded(
         kept.add(max(rated, key=lambda f: (f.manifest.accuracy, f.step)).step)  # type: ignore[union-attr]
     passed = [f.folder for f in found if f.set_aside and f.problem is None and f.step < verified]
     return [f.folder for f in intact if f.step not in kept] + passed
+
+
+def shares_on_node(rank: int, node: Sequence[int], world_size: int) -> list[int]:
+    """The shares that a process writes for its node's own complete copy: its own, and some of other nodes'.
+
+    `node`: ranks of the processes on this node.
+    """
+    own = set(node)
+    return [
+        share for share in range(world_size) if (share if share in own else node[share % len(node)]) == rank
+    ]

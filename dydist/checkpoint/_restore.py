@@ -11,7 +11,7 @@ from dydist.checkpoint._catalog import Found, inspect, load, survey
 from dydist.checkpoint._copy import copy_checkpoint
 from dydist.checkpoint._errors import CheckpointError, DamagedError
 from dydist.checkpoint._format import aside_file, encode_json, step_of
-from dydist.checkpoint._retry import explain
+from dydist.checkpoint._retry import Tell, explain
 from dydist.checkpoint._secrets import scrub
 from dydist.checkpoint._stage import staged
 from dydist.checkpoint._storage import LocalStorage, Storage
@@ -40,17 +40,17 @@ class Agreement:
         rank: int,
         broadcast: Callable[[Any], Any],
         gather: Callable[[Any], list[Any]],
-        note: Callable[[str], None],
+        note: Tell,
     ) -> None:
         self.rank = rank
         self._broadcast = broadcast
         self.gather = gather
         self._note = note
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, *, level: str = "info") -> None:
         """Tell the user once, by process 0."""
         if self.rank == 0:
-            self._note(text)
+            self._note(text, level=level)
 
     def first(self, work: Callable[[], T]) -> T:
         """Process 0's result of `work`, for all; its error is raised on all."""
@@ -132,7 +132,7 @@ def newest_valid(
     for option in options:
         found = option.found
         if found.problem is not None:
-            agreement.note(f"{found.folder} is passed over: {found.problem}")
+            agreement.note(f"{found.folder} is passed over: {found.problem}", level="warning")
             continue
         everywhere = stage is not None and len(option.holders) == world_size
         if everywhere:
@@ -140,13 +140,13 @@ def newest_valid(
             state, problem = agreement.all_well(lambda found=found: load(stage, found))  # type: ignore[misc]
             if problem is None and state is not None:
                 return state, option
-            agreement.note(f"{found.folder} on the local stage is passed over: {problem}")
+            agreement.note(f"{found.folder} on the local stage is passed over: {problem}", level="warning")
         if not option.remote and (everywhere or not _bring(agreement, place, stage, option)):
             continue
         state, problem = agreement.all_well(lambda found=found: load(place, found))  # type: ignore[misc]
         if problem is None and state is not None:
             return state, option
-        agreement.note(f"{found.folder} is passed over: {problem}")
+        agreement.note(f"{found.folder} is passed over: {problem}", level="warning")
     return None
 
 
@@ -156,7 +156,8 @@ def _bring(agreement: Agreement, place: Storage, stage: LocalStorage | None, opt
         agreement.by(option.holders[0], lambda: copy_checkpoint(stage, place, option.found))  # type: ignore[arg-type]
     except CheckpointError as error:
         agreement.note(
-            f"{option.found.folder} lies on one node alone and cannot be uploaded, so it is passed over: {error}"
+            f"{option.found.folder} lies on one node alone and cannot be uploaded, so it is passed over: {error}",
+            level="warning",
         )
         return False
     return True
@@ -177,10 +178,12 @@ def take_back(storage: Storage, found: list[Found]) -> None:
             storage.delete(f"{item.folder}/{aside_file(item.manifest.attempt)}")
 
 
-def find_source(storage_at: Callable[[str], Storage], url: str) -> tuple[str, list[Found]]:
-    """The checkpoints that `checkpoint.resume=URL` may mean, one folder or a place's, newest first; and their place.
+def find_source(
+    storage_at: Callable[[str], Storage], url: str, *, field: str = "checkpoint.resume"
+) -> tuple[str, list[Found]]:
+    """The checkpoints that a URL may mean, one folder or a place's, newest first; and their place.
 
-    Raises UserError where there is none.
+    Raises UserError where there is none, naming `field` as what the user gave.
     """
     parent, _, last = url.rstrip("/").rpartition("/")
     if step_of(last) is not None:
@@ -190,7 +193,7 @@ def find_source(storage_at: Callable[[str], Storage], url: str) -> tuple[str, li
     if not any(item.problem is None for item in found):
         why = f"; {found[0].folder}: {found[0].problem}" if found else ""
         raise UserError(
-            f"checkpoint.resume: no valid checkpoint at {scrub(url)}{why}; give a place or a step's folder, such as "
+            f"{field}: no valid checkpoint at {scrub(url)}{why}; give a place or a step's folder, such as "
             f"{scrub(url.rstrip('/'))}/step-000001234; `dydist checkpoint list {scrub(parent or url)}` shows them"
         )
     return place, [item for item in found if item.problem is None]

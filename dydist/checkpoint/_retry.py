@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import tenacity
 
@@ -93,6 +93,12 @@ def _http_status(error: BaseException) -> int | None:
         return status if isinstance(status, int) and status >= 400 else None
     status = getattr(error, "status", None)
     return status if isinstance(status, int) and status >= 400 else None
+
+
+class Tell(Protocol):
+    """Tells the user something. `level`: info, warning (quiet runs show it too, and status.json keeps it), error."""
+
+    def __call__(self, text: str, *, level: str = "info") -> None: ...
 
 
 class Retrying:

@@ -19,6 +19,7 @@ from dydist.checkpoint._format import (
     part_file,
     tensor_file,
 )
+from dydist.checkpoint._retry import Tell
 from dydist.checkpoint._storage import Chunks, Storage
 
 if TYPE_CHECKING:
@@ -81,6 +82,19 @@ class Save:
     def folder(self) -> str:
         return folder_name(self.step)
 
+    def release_memory(self) -> None:
+        """Give the host copy back for the next save."""
+        self.shares = {share: {} for share in self.shares}
+        memory, self.memory = self.memory, None
+        if memory is not None:
+            memory.release()
+
+    def let_go(self) -> None:
+        """Give back the host copy and the staged files: the save has ended."""
+        self.close_sources()
+        self.sources = {}
+        self.release_memory()
+
     def files(self, shares: Sequence[int], world_size: int, *, with_state: bool) -> dict[str, Chunks]:
         """The files of some shares: name → its bytes."""
         from dydist.checkpoint._tensors import encode
@@ -137,7 +151,7 @@ def commit(
     clock: Callable[[], float],
     deadline: float,
     may_commit: Callable[[], None],
-    on_note: Callable[[str], None],
+    on_note: Tell,
 ) -> Manifest:
     """Wait until `ranks` have confirmed their parts, then publish the manifest. `now`: seconds since 1970.
 
@@ -177,7 +191,7 @@ def _await_parts(
     ranks: Sequence[int],
     clock: Callable[[], float],
     deadline: float,
-    on_note: Callable[[str], None],
+    on_note: Tell,
 ) -> dict[str, FileEntry]:
     files: dict[str, FileEntry] = {}
     missing = {part_file(rank, save.attempt): rank for rank in ranks}
@@ -196,7 +210,10 @@ def _await_parts(
             )
         if not told and clock() - began > NOTICE_S:
             told = True
-            on_note(f"step {save.step}: {_laggards(missing.values(), present, save, identity)} yet; waiting")
+            on_note(
+                f"step {save.step}: {_laggards(missing.values(), present, save, identity)} yet; waiting",
+                level="warning",
+            )
         if save.cancelled.wait(min(pause, max(0.0, deadline - clock()))):
             raise CancelledError("given up")
         pause = min(pause * 1.5, LONGEST_POLL_S)

@@ -39,14 +39,3 @@ def _redact_value(key: str, value: Any) -> Any:
 def scrub(text: str) -> str:
     """Text without what URLs may carry: user and password before an @, signatures and tokens in a query."""
     return _SIGNED.sub(rf"\1{HIDDEN}", _USER_INFO.sub("", text))
-
-
-def secret_values(storage_options: Mapping[str, Any]) -> list[str]:
-    """The strings among the hidden options, so that they can be removed from texts of other libraries."""
-    found: list[str] = []
-    for key, value in storage_options.items():
-        if isinstance(value, Mapping):
-            found += secret_values(value)
-        elif key not in _OPEN_OPTIONS and isinstance(value, str) and len(value) >= 4:
-            found.append(value)
-    return found

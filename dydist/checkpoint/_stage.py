@@ -66,6 +66,14 @@ def staged(stage: LocalStorage | None) -> list[Found]:
     return [found for found in survey(stage) if found.problem is None] if stage is not None else []
 
 
+def copy_of(stage: LocalStorage, attempt: str) -> str | None:
+    """The folder of a save's complete copy on the stage, or None."""
+    for found in staged(stage):
+        if found.manifest is not None and found.manifest.attempt == attempt:
+            return f"{stage.url}/{found.folder}"
+    return None
+
+
 class OpenFiles:
     """Staged files held open, so that they can be uploaded while their folder is renamed or swept."""
 

@@ -56,7 +56,7 @@ class World:
             broadcast=lambda value: self.gather(rank, value)[0],
             gather=lambda value: self.gather(rank, value),
             on_record=self.records.append,
-            on_note=self.notes.append,
+            on_note=lambda text, *, level="info": self.notes.append(text),
             job=job,
             host=self._nodes[rank],
             open_at=open_at,

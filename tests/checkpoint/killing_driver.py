@@ -145,7 +145,7 @@ def drive(plan: Plan) -> NoReturn:
         broadcast=lambda value: value,
         gather=lambda value: [value],
         on_record=lambda record: tell(committed=record.step, error=record.error),
-        on_note=lambda text: tell(note=text),
+        on_note=lambda text, *, level="info": tell(note=text),
         job="killed-job",
         open_at=open_at if "://" in plan.url else open_storage,
     )

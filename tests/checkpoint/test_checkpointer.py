@@ -28,6 +28,9 @@ class Told:
         self.records: list[CheckpointRecord] = []
         self.notes: list[str] = []
 
+    def note(self, text: str, *, level: str = "info") -> None:
+        self.notes.append(text)
+
 
 @pytest.fixture
 def told() -> Told:
@@ -55,7 +58,7 @@ def make(place: Place, told: Told, tmp_path: Path) -> Any:
                 broadcast=lambda value: value,
                 gather=lambda value: [value],
                 on_record=told.records.append,
-                on_note=told.notes.append,
+                on_note=told.note,
                 job=job,
                 lease_interval_s=0.25,
                 lease_timeout_s=10.0,

@@ -36,7 +36,7 @@ class Place:
             timeout_s=TIMEOUT_S,
             clock=time.monotonic,
             now=time.time,
-            on_note=self.notes.append,
+            on_note=lambda text, *, level="info": self.notes.append(text),
         )
         self.leases.append(lease)
         return lease

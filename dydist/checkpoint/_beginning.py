@@ -1,0 +1,76 @@
+"""What `checkpoint.resume` means for the checkpoints of a place: which a start may go on from, and what instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from dydist.checkpoint._restore import Agreement, Candidate, find_source, load_weights, set_aside, take_back
+from dydist.checkpoint._storage import Storage
+from dydist.errors import UserError
+
+if TYPE_CHECKING:
+    from dydist.checkpoint._tensors import TrainingState
+
+
+class Beginning:
+    """The choice of one start. `resume`: auto, never, a step, or another run's path or URL. Collective."""
+
+    def __init__(self, resume: str, *, job: str, agreement: Agreement, place: Storage) -> None:
+        self._resume = resume
+        self._job = job
+        self._agreement = agreement
+        self._place = place
+
+    @property
+    def why(self) -> str:
+        """What is written to the mark of those that are set aside."""
+        return f"checkpoint.resume={self._resume}"
+
+    def choose(self, options: list[Candidate]) -> tuple[list[Candidate], int | None]:
+        """The candidates that are allowed, newest first, and the step after which all were set aside at the place.
+
+        Raises UserError where the step asked for is not there.
+        """
+        resume, agreement, place = self._resume, self._agreement, self._place
+        live = [option for option in options if not option.found.set_aside]
+        newest = next((o.found.manifest for o in live if o.found.manifest and o.found.problem is None), None)
+        own = newest is not None and bool(self._job) and newest.job == self._job
+        if own or resume == "auto" or self._is_source:
+            return live, None
+        step = -1 if resume == "never" else int(resume)
+        chosen = [option for option in options if option.found.step == step]
+        if resume != "never" and not chosen:
+            there = ", ".join(str(option.found.step) for option in options[:10]) or "none"
+            raise UserError(
+                f"checkpoint.resume: no step {step} at {place.url}; there are: {there}; use one, or auto"
+            )
+        agreement.first(lambda: take_back(place, [o.found for o in chosen if o.remote]))
+        later = [option.found for option in live if option.found.step > step]
+        if not later:
+            return chosen, None
+        agreement.note(f"{len(later)} checkpoints after step {max(step, 0)} are set aside at {place.url}")
+        remote = [o.found for o in live if o.remote and o.found.step > step]
+        agreement.first(lambda: set_aside(place, remote, why=self.why))
+        return chosen, step
+
+    def without(self, chosen: list[Candidate], storage_at: Callable[[str], Storage]) -> TrainingState | None:
+        """The state of a run that has no valid checkpoint of its own to go on from; None: step 0.
+
+        Raises UserError where the step asked for is damaged, or the other run has no valid checkpoint.
+        """
+        agreement, url = self._agreement, self._place.url
+        if self._resume.isdigit() and chosen:
+            raise UserError(
+                f"checkpoint.resume: step {self._resume} at {url} is damaged; use another step, or auto"
+            )
+        if chosen:
+            agreement.note(f"no checkpoint at {url} is valid: beginning at step 0", level="warning")
+        if not self._is_source:
+            return None
+        source, found = agreement.first(lambda: find_source(storage_at, self._resume))
+        return load_weights(storage_at(source), found)
+
+    @property
+    def _is_source(self) -> bool:
+        return self._resume not in ("auto", "never") and not self._resume.isdigit()

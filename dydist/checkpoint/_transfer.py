@@ -1,0 +1,178 @@
+"""What the background does with one save: to the node's own disk, to the place, and tidying up afterwards."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from dydist.checkpoint._copy import copy_checkpoint
+from dydist.checkpoint._errors import CancelledError
+from dydist.checkpoint._housekeeping import Keep, prune, remove_attempt
+from dydist.checkpoint._retry import Retrying, Tell, explain
+from dydist.checkpoint._save import Identity, Save, commit, write_part
+from dydist.checkpoint._stage import OpenFiles, bound_stage, staged
+from dydist.checkpoint._storage import LocalStorage, Storage
+from dydist.records import CheckpointRecord
+
+STAGE_WAIT_S = 30.0
+"""The other processes of a node get so long to write their shares to its disk."""
+LATE_UPLOAD_S = 120.0
+"""One attempt to upload what was left behind takes at most so long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What saving in the background needs from outside; clocks as in `Lease`."""
+
+    identity: Identity
+    node: tuple[int, ...]
+    """Ranks of the processes on this node; the first leads."""
+    stage_keep: int
+    rule: Keep
+    clock: Callable[[], float]
+    now: Callable[[], float]
+    may_commit: Callable[[], None]
+    on_record: Callable[[CheckpointRecord], None]
+    on_note: Tell
+
+
+class Transfer:
+    """Moves saves of one process. `place` is where checkpoints go; `stage` the node's own disk, for a remote place.
+
+    `tell`: trouble of this process, for the user.
+    """
+
+    def __init__(
+        self, place: Storage, stage: LocalStorage | None, around: Surroundings, tell: Callable[[str], None]
+    ) -> None:
+        self._place = place
+        self._stage = stage
+        self._around = around
+        self._tell = tell
+
+    def to_place(self, save: Save) -> None:
+        """Write this process's share to the place; process 0 then waits for the others and commits."""
+        identity = self._around.identity
+        storage = self._patient(self._place, save, save.deadline)
+        if not save.sources:
+            save.sources = save.files([identity.rank], identity.world_size, with_state=identity.rank == 0)
+        write_part(storage, save, save.sources, identity.rank)
+        if identity.rank == 0:
+            self._commit(storage, save, range(identity.world_size), save.deadline, self._around.may_commit)
+
+    def to_stage(self, save: Save, staged_whole: Callable[[], None]) -> None:
+        """Write this process's shares of the node's copy; a full or broken disk costs the copy, not the save.
+
+        `staged_whole` is called when the save can be uploaded. Raises CancelledError where it was given up before.
+        """
+        assert self._stage is not None
+        around, identity = self._around, self._around.identity
+        deadline = min(save.deadline, around.clock() + STAGE_WAIT_S)
+        storage = self._patient(self._stage, save, deadline)
+        leads = identity.rank == around.node[0]
+        own = save.files([identity.rank], identity.world_size, with_state=identity.rank == 0)
+        try:
+            files = save.files(sorted(save.shares), identity.world_size, with_state=leads)
+            working = self._stage.working_folder(save.folder, save.attempt)
+            write_part(storage, save, files, identity.rank, lambda: self._hold_open(save, working, own))
+            save.release_memory()
+        except CancelledError:
+            raise
+        except Exception as error:
+            self._tell(
+                f"step {save.step}: no local copy on {identity.host}: {explain(error)}; uploading from memory"
+            )
+            save.sources = own
+            staged_whole()
+            return
+        if leads:  # the copy is complete before the upload begins
+            try:
+                self._commit(storage, save, around.node, deadline, lambda: None)
+                bound_stage(self._stage, around.stage_keep, staged_step=save.step)
+            except CancelledError:
+                pass
+            except Exception as error:
+                self._tell(f"step {save.step}: no local copy on {identity.host}: {explain(error)}")
+        staged_whole()
+
+    def _hold_open(self, save: Save, working: str, names: Iterable[str]) -> None:
+        """Upload a save from its staged files from now on, also when their folder is renamed or swept."""
+        assert self._stage is not None
+        opened = OpenFiles(self._stage, {name: f"{working}/{name}" for name in names})
+        save.sources, save.close_sources = opened.sources(), opened.close
+
+    def left_behind(self, cancelled: threading.Event) -> bool:
+        """Copy the newest staged checkpoint to the place, if that has none as new; False: try again later."""
+        assert self._stage is not None
+        around = self._around
+        began = around.clock()
+        target = Retrying(
+            self._place, deadline=began + LATE_UPLOAD_S, clock=around.clock, cancelled=cancelled
+        )
+        try:
+            left = next((found for found in staged(self._stage) if not found.set_aside), None)
+            if left is not None and copy_checkpoint(self._stage, target, left, may_commit=around.may_commit):
+                around.on_record(
+                    CheckpointRecord(
+                        step=left.step,
+                        url=self._place.url,
+                        bytes=left.bytes,
+                        pause_s=0.0,
+                        commit_s=around.clock() - began,
+                    )
+                )
+        except CancelledError:
+            return True
+        except Exception as error:
+            self._tell(f"the local copy {self._stage.url} still cannot be uploaded: {explain(error)}")
+            return False
+        return True
+
+    def tidy(self, save: Save, torn: Sequence[tuple[str, str]], cancelled: threading.Event) -> bool:
+        """After a commit: remove what the attempts `torn` (folder and attempt) have left, read the new checkpoint
+        back, and remove what it supersedes. False where it was interrupted."""
+        around = self._around
+        deadline = around.clock() + max(60.0, save.deadline - save.started)
+        storage = self._patient(self._place, save, deadline, cancelled)
+        try:
+            for folder, attempt in torn:
+                remove_attempt(storage, folder, attempt)
+            prune(storage, around.rule, now=around.now(), on_damaged=self._tell)
+        except CancelledError:
+            return False
+        except Exception as error:
+            self._tell(f"old checkpoints could not be removed: {explain(error)}")
+        return True
+
+    def _commit(
+        self,
+        storage: Storage,
+        save: Save,
+        ranks: Sequence[int],
+        deadline: float,
+        may_commit: Callable[[], None],
+    ) -> None:
+        manifest = commit(
+            storage,
+            save,
+            self._around.identity,
+            ranks=ranks,
+            now=self._around.now(),
+            clock=self._around.clock,
+            deadline=deadline,
+            may_commit=may_commit,
+            on_note=self._around.on_note,
+        )
+        save.bytes = manifest.total_bytes
+
+    def _patient(
+        self, storage: Storage, save: Save, deadline: float, cancelled: threading.Event | None = None
+    ) -> Retrying:
+        return Retrying(
+            storage,
+            deadline=deadline,
+            clock=self._around.clock,
+            cancelled=cancelled or save.cancelled,
+            on_retry=lambda text: self._around.on_note(f"step {save.step}: {text}", level="warning"),
+        )
