@@ -1,0 +1,79 @@
+"""Which processes are a test cluster's: they name its configuration in their environment."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def processes_of(cluster: dict, node: str | None = None) -> Iterator[int]:
+    """The cluster's processes, or those of one node: daemons by our mark, tasks by SLURM's, stepds as parents.
+
+    slurmstepd's title overwrites its environment, so it is found as an ancestor of the tasks it runs.
+    """
+    ours = f"SLURM_CONF={cluster['conf']}"
+    tasks = set()
+    for pid, variables in environments():
+        if ours not in variables:
+            continue
+        mark = next((v.partition("=")[2] for v in variables if v.startswith("SLURMD_NODENAME=")), None)
+        mark = mark or next(
+            (v.partition("=")[2] for v in variables if v.startswith("TESTCLUSTER_NODE=")), None
+        )
+        if mark and (node is None or mark == node):
+            tasks.add(pid)
+    for pid in tuple(tasks):
+        while (pid := parent(pid)) > 1 and command_name(pid) == "slurmstepd":
+            tasks.add(pid)
+    yield from tasks - {os.getpid()}
+    pid_file = Path(cluster["munge"]) / "pid"
+    if node is None and pid_file.exists():
+        pid = int(pid_file.read_text())
+        if command_name(pid) == "munged":
+            yield pid
+
+
+def daemons(cluster: dict, name: str) -> list[int]:
+    """The slurmctld, or a node's slurmd."""
+    wanted = {f"SLURM_CONF={cluster['conf']}", f"TESTCLUSTER_NODE={name}"}
+    return [
+        pid
+        for pid, variables in environments()
+        if wanted <= variables and command_name(pid).startswith("slurm")
+    ]
+
+
+def environments() -> Iterator[tuple[int, set[str]]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                content = (entry / "environ").read_bytes()
+                if (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                    continue
+            except OSError:
+                continue
+            yield int(entry.name), set(content.decode(errors="replace").split("\0"))
+
+
+def parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def command_name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def send(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue

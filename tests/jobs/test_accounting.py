@@ -1,0 +1,53 @@
+"""What became of a job that the controller has forgotten: by sacct where it answers, else by our own records."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from job_cluster import DAEMONS, Cluster, cluster_environment
+from support import missing
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture(params=["with sacct", "without"])
+def forgetful(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster that forgets ended jobs as soon as SLURM can, with and without accounting."""
+    options = ["--nodes", "2", "--min-job-age", "2"]
+    if request.param == "with sacct":
+        if not shutil.which("slurmdbd", path=DAEMONS) or not shutil.which("mariadbd", path=DAEMONS):
+            missing("slurmdbd with MariaDB (apt-get install -y slurmdbd mariadb-server)")
+        options.append("--accounting")
+    cluster = Cluster(tmp_path, cluster_environment(tmp_path))
+    cluster.testcluster("up", *options)
+    try:
+        yield cluster
+    finally:
+        cluster.testcluster("down")
+
+
+def test_ended_jobs_that_slurm_has_forgotten(
+    forgetful: Cluster, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """One that ran, and decided itself; one that an operator cancelled while it waited, of which only SLURM knows."""
+    ran = forgetful.submit(tmp_path, "ran", train__max_steps="2")
+    assert ran.ended()["state"] == "done"
+    waiting = forgetful.submit(tmp_path, "waiting", "--sbatch", "hold")
+    forgetful.run("scancel", waiting.id)
+    assert waiting.status()["state"] == "cancelled"
+
+    def forgotten() -> bool:
+        return not forgetful.run("squeue", "--noheader", "--states=all", check=False).strip()
+
+    forgetful.wait(forgotten, 240, "SLURM to forget")
+    done, cancelled = ran.status(), waiting.status()
+    assert done["state"] == "done"
+    if "with sacct" in request.node.name:
+        assert (done["scheduler"], done["nodes"]) == ("COMPLETED", "n1")
+        assert (cancelled["state"], cancelled["scheduler"]) == ("cancelled", "CANCELLED")
+    else:
+        assert done["scheduler"] == "FORGOTTEN"
+        assert (cancelled["state"], cancelled["scheduler"]) == ("lost", "FORGOTTEN")
