@@ -7,16 +7,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from dydist.cli.launch_options import LaunchOptions
 from dydist.errors import EXIT_DONE, EXIT_ERROR, UserError
 
 if TYPE_CHECKING:
-    from dydist.jobs.profile import Profile
     from dydist.jobs.status import JobStatus
 
 Words = Annotated[tuple[str, ...], tyro.conf.Positional]
@@ -26,17 +25,7 @@ def submit(
     *,
     run: Words,
     cluster: Literal["slurm", "local"] = "slurm",
-    profile: str | None = None,
-    nodes: int | None = None,
-    min_nodes: int | None = None,
-    gpus_per_node: int | None = None,
-    cpu: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-    processes_per_node: int | None = None,
-    time: str | None = None,
-    partition: str | None = None,
-    sbatch: tuple[str, ...] = (),
-    preflight: Literal["off", "quick", "full"] | None = None,
-    hang_timeout_s: float | None = None,
+    launch: Annotated[LaunchOptions, tyro.conf.OmitArgPrefixes],
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     wait: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
@@ -48,30 +37,13 @@ def submit(
     Args:
         run: After --: a recipe's path, then flags of dydist/train.py over it.
         cluster: slurm; or local, the same on this machine.
-        profile: Settings of a site: NAME.yaml in ~/.config/dydist/ or slurm/, or a path (docs/slurm.md).
-        nodes: Nodes.
-        min_nodes: Start with as few as these when no more are free.
-        gpus_per_node: GPUs, and so processes, of each node.
-        cpu: Train on CPUs.
-        processes_per_node: Processes of each node, with --cpu.
-        time: Time limit of one start: minutes, HH:MM:SS or D-HH:MM:SS.
-        partition: Partition.
-        sbatch: Any other options of sbatch, as NAME=VALUE or NAME.
-        preflight: Checks of each node before every start.
-        hang_timeout_s: Seconds without a finished step after which a process counts as hung.
         dry_run: Submit nothing: show the sbatch file, each node's command, and what SLURM says of it.
         wait: Follow the log until the job ends; the exit code is the job's.
         json_: Print JSON.
     """
     from dydist.jobs import submit as jobs
 
-    flags = {
-        "nodes": nodes, "min_nodes": min_nodes, "gpus_per_node": gpus_per_node,
-        "processes_per_node": processes_per_node, "time": time, "partition": partition, "preflight": preflight,
-        "hang_timeout_s": hang_timeout_s,
-    }  # fmt: skip
-    chosen = merged_profile(profile, flags, cpu=cpu, sbatch=sbatch)
-    submission = jobs.prepare_run(run, chosen, cluster=cluster)
+    submission = jobs.prepare_run(run, launch.merged(), cluster=cluster)
     if dry_run:
         return _show_dry_run(submission, as_json=json_)
     ids = jobs.submit(submission, recipe=jobs.recipe_of(jobs.with_recipe(run)))
@@ -155,9 +127,10 @@ def logs(
         tail: Only the last so many lines.
         json_: Print JSON: an object a line.
     """
-    from dydist.jobs.logs import Line, failure_header, read_log, task_log
+    from dydist.jobs.logs import Line, failure_header, read_log
     from dydist.jobs.registry import find
     from dydist.jobs.status import statuses
+    from dydist.jobs.task_log import task_log
 
     def show(line: Line) -> None:
         print(json.dumps(dataclasses.asdict(line)) if json_ else line, flush=True)
@@ -180,9 +153,10 @@ def follow(
     job: str, *, record: dict[str, Any] | None = None, rank: int | None = None, show: Any = print
 ) -> int:
     """Show a job's log until it ends; 0 when it is done, 1 otherwise."""
-    from dydist.jobs.logs import failure_header, follow_log, task_log
+    from dydist.jobs.logs import failure_header, follow_log
     from dydist.jobs.registry import find
     from dydist.jobs.status import statuses
+    from dydist.jobs.task_log import task_log
 
     known = record or find(job)[-1]
     last: list[JobStatus] = []
@@ -228,31 +202,6 @@ def cancel(
     for record in [one for name in which for one in find(name)]:
         print(end(record, now=now))
     return EXIT_DONE
-
-
-def merged_profile(
-    name: str | None, flags: dict[str, Any], *, cpu: bool, sbatch: Sequence[str] = ()
-) -> Profile:
-    """The profile with what the command line says over it, checked."""
-    from dydist.jobs.profile import check_profile, load_profile
-    from dydist.shipped import ROOT
-
-    project = Path.cwd() if (Path.cwd() / "slurm").is_dir() else ROOT
-    profile = load_profile(name, project=project)
-    given = {field: value for field, value in flags.items() if value is not None}
-    if cpu:
-        if given.get("gpus_per_node"):
-            raise UserError(
-                f"--cpu: contradicts --gpus-per-node {given['gpus_per_node']}; leave one of them out"
-            )
-        given["gpus_per_node"] = 0
-    if sbatch:
-        pairs = (word.partition("=") for word in sbatch)
-        given["sbatch"] = {**profile.sbatch, **{key: text if equals else True for key, equals, text in pairs}}
-    chosen = dataclasses.replace(profile, **given)
-    if problems := list(check_profile(chosen)):
-        raise UserError("\n".join(problems))
-    return chosen
 
 
 def _show_dry_run(submission: Any, *, as_json: bool) -> int:

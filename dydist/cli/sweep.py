@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dydist.errors import EXIT_DONE
+from dydist.cli.launch_options import LaunchOptions
+from dydist.errors import EXIT_DONE, UserError
 
 Words = Annotated[tuple[str, ...], tyro.conf.Positional]
 
@@ -20,16 +21,8 @@ def sweep(
     grid: tuple[str, ...] = (),
     seeds: int = 1,
     parallel: int | None = None,
-    cluster: Literal["slurm"] = "slurm",
-    profile: str | None = None,
-    nodes: int | None = None,
-    gpus_per_node: int | None = None,
-    cpu: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-    processes_per_node: int | None = None,
-    time: str | None = None,
-    partition: str | None = None,
-    sbatch: tuple[str, ...] = (),
-    preflight: Literal["off", "quick", "full"] | None = None,
+    cluster: Literal["slurm", "local"] = "slurm",
+    launch: Annotated[LaunchOptions, tyro.conf.OmitArgPrefixes],
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
@@ -43,31 +36,21 @@ def sweep(
         grid: Fields and their values, FIELD=VALUE,VALUE…; every combination is run.
         seeds: Run each combination with seeds 0, 1, … so many.
         parallel: How many run at once at most.
-        cluster: slurm.
-        profile: Settings of a site: NAME.yaml in ~/.config/dydist/ or slurm/, or a path (docs/slurm.md).
-        nodes: Nodes of each run.
-        gpus_per_node: GPUs, and so processes, of each node.
-        cpu: Train on CPUs.
-        processes_per_node: Processes of each node, with --cpu.
-        time: Time limit of one start: minutes, HH:MM:SS or D-HH:MM:SS.
-        partition: Partition.
-        sbatch: Any other options of sbatch, as NAME=VALUE or NAME.
-        preflight: Checks of each node before every start.
+        cluster: slurm. One machine alone has no queue for many runs; slurm/testcluster gives it one (docs/slurm.md).
         dry_run: Submit nothing: show which runs there would be, and the sbatch file.
         json_: Print JSON.
     """
-    from dydist.cli.jobs import merged_profile
     from dydist.jobs import submit as jobs
     from dydist.jobs import sweep as sweeps
 
-    flags = {
-        "nodes": nodes, "gpus_per_node": gpus_per_node, "processes_per_node": processes_per_node, "time": time,
-        "partition": partition, "preflight": preflight,
-    }  # fmt: skip
-    chosen = merged_profile(profile, flags, cpu=cpu, sbatch=sbatch)
+    if cluster == "local":
+        raise UserError(
+            "--cluster: local has no queue for many runs; slurm has one, also on one machine: "
+            'eval "$(slurm/testcluster up --dir ~/cluster)", then the same command with --profile testcluster'
+        )
     values = sweeps.parse_grid(grid)
     submission, found = sweeps.prepare_sweep(
-        name, run, chosen, grid=values, seeds=seeds, parallel=parallel, cluster=cluster
+        name, run, launch.merged(), grid=values, seeds=seeds, parallel=parallel
     )
     if dry_run:
         text = jobs.sbatch_text(submission) if submission else ""

@@ -27,11 +27,15 @@ PACKAGES = ("torch", "accelerate", "numpy", "safetensors", "deepspeed")
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """`bad`: the node must not run the job; `note`: worth telling. `shared`: not this node's alone."""
+    """`bad`: the node must not run the job; `note`: worth telling.
+
+    `shared`: not this node's alone. `passing`: it may be gone the next time, as a store that does not answer.
+    """
 
     level: Literal["bad", "note"]
     text: str
     shared: bool = False
+    passing: bool = False
 
 
 def check_disk(
@@ -40,11 +44,16 @@ def check_disk(
     """Room where the run is written and where temporary files are."""
     places = ((folder, free, True), (Path(tempfile.gettempdir()), scratch_free, False))
     for path, needed, shared in places:
-        existing = next(one for one in (path, *path.parents) if one.exists())
-        left = shutil.disk_usage(existing).free
-        if left < needed:
-            text = f"{existing} has {left / 2**20:.0f} MiB free, {needed / 2**20:.0f} are needed; make room"
-            yield Finding(level="bad", text=text, shared=shared)
+        yield from check_room(path, needed, shared=shared)
+
+
+def check_room(path: Path, needed: int, *, shared: bool) -> Iterator[Finding]:
+    """Whether `needed` bytes are free where `path` is, or will be."""
+    existing = next(one for one in (path, *path.parents) if one.exists())
+    left = shutil.disk_usage(existing).free
+    if left < needed:
+        text = f"{existing} has {left / 2**20:.0f} MiB free, {needed / 2**20:.0f} are needed; make room"
+        yield Finding(level="bad", text=text, shared=shared)
 
 
 def check_storage(folder: Path) -> Iterator[Finding]:

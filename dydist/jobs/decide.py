@@ -74,5 +74,7 @@ def decide(
 
 def describe(cause: Outcome) -> str:
     """Which rank, where, what."""
+    if cause.kind == "preflight":  # every node tells the same, of all of them
+        return cause.message
     rank = "" if cause.rank is None else f"rank {cause.rank} on "
     return f"{rank}node {cause.name}: {cause.message or cause.kind}"

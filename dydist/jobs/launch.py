@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from dydist.jobs.scratch import Scratch, sweep
 from dydist.jobs.spec import JobSpec
 
 LINES_KEPT = 25
@@ -101,14 +101,15 @@ class Launch:
     """
 
     def __init__(self, spec: JobSpec, place: Place, env: Mapping[str, str], log: NodeLog) -> None:
-        self._tee = tempfile.TemporaryDirectory(prefix="dydist-launch-")
+        sweep()
+        self._tee = Scratch()
         self._log = log
         self._first_rank = place.node * spec.processes_per_node
         self.port_taken = False
         self.quiet = False
         """Drop the launcher's own lines: once its processes have ended, it prints tracebacks about their exit codes."""
         self.process = subprocess.Popen(
-            command(spec, place, log_dir=self._tee.name),
+            command(spec, place, log_dir=str(self._tee.path)),
             cwd=spec.workdir,
             env=dict(env),
             stdin=subprocess.DEVNULL,
@@ -159,7 +160,7 @@ class Launch:
         self._reader.join(5)
         if not self._reader.is_alive() and self.process.stdout is not None:
             self.process.stdout.close()
-        self._tee.cleanup()
+        self._tee.remove()
 
 
 class NodeLog:

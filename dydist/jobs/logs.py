@@ -72,12 +72,6 @@ def failure_header(status: JobStatus) -> str:
     return "\n".join([head, *(f"  | {line}" for line in failure["last_lines"])])
 
 
-def task_log(record: Mapping[str, Any]) -> str:
-    """What the tasks printed before our own log began: errors of the environment, of the container, of srun."""
-    files = sorted(Path(record["task_logs"]).glob(f"{record['job']}_*_log.out"))
-    return "".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
-
-
 def _parse(path: Path, start: int) -> Iterator[Line]:
     return _lines(path.read_text(encoding="utf-8", errors="replace"), start, _node(path))
 

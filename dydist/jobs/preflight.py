@@ -1,7 +1,8 @@
 """Is every node fit for the job? Checked on all nodes at once before each start, and by `dydist preflight`.
 
 Each node writes what it found; the first compares and names the bad ones, which are then excluded. What is wrong
-on every node (storage that cannot be written, a full disk) is no node's fault, and ends the job.
+on every node (storage that cannot be written, a full disk) is no node's fault, and ends the job; where it may pass by
+itself (a store that does not answer) the job is requeued and tries again.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dydist.config_reader import read_config
 from dydist.errors import UserError
 from dydist.jobs.attempt import Attempt
 from dydist.jobs.checks import Finding, check_clock, check_disk, check_gpus, check_storage, versions
 from dydist.jobs.context import NodeContext
 from dydist.jobs.files import read_json, write_json
+from dydist.jobs.place_check import check_place
 from dydist.jobs.spec import JobSpec
 
 POLL_S = 0.1
@@ -39,10 +42,12 @@ class NodeReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """`bad`: node → what is wrong with it. `everywhere`: what is wrong with the job itself. `notes`: worth a look."""
+    """`bad`: node → what is wrong with it. `everywhere`: what is wrong with the job itself; `passing`: that is worth
+    another try. `notes`: worth a look."""
 
     bad: Mapping[str, Sequence[str]] = field(default_factory=dict)
     everywhere: Sequence[str] = ()
+    passing: bool = False
     notes: Sequence[str] = ()
 
     @property
@@ -54,6 +59,7 @@ class Verdict:
 def inspect_node(spec: JobSpec, name: str, scratch: Path) -> NodeReport:
     """All checks of this node that need no other node and no process group."""
     findings = [*check_disk(Path(spec.run_dir or scratch)), *check_storage(scratch)]
+    findings += check_place(read_config(spec.arguments).checkpoint, Path(spec.workdir))
     skew, more = check_clock(scratch)
     findings += more
     if not spec.cpu:
@@ -66,7 +72,9 @@ def compare(reports: Sequence[NodeReport], missing: Sequence[str] = ()) -> Verdi
     bad: dict[str, list[str]] = {name: ["no report within the time limit"] for name in missing}
     everywhere: list[str] = []
     notes: list[str] = []
+    passing = not missing
     for report in reports:
+        passing &= all(one.passing for one in report.findings if one.level == "bad")
         notes += [f"node {report.name}: {one.text}" for one in report.findings if one.level == "note"]
         if reasons := [one.text for one in report.findings if one.level == "bad"]:
             bad.setdefault(report.name, []).extend(reasons)
@@ -75,13 +83,14 @@ def compare(reports: Sequence[NodeReport], missing: Sequence[str] = ()) -> Verdi
         usual = Counter(found).most_common(1)[0][0]
         for report, version in zip(reports, found, strict=True):
             if version != usual:
+                passing = False
                 bad.setdefault(report.name, []).append(f"{package} is {version}, and {usual} elsewhere")
     total = len(reports) + len(missing)
     shared = [one.text for report in reports for one in report.findings if one.level == "bad" and one.shared]
     if len(bad) == total and (total > 1 or shared):
         everywhere = sorted({reason for reasons in bad.values() for reason in reasons})
         bad = {}
-    return Verdict(bad=bad, everywhere=everywhere, notes=notes)
+    return Verdict(bad=bad, everywhere=everywhere, passing=passing and bool(everywhere), notes=notes)
 
 
 def compare_probes(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Verdict:
@@ -109,7 +118,10 @@ def compare_probes(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Verdic
 
 
 def preflight(context: NodeContext) -> str:
-    """Check this node, agree with the others; what is wrong with some nodes, or "". UserError: wrong everywhere."""
+    """Check this node, agree with the others; what is wrong with some nodes, or everywhere for now, or "".
+
+    UserError: wrong everywhere, and it would be so again.
+    """
     spec, place, attempt = context.spec, context.place, context.attempt
     if spec.preflight == "off":
         return ""
@@ -166,6 +178,6 @@ def agree(context: NodeContext, name: str = "preflight.json") -> str:
     verdict = Verdict(**content)
     for note in verdict.notes:
         context.log.write(f"preflight: {note}")
-    if verdict.everywhere:
+    if verdict.everywhere and not verdict.passing:
         raise UserError(f"preflight: {verdict.message}")
-    return f"preflight: {verdict.message}" if verdict.bad else ""
+    return f"preflight: {verdict.message}" if verdict.message else ""

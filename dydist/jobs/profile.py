@@ -91,7 +91,7 @@ class Profile:
     start_timeout_s: float = 1800.0
     """Seconds until every process must have finished its first step."""
     hang_timeout_s: float = 900.0
-    """Seconds without a finished step after which a process counts as hung. Longer than an evaluation and a save."""
+    """Seconds without a finished step, or block of an evaluation, after which a process counts as hung."""
     max_stalled: int = 3
     """Give up after so many starts in a row that saved nothing new."""
 

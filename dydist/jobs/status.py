@@ -11,6 +11,7 @@ from typing import Any
 from dydist.jobs import slurm
 from dydist.jobs.attempt import Attempt, attempts, first_failure
 from dydist.jobs.files import read_json, read_lines
+from dydist.jobs.task_log import scheduler_words
 
 FINAL = frozenset({"done", "failed", "cancelled", "stopped", "lost"})
 """States in which a job has ended and does not come back."""
@@ -104,7 +105,7 @@ def status_of(record: Mapping[str, Any], info: slurm.JobInfo | None, problem: st
         checkpoint_age_s=now - float(checkpoint["time"]) if checkpoint and checkpoint.get("time") else None,
         updated_age_s=updated_age,
         starts=len(starts),
-        requeues=[_ending(attempt) for attempt in (history if state == "requeued" else history[:-1])],
+        requeues=[_ending(attempt, record) for attempt in (history if state == "requeued" else history[:-1])],
         failure=None
         if failure is None
         else {
@@ -157,12 +158,15 @@ def _reason(info: slurm.JobInfo | None, decision: Mapping[str, Any] | None, stat
     return ""
 
 
-def _ending(attempt: Attempt) -> dict[str, Any]:
-    """Why a start ended."""
+def _ending(attempt: Attempt, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Why a start ended: by its own decision, or in SLURM's words."""
     decision = attempt.decision()
     number = int(attempt.folder.name.rpartition("-")[2])
     if decision is None:
-        reason = "ended without a word: a lost node, or killed at once"
+        told = scheduler_words(record, number)
+        reason = (
+            f"killed by SLURM: {told}" if told else "ended without a word: a lost node, or killed at once"
+        )
         return {"start": number, "reason": reason, "time": None, "saved_step": None}
     return {"start": number, **{name: decision[name] for name in ("reason", "time", "saved_step")}}
 

@@ -90,8 +90,12 @@ def prepare_run(
     )
 
 
-def prepare_preflight(profile: Profile, *, cluster: Cluster, parent: str) -> Submission:
-    """A job that checks its nodes and trains nothing."""
+def prepare_preflight(
+    profile: Profile, *, cluster: Cluster, parent: str, arguments: Sequence[str] = ()
+) -> Submission:
+    """A job that checks its nodes, and the place of checkpoints that `arguments` name, and trains nothing."""
+    command_line = with_recipe(arguments)
+    read_config(command_line)
     folder = new_submission_folder(Path(parent).absolute())
     return Submission(
         cluster=cluster,
@@ -100,7 +104,7 @@ def prepare_preflight(profile: Profile, *, cluster: Cluster, parent: str) -> Sub
         comment=f"dydist:{folder}",
         folder=folder,
         submitit=folder / "logs" / "tasks",
-        specs=(make_spec(profile, (), run_dir=None, folder=folder),),
+        specs=(make_spec(profile, command_line, run_dir=None, folder=folder),),
     )
 
 

@@ -68,7 +68,6 @@ def prepare_sweep(
     grid: Mapping[str, Sequence[str]],
     seeds: int,
     parallel: int | None,
-    cluster: jobs.Cluster = "slurm",
 ) -> tuple[jobs.Submission | None, dict[str, list[str]]]:
     """The submission of what is not done yet (None: nothing), and the runs: `all`, `done`, `submitted`.
 
@@ -93,7 +92,7 @@ def prepare_sweep(
     if not specs:
         return None, found
     submission = jobs.Submission(
-        cluster=cluster,
+        cluster="slurm",
         profile=profile,
         name=name,
         comment=f"dydist:{sweep_dir}",

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import signal
 import subprocess
@@ -22,9 +21,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))
+sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("jobs", ""))
 
-from job_cluster import DAEMONS, RECIPE, REPOSITORY, STEPS, Cluster, Job, flags, metrics, weights
+from job_cluster import RECIPE, REPOSITORY, STEPS, Cluster, Job, cluster_environment, flags, metrics, weights
 
 ROUND_S = 900.0
 """A round that takes longer has failed."""
@@ -79,9 +78,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep the folder of runs and logs")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="dydist-chaos-"))
-    env = {**os.environ, "PATH": DAEMONS, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY),
-           "XDG_STATE_HOME": str(folder / "state-home"), "XDG_CONFIG_HOME": str(folder / "config-home"),
-           "SLURM_CONF": str(folder / "slurm.conf")}  # fmt: skip
+    env = cluster_environment(folder)
     cluster = Cluster(folder, env)
     cluster.testcluster("up")
     counts: Counter[str] = Counter()

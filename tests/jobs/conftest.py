@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from job_cluster import DAEMONS, RECIPE, REPOSITORY, Cluster, flags
+from job_cluster import DAEMONS, RECIPE, REPOSITORY, Cluster, cluster_environment, flags
 
 
 @pytest.fixture(scope="session")
@@ -22,15 +22,7 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
             pytest.fail(f"{what}; CI must have it")
         pytest.skip(what)
     folder = tmp_path_factory.mktemp("cluster")
-    more = {
-        "PATH": DAEMONS,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(REPOSITORY),
-        "XDG_STATE_HOME": str(folder / "state-home"),
-        "XDG_CONFIG_HOME": str(folder / "config-home"),
-        "SLURM_CONF": str(folder / "slurm.conf"),
-    }
-    cluster = Cluster(folder, {**os.environ, **more})
+    cluster = Cluster(folder, cluster_environment(folder))
     cluster.testcluster("up")
     try:
         yield cluster

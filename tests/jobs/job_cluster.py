@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 from safetensors import safe_open
+from support import missing
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TESTCLUSTER = REPOSITORY / "slurm" / "testcluster"
@@ -27,6 +28,20 @@ RECIPE = {
     "monitor.every_steps": "1", "train.eval_every_epochs": "0.5",
 }  # fmt: skip
 STEPS = int(RECIPE["train.max_steps"])
+
+
+def cluster_environment(folder: Path) -> dict[str, str]:
+    """The environment of a user of the test cluster in `folder`, with nothing of this user's own settings."""
+    (folder / "tmp").mkdir(parents=True, exist_ok=True)
+    more = {
+        "PATH": DAEMONS,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(REPOSITORY),
+        "XDG_STATE_HOME": str(folder / "state-home"),
+        "XDG_CONFIG_HOME": str(folder / "config-home"),
+        "SLURM_CONF": str(folder / "slurm.conf"),
+    }
+    return {**os.environ, **more}
 
 
 def flags(values: Mapping[str, object]) -> list[str]:
@@ -55,7 +70,11 @@ class Cluster:
     def dydist(self, *arguments: str, code: int = 0) -> str:
         """The `dydist` command, as a user types it; its standard output."""
         words = [sys.executable, "-m", "dydist.cli.main", *arguments]
-        result = subprocess.run(words, capture_output=True, text=True, env=self.env, cwd=self.folder)
+        env = {
+            **self.env,
+            "TMPDIR": str(self.folder / "tmp"),
+        }  # of the jobs too: what is killed leaves things there
+        result = subprocess.run(words, capture_output=True, text=True, env=env, cwd=self.folder)
         assert result.returncode == code, f"exit {result.returncode}\n{result.stdout}\n{result.stderr}"
         return result.stdout
 
@@ -90,6 +109,13 @@ class Cluster:
             60,
             "idle nodes",
         )
+
+
+def start_to_first_step(job: Job) -> float:
+    """Seconds from the start of a job to its first training step."""
+    began = json.loads((job.log_dir / "starts.jsonl").read_text().splitlines()[0])["time"]
+    first = json.loads((job.run_dir / "metrics.jsonl").read_text().splitlines()[0])
+    return float(first["time"]) - float(began)
 
 
 @dataclass
@@ -173,10 +199,13 @@ class Job:
         found: dict[str, Any] = self.until(over, seconds, "the job's end")
         return found
 
-    def signal_rank(self, rank: int, number: signal.Signals) -> None:
-        """To the training process of this rank in the newest start."""
+    def pid(self, rank: int) -> int:
+        """The training process of this rank in the newest start."""
         file = max(self.starts()[-1].glob(f"exit-*/pid-{rank}.json"))
-        os.kill(int(json.loads(file.read_text())["pid"]), number)
+        return int(json.loads(file.read_text())["pid"])
+
+    def signal_rank(self, rank: int, number: signal.Signals) -> None:
+        os.kill(self.pid(rank), number)
 
     @contextmanager
     def held(self, step: int) -> Iterator[None]:
@@ -201,6 +230,34 @@ class Job:
         """What a failed test shows."""
         logs = [f"{path}:\n{path.read_text()[-3000:]}" for path in sorted(self.log_dir.rglob("*.log"))]
         return "\n".join([self.cluster.run("squeue", "--states=all"), json.dumps(self.decisions()), *logs])
+
+
+@contextmanager
+def memory_limit(pid: int, limit_bytes: int) -> Iterator[Callable[[], int]]:
+    """What `pid` allocates from now on counts against a limit of its own; yields how often the kernel has killed.
+
+    A memory cgroup, version 1 or 2; skipped loudly where none can be made. `pid` must end inside.
+    """
+    first = Path("/sys/fs/cgroup/memory")
+    root, limit, events = (
+        (first, "memory.limit_in_bytes", "memory.oom_control")
+        if first.is_dir()
+        else (first.parent, "memory.max", "memory.events")
+    )
+    group = root / f"dydist-test-{pid}"
+    try:
+        group.mkdir()
+        (group / limit).write_text(str(limit_bytes))
+    except OSError as error:
+        missing(f"a writable memory cgroup ({error})")
+    (group / "cgroup.procs").write_text(str(pid))
+
+    def kills() -> int:
+        words = dict(line.split() for line in (group / events).read_text().splitlines())
+        return int(words["oom_kill"])
+
+    yield kills
+    group.rmdir()
 
 
 def weights(run_dir: Path, step: int = STEPS) -> str:

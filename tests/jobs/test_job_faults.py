@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from job_cluster import Cluster, Job, metrics, weights
+from job_cluster import Cluster, Job, memory_limit, metrics, weights
 
 pytestmark = pytest.mark.slow
+HUNGRY = """
+import os, threading
+
+def eat():
+    open(os.environ["EAT"]).read()
+    hoard = b"x" * (3 << 30)
+    threading.Event().wait()
+
+if os.environ.get("RANK") == "1":
+    threading.Thread(target=eat, daemon=True).start()
+"""
+"""A sitecustomize module: Python runs it at the start of every process that finds it."""
 
 
 def assert_like(reference: Path, job: Job, status: dict[str, Any]) -> None:
@@ -48,12 +62,44 @@ def test_a_hung_rank(cluster: Cluster, reference: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_an_out_of_memory_kill(cluster: Cluster, reference: Path, tmp_path: Path) -> None:
-    job = cluster.submit(tmp_path, "oom", "--nodes", "2")
+def test_a_killed_rank(cluster: Cluster, reference: Path, tmp_path: Path) -> None:
+    job = cluster.submit(tmp_path, "killed", "--nodes", "2")
     job.at_step(12)
     job.signal_rank(1, signal.SIGKILL)
     assert_like(reference, job, job.ended())
     assert job.decisions()[0]["reason"].startswith("rank 1 on node n2: killed")
+
+
+@pytest.mark.long
+def test_a_rank_that_the_kernel_kills_for_its_memory(
+    cluster: Cluster, reference: Path, tmp_path: Path
+) -> None:
+    """Saving takes more memory than its group may have: what a site's cgroups do to a job."""
+    job = cluster.submit(tmp_path, "oom", "--nodes", "2")
+    with ExitStack() as stack:
+        with job.held(12):
+            kills = stack.enter_context(memory_limit(job.pid(0), 4 << 20))
+        job.until(lambda: len(job.decisions()) == 1, 60, "the requeue")
+        assert kills() >= 1
+    assert_like(reference, job, job.ended())
+    assert job.decisions()[0]["reason"].startswith("rank 0 on node n1: killed")
+
+
+@pytest.mark.long
+def test_a_job_that_slurm_kills_for_its_memory(cluster: Cluster, reference: Path, tmp_path: Path) -> None:
+    """One process takes more than the job's --mem: SLURM kills every task, so that nobody is left to decide."""
+    (tmp_path / "hungry").mkdir()
+    (tmp_path / "hungry" / "sitecustomize.py").write_text(HUNGRY)
+    os.mkfifo(tmp_path / "eat")
+    profile = tmp_path / "hungry.yaml"
+    profile.write_text(f"{{env: {{PYTHONPATH: {tmp_path / 'hungry'}, EAT: {tmp_path / 'eat'}}}, mem: 2G}}")
+    job = cluster.submit(tmp_path, "greedy", "--nodes", "2", "--profile", str(profile))
+    job.at_step(12)
+    (tmp_path / "eat").write_text("now")
+    status = job.ended()
+    assert_like(reference, job, status)
+    assert [len(job.starts()), len(job.decisions())] == [2, 1]
+    assert "exceeded memory limit" in status["requeues"][0]["reason"]
 
 
 @pytest.mark.long

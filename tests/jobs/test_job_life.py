@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from job_cluster import STEPS, Cluster, metrics, weights
+from job_cluster import STEPS, Cluster, metrics, start_to_first_step, weights
 
 
 @pytest.mark.slow
@@ -21,7 +21,7 @@ def test_two_nodes_with_two_processes_each_equal_one_process(
         cluster.testcluster("drain", node)
     began = time.monotonic()
     job = cluster.submit(tmp_path, "whole", "--nodes", "2", "--processes-per-node", "2")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15  # 3 on a quiet machine: tests/jobs/timings.py
     status = job.status()
     assert (status["state"], status["starts"], status["run"]["step"]) == ("pending", 0, None)
     command = [sys.executable, "-m", "dydist.cli.main", "logs", "--follow", job.id]
@@ -51,17 +51,10 @@ def test_two_nodes_with_two_processes_each_equal_one_process(
     assert status["last_checkpoint"]["step"] == STEPS
     assert weights(job.run_dir) == weights(reference)
     assert metrics(job.run_dir) == metrics(reference)
-    assert start_to_first_step(job.log_dir, job.run_dir) < 30  # 15 on a quiet machine: docs/slurm.md
+    assert start_to_first_step(job) < 90  # 15 on a quiet machine: tests/jobs/timings.py
     ranked = cluster.dydist("logs", "--rank", "0", str(job.run_dir)).splitlines()
     assert ranked
     assert all("[rank 0]" in line for line in ranked)
-
-
-def start_to_first_step(log_dir: Path, run_dir: Path) -> float:
-    """Seconds from the job's start to its first training step."""
-    began = json.loads((log_dir / "starts.jsonl").read_text().splitlines()[0])["time"]
-    first = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[0])
-    return float(first["time"]) - float(began)
 
 
 @pytest.mark.slow
@@ -143,7 +136,9 @@ def test_what_slurm_refuses_is_told_in_its_words(cluster: Cluster, tmp_path: Pat
 
 def test_preflight_as_a_job(cluster: Cluster, tmp_path: Path) -> None:
     words = ("preflight", "--cluster", "slurm", "--cpu", "--nodes", "2", "--folder", str(tmp_path), "--json")
-    report = json.loads(cluster.dydist(*words))
+    place = tmp_path / "place"
+    report = json.loads(cluster.dydist(*words, "--", "--checkpoint.url", str(place)))
+    assert list(place.iterdir()) == []  # each node wrote there, and took it away again
     assert report["fit"], report
     assert [node["name"] for node in report["nodes"]] == ["n1", "n2"]
     for node in report["nodes"]:
@@ -151,3 +146,42 @@ def test_preflight_as_a_job(cluster: Cluster, tmp_path: Path) -> None:
         assert process["matmul_right"]
         assert process["all_reduce_right"]
         assert process["across_gb_s"] > 0
+
+
+@pytest.mark.long
+def test_a_node_unlike_the_others_is_left_out(cluster: Cluster, reference: Path, tmp_path: Path) -> None:
+    """It has another torch: preflight names it, and the job comes back by itself on the other two."""
+    other = tmp_path / "other" / "torch-0.1.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 0.1\n")
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\n[ "$SLURMD_NODENAME" = n2 ] && PYTHONPATH={other.parent}:$PYTHONPATH\nexec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    profile = tmp_path / "odd.yaml"
+    profile.write_text(f"{{nodes: 3, min_nodes: 2, python: {python}}}")
+    job = cluster.submit(tmp_path, "odd", "--profile", str(profile))
+    status = job.ended()
+    assert (status["state"], status["nodes"], status["starts"]) == ("done", "n[1,3]", 2)
+    assert status["requeues"][0]["reason"].startswith("preflight: node n2: torch is 0.1, and ")
+    assert weights(job.run_dir) == weights(reference)
+    assert metrics(job.run_dir) == metrics(reference)
+
+
+@pytest.mark.long
+def test_deepspeed_as_a_job_that_comes_back(cluster: Cluster, reference: Path, tmp_path: Path) -> None:
+    """ZeRO 2 on one node with two processes, asked to stop in the middle: the same steps, each once."""
+    deepspeed = {"parallel__engine": "deepspeed", "parallel__zero": "2", "parallel__reduce": "fast"}
+    job = cluster.submit(tmp_path, "zero", "--processes-per-node", "2", **deepspeed)
+    with job.held(8):
+        cluster.run("scancel", "--signal=USR2", job.id)
+        job.until(job.warned, 30, "the warning")
+    status = job.ended()
+    assert (status["state"], status["starts"]) == ("done", 2), job.evidence()
+    assert "stopped and saved" in status["requeues"][0]["reason"]
+    same = ("kind", "step", "epoch", "lr", "temperature")
+    ours, theirs = (
+        [[line.get(name) for name in same] for line in metrics(run)] for run in (job.run_dir, reference)
+    )
+    assert ours == theirs

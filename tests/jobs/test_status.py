@@ -22,7 +22,7 @@ class Job:
         self.folder = folder
         self.record = {
             "job": "12", "name": "r", "cluster": "slurm", "run_dir": str(folder), "submission": str(folder / "s"),
-            "log_dir": str(folder / "logs" / "12"),
+            "log_dir": str(folder / "logs" / "12"), "task_logs": str(folder / "logs" / "tasks"),
         }  # fmt: skip
         self.log_dir = folder / "logs" / "12"
 
@@ -83,6 +83,29 @@ def test_a_lost_node_leaves_a_start_without_a_word(job: Job) -> None:
     assert (
         job.status("RUNNING").requeues[0]["reason"] == "ended without a word: a lost node, or killed at once"
     )
+
+
+def test_what_slurm_told_of_a_killed_start(job: Job) -> None:
+    job.start(0)
+    job.start(1, time=950.0)
+    job.start(2, time=960.0)
+    tasks = job.folder / "logs" / "tasks"
+    tasks.mkdir()
+    first = (
+        "start 0 of job 12 on node n1 (1 of 2)\n"
+        "slurmstepd-n1: error: *** JOB 12 ON n1 CANCELLED AT 2026-11-24T12:21:27 DUE TO NODE FAILURE ***\n"
+        "start 1 of job 12 on node n1 (1 of 2)\nslurmstepd-n1: error: Exceeded job memory limit\n"
+    )
+    second = (
+        "start 0 of job 12 on node n2 (2 of 2)\nstart 1 of job 12 on node n2 (2 of 2)\n"
+        "slurmstepd-n2: error: StepId=12.0 exceeded memory limit (569163776 > 314572800), being killed\n"
+    )
+    (tasks / "12_0_log.out").write_text(first)
+    (tasks / "12_1_log.out").write_text(second)
+    assert [one["reason"] for one in job.status("RUNNING").requeues] == [
+        "killed by SLURM: DUE TO NODE FAILURE",
+        "killed by SLURM: StepId=12.0 exceeded memory limit (569163776 > 314572800), being killed",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,16 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from job_cluster import RECIPE, Cluster, flags
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams import api_pb2, list_session_groups
+from tensorboard.plugins.hparams.backend_context import Context
 
 from dydist.errors import UserError
 from dydist.jobs.profile import parse_profile
@@ -95,12 +102,39 @@ def test_a_sweep_of_real_runs_goes_on_where_it_was(cluster: Cluster, tmp_path: P
         return [one["state"] for one in found] == ["done", "done"]
 
     cluster.wait(ended, 120, "both runs")
+    rows = hparams_page(tmp_path / "s")
+    for run in map(Path, first["all"]):
+        shown, accuracy = rows[f"{run.name}/tensorboard"]
+        assert f"lr{shown['optim.lr']:g}-seed{shown['seed']:g}" == run.name
+        assert shown["model.kernels"] == 4
+        assert accuracy == pytest.approx(json.loads((run / "status.json").read_text())["accuracy"])
     again = json.loads(cluster.dydist("sweep", *common, "--grid", "optim.lr=0.05,0.1", "--", *shared))
     assert (len(again["done"]), again["jobs"]) == (2, [])
     words = ("sweep", *common, "--dry-run", "--grid", "optim.lr=0.1,0.2", "--seeds", "2", "--", *shared)
     more = json.loads(cluster.dydist(*words))
     assert [Path(run).name for run in more["submitted"]] == ["lr0.1-seed1", "lr0.2-seed0", "lr0.2-seed1"]
     assert "#SBATCH --array=0-2%2" in more["sbatch"]
+
+
+def hparams_page(logdir: Path) -> dict[str, tuple[dict[str, Any], float]]:
+    """What TensorBoard's HParams page shows of each finished run: its hyper-parameters and its last test accuracy."""
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(logdir))
+    multiplexer.Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(logdir))
+    tensorboard = TBContext(logdir=str(logdir), multiplexer=multiplexer, data_provider=provider)
+    request = api_pb2.ListSessionGroupsRequest(
+        start_index=0, slice_size=100, allowed_statuses=[api_pb2.STATUS_SUCCESS]
+    )
+    page = list_session_groups.Handler(RequestContext(), Context(tensorboard), "", request).run()
+    found = {}
+    for group in page.session_groups:
+        (session,) = group.sessions
+        (accuracy,) = [one.value for one in session.metric_values if one.name.tag == "accuracy/test"]
+        found[session.name] = (
+            {name: getattr(value, value.WhichOneof("kind")) for name, value in group.hparams.items()},
+            accuracy,
+        )
+    return found
 
 
 @pytest.mark.long

@@ -1,0 +1,79 @@
+"""The options that commands share which start jobs: a profile, and what the command line says over it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from dydist.errors import UserError
+
+if TYPE_CHECKING:
+    from dydist.jobs.profile import Profile
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeOptions:
+    """Which nodes."""
+
+    profile: str | None = None
+    """Settings of a site: NAME.yaml in ~/.config/dydist/ or slurm/, or a path (docs/slurm.md)."""
+    nodes: int | None = None
+    """Nodes."""
+    gpus_per_node: int | None = None
+    """GPUs, and so processes, of each node."""
+    cpu: Flag = False
+    """Use CPUs alone."""
+    processes_per_node: int | None = None
+    """Processes of each node, with --cpu."""
+    time: str | None = None
+    """Time limit of one start: minutes, HH:MM:SS or D-HH:MM:SS."""
+    partition: str | None = None
+    """Partition."""
+    sbatch: tuple[str, ...] = ()
+    """Any other options of sbatch, as NAME=VALUE or NAME."""
+
+    def merged(self, **more: Any) -> Profile:
+        """The profile with these options and `more` over it, checked. UserError names every mistake."""
+        from dydist.jobs.profile import check_profile, load_profile
+        from dydist.shipped import ROOT
+
+        project = Path.cwd() if (Path.cwd() / "slurm").is_dir() else ROOT
+        profile = load_profile(self.profile, project=project)
+        own = ("profile", "cpu", "sbatch")
+        given = {
+            field.name: value
+            for field in dataclasses.fields(self)
+            if field.name not in own and (value := getattr(self, field.name)) is not None
+        } | more
+        if self.cpu:
+            if self.gpus_per_node:
+                raise UserError(
+                    f"--cpu: contradicts --gpus-per-node {self.gpus_per_node}; leave one of them out"
+                )
+            given["gpus_per_node"] = 0
+        if self.sbatch:
+            pairs = (word.partition("=") for word in self.sbatch)
+            options = {key: text if equals else True for key, equals, text in pairs}
+            given["sbatch"] = {**profile.sbatch, **options}
+        chosen = dataclasses.replace(profile, **given)
+        if problems := list(check_profile(chosen)):
+            raise UserError("\n".join(problems))
+        return chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchOptions(NodeOptions):
+    """Which nodes, and how a run is watched there."""
+
+    min_nodes: int | None = None
+    """Start with as few as these when no more are free."""
+    preflight: Literal["off", "quick", "full"] | None = None
+    """Checks of each node before every start."""
+    hang_timeout_s: float | None = None
+    """Seconds without a finished step after which a process counts as hung."""

@@ -1,0 +1,75 @@
+"""Prints how long a submission takes, and a job from its start to its first training step.
+
+    python tests/jobs/timings.py --repeats 5
+
+For several shapes of a job, one after the other on an idle test cluster; take the figures on a quiet machine. Those of
+200 jobs at once: bash tests/run.sh -m long -s tests/jobs/test_sweep.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from job_cluster import Cluster, cluster_environment, start_to_first_step
+
+SHAPES = ((1, 1), (1, 2), (2, 1), (2, 2))
+"""Nodes × processes of each."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="dydist-timings-") as name:
+        cluster = Cluster(Path(name), cluster_environment(Path(name)))
+        began = time.monotonic()
+        cluster.testcluster("up")
+        print(
+            json.dumps({"what": "test cluster up", "seconds": round(time.monotonic() - began, 2)}), flush=True
+        )
+        try:
+            for nodes, processes in SHAPES:
+                measure(cluster, nodes, processes, options.repeats)
+        finally:
+            cluster.testcluster("down")
+    return 0
+
+
+def measure(cluster: Cluster, nodes: int, processes: int, repeats: int) -> None:
+    """Print a line a figure."""
+    submitting, starting = [], []
+    for repeat in range(repeats):
+        shape = ("--nodes", str(nodes), "--processes-per-node", str(processes))
+        began = time.monotonic()
+        job = cluster.submit(
+            cluster.folder / "runs", f"{nodes}x{processes}-{repeat}", *shape, train__max_steps="2"
+        )
+        submitting.append(time.monotonic() - began)
+        status = job.ended()
+        assert status["state"] == "done", job.evidence()
+        starting.append(start_to_first_step(job))
+        cluster.quiet()
+    place = f"{nodes} nodes x {processes} processes"
+    report(f"{place}: from Enter to the job's number", submitting)
+    report(f"{place}: from the job's start to its first step", starting)
+
+
+def report(what: str, seconds: Sequence[float]) -> None:
+    figures = {"median": statistics.median(seconds), "lowest": min(seconds), "highest": max(seconds)}
+    line = {"what": what, "takes": len(seconds), **{name: round(value, 2) for name, value in figures.items()}}
+    print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
