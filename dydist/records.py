@@ -96,7 +96,15 @@ class GraphRecord:
     graph: bytes
 
 
-Detail = ImagesRecord | ConfusionRecord | HistogramsRecord | GraphRecord
+@dataclass(frozen=True, kw_only=True)
+class TextRecord:
+    """Something of the whole run to read, in Markdown."""
+
+    tag: str
+    text: str
+
+
+Detail = ImagesRecord | ConfusionRecord | HistogramsRecord | GraphRecord | TextRecord
 
 
 @dataclass(frozen=True, kw_only=True)

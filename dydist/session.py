@@ -60,6 +60,8 @@ class Session:
     def __init__(self, config: Config, engine: Engine, world: World, run_dir: Path) -> None:
         self.config, self.engine, self.world = config, engine, world
         check_kernels(config, world)
+        self.strategies: dict[str, str] = {}
+        """How each dynamic layer is computed (`run_strategies`): saved, and read back by `restore`."""
         self._monitor: Monitor | None = None
         self._early: list[tuple[str, str]] = []
         self.url = config.checkpoint.url or str(run_dir / "checkpoints")
@@ -101,6 +103,7 @@ class Session:
         if fresh:
             return Progress()
         extra = state.extra
+        self.strategies = dict(extra.get("strategies", {}))
         return Progress(
             step=state.step,
             best_accuracy=extra.get("best_accuracy"),
@@ -159,6 +162,7 @@ class Session:
                 "last_accuracy": progress.last_accuracy,
                 "engine": self.engine.extra_state(),
                 "config": self._config(),
+                "strategies": self.strategies,
                 "world_size": self.world.size,
                 "environment": environment(self.world),
             },

@@ -89,7 +89,11 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     )
 
     from dydist.engine import Loop, build_engine, start_world, total_steps
+    from dydist.engine.precision import slow_precision
+    from dydist.models import dynamic_layers
+    from dydist.models.strategies.native import build
     from dydist.monitor.probe import RunProbe
+    from dydist.run_strategies import settle_strategies
     from dydist.session import Session, build_model_for
 
     began = time.monotonic()
@@ -98,11 +102,18 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     end = partial(summary, config, run_dir, began=began, total_steps=total_steps(config, order))
     session = monitor = None
     try:
-        engine = build_engine(config, build_model_for(config, train_set), world)
+        model = build_model_for(config, train_set)
+        layers = dynamic_layers(model, train_set.images.shape[1:])
+        engine = build_engine(config, model, world)
         session = Session(config, engine, world, run_dir)
         progress = session.restore()
         monitor = prepare_run_folder(config, run_dir, world)  # now the place is known to be this run's
         session.report_to(monitor)
+        session.strategies = settle_strategies(
+            config, engine.model, layers, world, monitor, recorded=session.strategies
+        )
+        if (slow := slow_precision(config.train.precision, world.device.type, build.cpu())) is not None:
+            monitor.note(slow, level="warning")
         probe = RunProbe(
             config,
             engine.model,

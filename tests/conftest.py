@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support import unpack
+
+
+@pytest.fixture(scope="session", autouse=True)
+def measured_choices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of this session's own: what its runs measure is theirs. Built kernels are shared, by a link."""
+    from dydist.models.strategies.native import cache_folder
+
+    built = cache_folder() / "native"
+    built.mkdir(parents=True, exist_ok=True)
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "native").symlink_to(built)
+    before = os.environ.get("DYDIST_CACHE")
+    os.environ["DYDIST_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["DYDIST_CACHE"]
+    else:
+        os.environ["DYDIST_CACHE"] = before
 
 
 @pytest.fixture(scope="session")

@@ -6,55 +6,114 @@ reduction takes the rule. Either way the choice is a plain dictionary, which a r
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dydist.errors import UserError
 from dydist.models.dynamic_conv import DynamicConv2d
-from dydist.models.strategies import NAMES, Geometry, Shape, check_strategy, dynamic_conv2d, rule
-from dydist.models.strategies.native import build, cache_folder, reason
+from dydist.models.measured import Problem, Times
+from dydist.models.strategies import Geometry, Shape, check_strategy, rule
+from dydist.models.strategies.native import cache_folder, reason
 
-MEASURED_IMAGES = 32
-"""At most so many images are used to measure: ratios between strategies hardly change beyond."""
-HOPELESS = 1.5
-"""A strategy that takes so many times the best in its first pass is not measured again."""
+MARGIN = 0.95
+"""Another strategy than the rule's must take at most so much of its time: less is noise."""
+
+
+@dataclass(frozen=True)
+class DynamicLayer:
+    """What a choice needs to know of one dynamic convolution: it outlives the layer's weights (ZeRO cuts those up).
+
+    `strategy`: as configured. `size`: its input's (C, H, W). `weight`: the kernels' (K, out, C/groups, kh, kw).
+    """
+
+    strategy: str
+    size: tuple[int, int, int]
+    weight: tuple[int, int, int, int, int]
+    geometry: Geometry
+
+    def shape(self, images: int) -> Shape:
+        """Its sizes for a batch of `images`."""
+        x, weight = (torch.empty(size, device="meta") for size in ((images, *self.size), self.weight))
+        return Shape.of(x, weight, self.geometry)
+
+
+def dynamic_layers(model: nn.Module, image_size: Sequence[int]) -> dict[str, DynamicLayer]:
+    """Each dynamic convolution of `model` by name, for images of `image_size` [C, H, W].
+
+    Passes one image of zeros through. Weights, statistics, training modes and torch's generators are left as they
+    were.
+    """
+    found: dict[str, DynamicLayer] = {}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            assert isinstance(layer, DynamicConv2d)
+            _, channels, height, width = inputs[0].shape
+            geometry = Geometry(layer.stride, layer.padding, layer.dilation, layer.groups)
+            kernels, outputs, inputs_each, *kernel = layer.weight.shape
+            weight = (kernels, outputs, inputs_each, kernel[0], kernel[1])
+            found[name] = DynamicLayer(layer.strategy, (channels, height, width), weight, geometry)
+
+        return hook
+
+    parts = [(name, part) for name, part in model.named_modules() if isinstance(part, DynamicConv2d)]
+    if not parts:
+        return {}
+    handles = [part.register_forward_pre_hook(note(name)) for name, part in parts]
+    modes = {part: part.training for part in model.modules()}
+    parameter = next(model.parameters())
+    try:
+        model.eval()
+        with torch.no_grad():
+            model(torch.zeros(1, *image_size, dtype=parameter.dtype, device=parameter.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for part, training in modes.items():
+            part.training = training
+    return found
 
 
 def choose_strategies(
-    model: nn.Module,
-    sample_shape: Sequence[int],
-    measure: bool,
+    layers: Mapping[str, DynamicLayer],
     *,
+    images: int,
+    measure: bool,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
     cache: Path | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, str]:
-    """Name of the strategy for each dynamic convolution of `model`, by the layer's name.
+    """Name of the strategy of each of `layers` (`dynamic_layers`), by the layer's name.
 
-    `sample_shape` is a batch's [N, C, H, W]. With `measure`, forward and backward of each strategy are timed once
-    for each different layer, and kept in `cache` (default: a file in the user's cache folder) by hardware and
-    version; otherwise the rule decides, by shape alone. Layers whose strategy is not `auto` keep it. Weights,
-    statistics and torch's generators are left as they were.
+    `images`: of one pass of one process. `dtype`: what a pass computes in. With `measure`, forward and backward of
+    each strategy are timed once for each different layer, and kept in `cache` (default: a file in the user's cache
+    folder) by hardware and version; otherwise the rule decides, by shape alone. The rule's strategy is taken where
+    none is clearly faster. Layers whose strategy is not `auto` keep it.
 
-    In a distributed run let one process measure and send its answer to the others: all must choose alike.
+    In a distributed run let one process choose and send its answer to the others: all must choose alike.
     """
-    inputs = _input_shapes(model, sample_shape)
-    table = _Table(cache or cache_folder() / "strategies.json") if measure else None
-    chosen = {}
-    for name, (layer, shape) in inputs.items():
-        if layer.strategy != "auto":
-            chosen[name] = layer.strategy
-        elif table is None:
-            chosen[name] = rule(_shape(layer, shape), layer.weight.device.type)
-        else:
-            chosen[name] = table.best(layer, shape, clock)
+    device = torch.device(device)
+    asked = {name: layer for name, layer in layers.items() if layer.strategy == "auto"}
+    ruled = {name: rule(layer.shape(images), device.type) for name, layer in asked.items()}
+    chosen = {name: ruled.get(name, layer.strategy) for name, layer in layers.items()}
+    if not measure or not asked:
+        return chosen
+    problems = {
+        name: Problem(layer.shape(images), (images, *layer.size), layer.weight, layer.geometry, dtype, device)
+        for name, layer in asked.items()
+    }
+    times = Times(cache or cache_folder() / "strategies.json", clock)
+    for name, seconds in times.measure(problems).items():
+        best = min(seconds, key=lambda strategy: (seconds[strategy], strategy))
+        if seconds[best] < MARGIN * seconds.get(ruled[name], float("inf")):
+            chosen[name] = best
     return chosen
 
 
@@ -70,129 +129,27 @@ def apply_strategies(model: nn.Module, chosen: Mapping[str, str]) -> None:
         layers[name].strategy = check_strategy(strategy)
 
 
-def _input_shapes(
-    model: nn.Module, sample_shape: Sequence[int]
-) -> dict[str, tuple[DynamicConv2d, tuple[int, int, int, int]]]:
-    """Each dynamic convolution with the [N, C, H, W] that it sees for a batch of `sample_shape`."""
-    seen: dict[str, tuple[DynamicConv2d, tuple[int, int, int, int]]] = {}
-    images = sample_shape[0]
-
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            assert isinstance(layer, DynamicConv2d)
-            _, channels, height, width = inputs[0].shape
-            seen[name] = (layer, (images, channels, height, width))
-
-        return hook
-
-    handles = [
-        part.register_forward_pre_hook(note(name))
-        for name, part in model.named_modules()
-        if isinstance(part, DynamicConv2d)
-    ]
-    modes = {part: part.training for part in model.modules()}
-    parameter = next(model.parameters())
-    try:
-        model.eval()
-        with torch.no_grad():
-            model(torch.zeros(1, *sample_shape[1:], dtype=parameter.dtype, device=parameter.device))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for part, training in modes.items():
-            part.training = training
-    return seen
+def describe_choice(chosen: Mapping[str, str]) -> str:
+    """How many layers take which strategy, most first: `15 fused, 4 blocked`."""
+    counts = sorted(Counter(chosen.values()).items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} {name}" for name, count in counts)
 
 
-def _shape(layer: DynamicConv2d, shape: tuple[int, int, int, int]) -> Shape:
-    return Shape.of(torch.empty(shape, device="meta"), layer.weight, _geometry(layer))
+def choice_table(layers: Mapping[str, DynamicLayer], chosen: Mapping[str, str]) -> str:
+    """The choice in full, as a Markdown table."""
+    rows = ["| layer | input | kernels | strategy |", "| --- | --- | --- | --- |"]
+    for name, strategy in chosen.items():
+        size, weight = ("×".join(map(str, sizes)) for sizes in (layers[name].size, layers[name].weight))
+        rows.append(f"| {name} | {size} | {weight} | {strategy} |")
+    return "\n".join(rows)
 
 
-def _geometry(layer: DynamicConv2d) -> Geometry:
-    return Geometry(layer.stride, layer.padding, layer.dilation, layer.groups)
-
-
-class _Table:
-    """Seconds of each strategy by layer shape, kept on disk for this hardware and these versions."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.machine = _machine()
-        self.known: dict[str, Any] = self._read().get(self.machine, {})
-
-    def best(self, layer: DynamicConv2d, shape: tuple[int, int, int, int], clock: Callable[[], float]) -> str:
-        key = json.dumps([*shape, list(layer.weight.shape), _geometry(layer), str(layer.weight.dtype)])
-        if key not in self.known:
-            self.known[key] = _time_all(layer, shape, clock)
-            self._write()
-        seconds = self.known[key]
-        return min(seconds, key=lambda name: (seconds[name], name))
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            found = json.loads(self.path.read_text())
-        except (OSError, ValueError):  # Missing, or torn: measure again.
-            return {}
-        return found if isinstance(found, dict) else {}
-
-    def _write(self) -> None:
-        """Put what is known beside other machines' entries, whole or not at all. A full disk costs only time."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            draft = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-            draft.write_text(json.dumps(self._read() | {self.machine: self.known}, indent=1, sort_keys=True))
-            os.replace(draft, self.path)
-        except OSError:
-            return
-
-
-def _machine() -> str:
-    """Everything that times depend on, beside the shape."""
-    parts = [build.cpu(), torch.__version__, str(torch.get_num_threads()), reason(), build.SOURCE.read_text()]
-    if torch.cuda.is_available():
-        parts.append(torch.cuda.get_device_name())
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-def _time_all(
-    layer: DynamicConv2d, shape: tuple[int, int, int, int], clock: Callable[[], float]
-) -> dict[str, float]:
-    """Least seconds of forward and backward by strategy; those that are far behind are tried once."""
-    device, dtype = layer.weight.device, layer.weight.dtype
-    generator = torch.Generator().manual_seed(0)
-    images = min(shape[0], MEASURED_IMAGES)
-
-    def draw(*size: int) -> Tensor:
-        return torch.randn(size, generator=generator).to(device, dtype).requires_grad_()
-
-    x = draw(images, *shape[1:])
-    attention = torch.softmax(draw(images, layer.kernels), 1).detach().requires_grad_()
-    weight = layer.weight.detach().clone().requires_grad_()
-    gradient = None
-
-    def once(strategy: str) -> float:
-        nonlocal gradient
-        _wait(device)
-        began = clock()
-        out = dynamic_conv2d(x, attention, weight, None, *_geometry(layer), strategy=strategy)
-        gradient = torch.ones_like(out) if gradient is None else gradient
-        torch.autograd.grad(out, (x, attention, weight), gradient)
-        _wait(device)
-        return clock() - began
-
-    names = [
-        name for name in NAMES if name not in ("auto", "grouped")
-    ]  # `blocked` is `grouped` with less memory.
-    for name in names:
-        once(name)  # Builds, caches and page faults of a first pass do not count.
-    seconds = {name: once(name) for name in names}
-    limit = HOPELESS * min(seconds.values())
-    for name in names:
-        if seconds[name] <= limit:
-            seconds[name] = min(seconds[name], once(name), once(name))
-    return seconds
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def lost_speed(chosen: Mapping[str, str], device: torch.device | str) -> str | None:
+    """Why layers that should compute in C++ do not here, in words for the user; None where nothing is lost."""
+    fused = sum(name == "fused" for name in chosen.values())
+    if not fused or torch.device(device).type != "cpu" or not (why := reason()):
+        return None
+    return (
+        f"{fused} dynamic convolutions are made for C++ kernels, which are not there ({why}): they compute the same, "
+        "more slowly. Install g++ or set CXX, then start again"
+    )

@@ -29,6 +29,7 @@ from dydist.records import (
     ImagesRecord,
     RunSummary,
     StepRecord,
+    TextRecord,
 )
 
 _HEAT_MAP_COLUMNS = 400
@@ -63,6 +64,8 @@ class TensorBoard(NullMonitor):
         self._shipper: Shipper | None = None
         self._step = 0
         self._fresh = True
+        self._texts: list[TextRecord] = []
+        """What was told before the log was opened."""
         self._shares: list[dict[str, list[float]]] = []
         """Every logged step's mean shares by layer: the heat map's columns."""
 
@@ -77,6 +80,8 @@ class TensorBoard(NullMonitor):
             self._log.add(layout.configuration(self._config_text), step)
         for summary in layout.hyper_parameters(self._hyper_parameters):
             self._log.add(summary, step)
+        for record in self._texts:
+            self._log.add(text_summary(record.tag, record.text), step)
         self._shares = [
             {name: layer["share"] for name, layer in line["attention"].items()}
             for line in read_lines(self._run_dir / "metrics.jsonl")
@@ -135,7 +140,12 @@ class TensorBoard(NullMonitor):
             self.note(f"saving step {record.step} failed: {record.error}", level="warning")
 
     def detail(self, record: Detail) -> None:
-        if isinstance(record, GraphRecord):
+        if isinstance(record, TextRecord):
+            if self._log is None:
+                self._texts.append(record)
+            else:
+                self._log.add(text_summary(record.tag, record.text), self._step)
+        elif isinstance(record, GraphRecord):
             if self._log is not None and self._fresh:  # a resume's graph is the same
                 self._log.add_graph(record.graph)
         elif isinstance(record, ImagesRecord):
