@@ -6,6 +6,7 @@ together over the processes: `_reduce_gradients`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from dydist.config import Config
 from dydist.data.loader import ShardGroup, StepBatch
 from dydist.engine.ema import AveragedWeights
+from dydist.engine.loss_scale import LossScale
 from dydist.engine.protocol import StepSums, Votes
 from dydist.engine.world import World
 from dydist.models import attach_statistics, set_temperature
@@ -44,11 +46,22 @@ class TorchEngine:
         ):  # SGD would leave it uninitialised where fp16's first step overflows and is skipped
             for parameter in self.parameters:
                 self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.train.precision == "fp16")
+        start = LossScale()
+        self.scaler = torch.amp.GradScaler(
+            self.device.type,
+            init_scale=start.per_process(self._averaged_over),
+            growth_interval=start.growth_interval,
+            enabled=config.train.precision == "fp16",
+        )
         self._autocast_dtype = AUTOCAST.get(config.train.precision)
         decay = config.train.ema_decay
         self.ema = None if decay is None else AveragedWeights(self.model, decay)
         self._norm: Tensor | None = None
+
+    @property
+    def _averaged_over(self) -> int:
+        """Over how many processes gradients are averaged; a process's loss is multiplied with this."""
+        return self.world.size
 
     def train_step(
         self, batch: StepBatch, *, lr: float, temperature: float, votes: Votes
@@ -98,7 +111,12 @@ class TorchEngine:
 
     def extra_state(self) -> dict[str, float]:
         """See `Engine.extra_state`."""
-        return {k: float(v) for k, v in self.scaler.state_dict().items() if k in ("scale", "_growth_tracker")}
+        if not self.scaler.is_enabled():
+            return {}
+        state = self.scaler.state_dict()
+        # a power of two; times a third it was rounded
+        scale = 2.0 ** round(math.log2(state["scale"] * self._averaged_over))
+        return {"scale": scale, "_growth_tracker": float(state["_growth_tracker"])}
 
     def averaged_state(self) -> dict[str, Tensor] | None:
         """See `Engine.averaged_state`."""
@@ -117,9 +135,9 @@ class TorchEngine:
             if (momentum := optimizer.get(f"momentum.{name}")) is not None:
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(self.device, copy=True)
         if self.scaler.is_enabled() and "scale" in extra:
-            growth = int(extra["_growth_tracker"])
-            state = {**self.scaler.state_dict(), "scale": extra["scale"], "_growth_tracker": growth}
-            self.scaler.load_state_dict(state)
+            scale = LossScale(extra["scale"]).per_process(self._averaged_over)
+            state = {"scale": scale, "_growth_tracker": int(extra["_growth_tracker"])}
+            self.scaler.load_state_dict({**self.scaler.state_dict(), **state})
         if self.ema is not None:
             self.ema.load(averaged or self.model.state_dict())
 

@@ -37,7 +37,7 @@ class DdpEngine(TorchEngine):
             with nullcontext() if last or self.world.size == 1 else self.network.no_sync():
                 # DDP averages over processes; times the world size, a process's part of the mean counts whole
                 header[:2] += self._backward(
-                    self.network, group, step=batch.step, count=batch.count, factor=self.world.size
+                    self.network, group, step=batch.step, count=batch.count, factor=self._averaged_over
                 )
         if not batch.groups:  # a last batch smaller than the world: join the others' all-reduce with zeros
             self._backward(self.network, self._nothing(), step=batch.step, count=1, factor=0.0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -22,25 +22,9 @@ from dydist.data.order import rank_shards
 from dydist.engine.core import HEADER, TorchEngine
 from dydist.engine.deepspeed_config import deepspeed_config
 from dydist.engine.deepspeed_import import import_deepspeed
+from dydist.engine.loss_scale import LossScale
 from dydist.engine.protocol import StepSums, Votes
 from dydist.engine.world import World
-
-
-@dataclass
-class LossScale:
-    """fp16's loss scale by the rule and the constants of `torch.amp.GradScaler`: one value on all processes."""
-
-    scale: float = 65536.0
-    growth: int = 0
-    growth_interval: int = 2000
-
-    def update(self, overflow: bool) -> None:
-        """Halve after an overflow; double after `growth_interval` steps without one."""
-        self.growth = 0 if overflow else self.growth + 1
-        if overflow:
-            self.scale *= 0.5
-        elif self.growth == self.growth_interval:
-            self.scale, self.growth = self.scale * 2, 0
 
 
 class DeepSpeedEngine(TorchEngine):
@@ -123,7 +107,7 @@ class DeepSpeedEngine(TorchEngine):
         header[2], header[3] = float(votes.stop), float(votes.save)
         header[4] = float(sum(group.data_hash for group in batch.groups))
         if self.loss_scale is not None:
-            self.network.optimizer.override_loss_scale(self.loss_scale.scale)
+            self.network.optimizer.override_loss_scale(self.loss_scale.per_process(self._averaged_over))
         passes = pass_count(batch.count, self.config.parallel.shards, self.world.size)
         for number in range(passes):
             self.network.set_gradient_accumulation_boundary(number == passes - 1)
@@ -134,7 +118,7 @@ class DeepSpeedEngine(TorchEngine):
                     batch.groups[number],
                     step=batch.step,
                     count=batch.count,
-                    factor=self.world.size,
+                    factor=self._averaged_over,
                 )
             else:  # a small last batch: every process makes the same passes, since ZeRO-3 gathers weights in each
                 before = self.statistics.flat.clone()

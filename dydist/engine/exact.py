@@ -36,6 +36,10 @@ class ExactEngine(TorchEngine):
         self._pool: list[Tensor] = []
         self._views: dict[int, list[Tensor]] = {}
 
+    @property
+    def _averaged_over(self) -> int:
+        return 1  # gradients are summed
+
     def _reduce_gradients(self, batch: StepBatch, votes: Votes) -> Callable[[], Tensor]:
         groups = {group.shards[0]: group for group in batch.groups}
         sums: PartialSums[Tensor] = PartialSums(self.plan.shards, self.mine.start, self.mine.stop, self._add)

@@ -2,8 +2,8 @@
 
     python tests/engine/portability.py CIFAR_ROOT FOLDER
 
-144 loads, a few minutes. The suite has a chain through it (test_deepspeed.py); this is run by hand, and
-docs/engines.md has its result. Each target then goes on training for two steps in mid-epoch.
+144 loads, about ten minutes: `-m long` runs it too. The ordinary suite has a chain through it
+(test_deepspeed.py); docs/engines.md has the result. Each target then goes on training for two steps in mid-epoch.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def main(root: Path, folder: Path) -> int:
         environment = {"DYDIST_SOURCES": json.dumps(sources), "DYDIST_RESULT": str(result)}
         log = folder / "logs" / f"{name}-target"
         run = Run(flags(root, folder, name, engine, 4), size, log, before=compare_all_sources, **environment)
-        if run.wait() != [0] * size:
+        if run.wait(600) != [0] * size:
             print(run.text())
             return 1
         wrong = {Path(s).parent.name: names for s, names in json.loads(result.read_text()).items() if names}

@@ -5,29 +5,38 @@ from __future__ import annotations
 import os
 import re
 import signal
+import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import portability
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import Run, metrics, train
+from support import PRELOAD, REPOSITORY, Run, metrics, train
 from test_exact import stop_at
 
 from dydist.checkpoint import load, open_storage, survey
 from dydist.config import Config, ParallelConfig, TrainConfig
 from dydist.engine import Progress
-from dydist.engine.deepspeed import LossScale, pass_count
+from dydist.engine.deepspeed import pass_count
 from dydist.engine.deepspeed_import import import_deepspeed
+from dydist.engine.loss_scale import LossScale
 from dydist.errors import UserError
 from dydist.session import Session
 
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+PRELOAD += ["deepspeed", "transformers", "torch._inductor.compile_fx", "deepspeed.runtime.zero.stage3"]
+
 STEPS = 20
+FIRST_SCALE, GROWTH_INTERVAL = 2.0**19, 3
 DEEPSPEED = ("--parallel.engine", "deepspeed", "--parallel.zero")
 ENGINE: dict[str, tuple[object, ...]] = {
     "ddp": (),
     **{f"zero{z}": (*DEEPSPEED, z) for z in range(4)},
+    "exact": ("--parallel.reduce", "exact"),
     "zero2-offload": (*DEEPSPEED, 2, "--parallel.offload", "optimizer"),
     "zero3-offload": (*DEEPSPEED, 3, "--parallel.offload", "all"),
 }
@@ -73,6 +82,9 @@ def assert_same_run(mine: Path, theirs: Path, tolerance: float) -> None:
     for a, b in zip(ours, wanted, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=tolerance), a["step"]
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=max(0.002, 50 * tolerance)), a["step"]
+        assert a["attention"].keys() == b["attention"].keys() != set()
+        for layer, wants in b["attention"].items():  # also where ZeRO-3 cuts the weights up
+            assert a["attention"][layer]["share"] == pytest.approx(wants["share"], abs=10 * tolerance), layer
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +196,99 @@ def test_a_last_batch_of_uneven_shards(cifar10_exact_root: Path, tmp_path: Path)
         train(arguments, 3, tmp_path / "logs" / engine)
         losses[engine] = [line["loss"] for line in metrics(tmp_path / engine)]
     assert losses["zero3"] == pytest.approx(losses["ddp"], abs=1e-4)
+
+
+FP16_CHAIN = (
+    ("ddp", 1, 7),
+    ("zero1", 2, 12),
+    ("zero3", 2, 17),
+    ("zero2", 3, 22),
+    ("exact", 2, 27),
+    ("zero0", 1, 32),
+)
+"""(engine, world size, step where it ends): each skips a step that overflows."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "chain", [FP16_CHAIN[:2], pytest.param(FP16_CHAIN, marks=pytest.mark.long)], ids=["short", "whole"]
+)
+def test_fp16_skips_what_overflows_and_every_engine_goes_on_with_the_same_scale(
+    chain: Sequence[tuple[str, int, int]], cifar10_exact_root: Path, tmp_path: Path
+) -> None:
+    """The loss scale starts too high and doubles every three steps, so that it overflows under every engine."""
+    more = ("--train.precision", "fp16", "--train.clip_norm", "1.0", "--train.epochs", "4")
+    steps, saved = chain[-1][2], {}
+    for number, (engine, world_size, last) in enumerate((*chain, ("ddp", 2, steps))):
+        name = "chain" if number < len(chain) else "reference"
+        arguments = flags(cifar10_exact_root, tmp_path, name, engine, *more)
+        arguments[arguments.index("--train.max_steps") + 1] = last
+        train(arguments, world_size, tmp_path / "logs" / str(number), before=eager_loss_scale)
+        storage = open_storage(str(tmp_path / name / "checkpoints"))
+        saved[name, last] = load(storage, survey(storage)[0]).extra["engine"]
+    lines, reference = metrics(tmp_path / "chain"), metrics(tmp_path / "reference")
+    assert [line["step"] for line in lines] == list(range(1, steps + 1))
+    for mine, theirs in zip(lines, reference, strict=True):
+        assert mine["data_hash"] == theirs["data_hash"]
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=5e-3), mine["step"]
+    skipped = [line["step"] for line in lines if line["grad_norm"] is None]
+    first = 1
+    for engine, _, last in chain:
+        assert any(first <= step <= last for step in skipped), (engine, skipped)
+        assert saved["chain", last] == scale_after(last, skipped), engine
+        first = last + 1
+    others = [line["step"] for line in reference if line["grad_norm"] is None]
+    assert saved["reference", steps] == scale_after(steps, others)
+    # later, what is at the border of overflow may differ by rounding; that the number of processes moves it may not
+    assert [step for step in skipped if step < 8] == [step for step in others if step < 8]
+
+
+def eager_loss_scale() -> None:
+    """In the training process, before it starts."""
+    LossScale.__init__.__defaults__ = (FIRST_SCALE, 0, GROWTH_INTERVAL)
+
+
+def scale_after(steps: int, skipped: list[int]) -> dict[str, float]:
+    """The loss scale by GradScaler's rule, and the steps since it last changed."""
+    scale, growth = FIRST_SCALE, 0
+    for step in range(1, steps + 1):
+        growth = 0 if step in skipped else growth + 1
+        scale *= 0.5 if step in skipped else 2.0 if growth == GROWTH_INTERVAL else 1.0
+        growth %= GROWTH_INTERVAL
+    return {"scale": scale, "_growth_tracker": float(growth)}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("zero", [2, 3])
+def test_one_and_more_processes_are_as_accurate(zero: int, tmp_path: Path) -> None:
+    """The quick start's recipe on digits, three seeds each: the mean accuracy does not drop with the ranks."""
+    table: dict[int, list[float]] = {}
+    for world_size in (1, 2, 4):
+        for seed in range(3):
+            name = f"{world_size}-{seed}"
+            arguments = [
+                *("--config", REPOSITORY / "launch/recipes/quickstart.yaml", "--run.dir", tmp_path, "--run.name"),
+                *(name, "--seed", seed, "--train.epochs", 6, "--temperature.epochs", 3, "--model.width", 0.125),
+                *("--train.eval_every_epochs", 6, "--monitor.quiet", "true", "--monitor.every_steps", 50),
+                *("--parallel.device", "cpu", *DEEPSPEED, zero),
+            ]  # fmt: skip
+            train(arguments, world_size, tmp_path / "logs" / name)
+            accuracy = metrics(tmp_path / name, "evaluation")[-1]["accuracy"]
+            table.setdefault(world_size, []).append(accuracy)
+    means = {world_size: statistics.fmean(found) for world_size, found in table.items()}
+    spread = statistics.stdev([a - means[n] for n, found in table.items() for a in found])
+    for world_size, found in table.items():
+        listed = ", ".join(f"{accuracy:.4f}" for accuracy in found)
+        print(f"ZeRO {zero}, {world_size} processes: mean {means[world_size]:.4f} of {listed}")
+    print(f"standard deviation over seeds {spread:.4f}")
+    assert min(means.values()) > 0.85
+    # the difference of two means of three has a deviation of 0.82 times the spread
+    assert max(means.values()) - min(means.values()) < max(0.01, 2 * 0.82 * spread), table
+
+
+@pytest.mark.long
+def test_every_engine_and_world_size_reads_every_checkpoint(cifar10_exact_root: Path, tmp_path: Path) -> None:
+    assert portability.main(cifar10_exact_root, tmp_path) == 0
 
 
 def test_passes_are_those_of_the_busiest_process() -> None:
