@@ -82,6 +82,18 @@ def _rank(
     os._exit(code)  # DeepSpeed's threads can abort an interpreter that winds down
 
 
+PRELOAD = [
+    *("dydist.session", "dydist.engine.ddp", "dydist.engine.exact"),
+    *("dydist.monitor.build", "dydist.monitor.tensorboard", "dydist.monitor.probe"),
+    "sklearn.datasets",  # the digits
+    "torch._inductor",  # torch.use_deterministic_algorithms imports it
+]
+"""What the server that runs are forked from has imported: seconds that no run has to spend again.
+
+A test file may add what its own runs need, before the first of them.
+"""
+
+
 class Run:
     """`world_size` processes of one run, forked from a server that has torch loaded: up in a moment.
 
@@ -97,9 +109,7 @@ class Run:
         **environment: str,
     ) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(
-            ["dydist.session", "dydist.engine.ddp", "dydist.engine.exact", "dydist.monitor"]
-        )
+        context.set_forkserver_preload(PRELOAD)
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         port = free_port()

@@ -114,7 +114,8 @@ def set_numerics(config: Config) -> None:
     exact = config.parallel.reduce == "exact"
     if (threads := thread_count(config)) is not None:
         torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(exact)
+    if torch.are_deterministic_algorithms_enabled() != exact:  # setting it imports torch's compiler: a second
+        torch.use_deterministic_algorithms(exact)
     # filling fresh memory costs a pass over every buffer and changes nothing that is read
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not exact
