@@ -112,17 +112,6 @@ class AttentionStatistics:
         return found
 
 
-@torch.no_grad()
-def kernel_similarity(weight: Tensor) -> Tensor:
-    """Mean cosine between each two of K kernels, for `weight` [K, …]; a scalar, NaN where K is 1 or it is empty."""
-    kernels = weight.shape[0]
-    if kernels < 2 or weight.numel() == 0:
-        return torch.full((), math.nan, device=weight.device)
-    flat = weight.detach().reshape(kernels, -1).float()
-    direction = flat.norm(dim=1).clamp_min(1e-30).reciprocal() @ flat
-    return (direction.square().sum() - kernels) / (kernels * (kernels - 1))
-
-
 def _keeper(seen: list[Tensor]) -> Any:
     def keep(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         seen.append(output.detach().reshape(-1, output.shape[-1]))

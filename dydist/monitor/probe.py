@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -59,9 +60,9 @@ class RunProbe:
         self._rank, self._size, self._device, self._gather = rank, size, device, gather
         self._test_set = test_set
         # a hook that comes and goes would have a compiled network compiled anew each time
+        self._attention = AttentionStatistics(nn.Identity() if config.train.compile else model)
         # with ZeRO-3 a process holds slices of the weights, and looking at the whole ones is a collective
         sharded = config.parallel.zero == 3
-        self._attention = AttentionStatistics(nn.Identity() if config.train.compile or sharded else model)
         self._weights = WeightStatistics(nn.Identity() if sharded else model)
         self._timer = StepTimer(model, device)
         self._process = psutil.Process(os.getpid())
@@ -74,6 +75,11 @@ class RunProbe:
         self._images_due = True
         self._step = 0
         self._graph_due = rank == 0 and not sharded
+        if sharded:
+            monitor.note(
+                "With parallel.zero=3 no process holds whole weights: no weight norms, update ratio, "
+                "similarity of kernels, histograms or model graph are shown."
+            )
         self._stragglers = StragglerWatch(gather(socket.gethostname()))
 
     def before_step(self, step: int, *, logged: bool) -> None:
@@ -102,7 +108,7 @@ class RunProbe:
             if self._rank == 0 and images is not None and self._images_due:
                 self._show_images(step, images)
         every = self._config.monitor.histograms_every_steps
-        if self._rank == 0 and every and step % every == 0:
+        if self._rank == 0 and every and step % every == 0 and self._config.parallel.zero < 3:
             self._monitor.detail(HistogramsRecord(step=step, histograms=histograms(self._model)))
 
     def read(self, step: int) -> tuple[Mapping[str, float], Mapping[str, LayerAttention]]:
@@ -115,10 +121,9 @@ class RunProbe:
         if weights is None:
             return {}, {}
         figures = weights.tolist()
-        similarity = figures[2:]
-        attention = self._attention.summarise(
-            values[: self._attention.size], similarity if self._attention.names else []
-        )
+        names = self._attention.names
+        similarity = (figures[2:] or [math.nan] * len(names)) if names else []
+        attention = self._attention.summarise(values[: self._attention.size], similarity)
         times = _rows(values[self._attention.size :], len(FIELDS))
         if (slow := self._stragglers.update([row[0] for row in times])) is not None:
             self._monitor.note(slow, level="warning")

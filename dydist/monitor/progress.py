@@ -15,6 +15,8 @@ from dydist.monitor.null import NullMonitor
 from dydist.monitor.pace import Pace
 from dydist.records import CheckpointRecord, EvaluationRecord, RunSummary, StepRecord
 
+DRAW_EVERY_S = 1.0
+"""The bar is drawn anew at most this often, where a record came: a thread of its own would cost the loop more."""
 LINE_EVERY_S = 10.0
 """Plain lines of steps come at most this often; evaluations, saves and notes always."""
 
@@ -38,7 +40,8 @@ class TerminalProgress(NullMonitor):
         )
         self._task = self._bar.add_task("", total=None, epoch="-", eta=text.duration(None))
         self._figures = Text("", no_wrap=True, overflow="ellipsis")
-        self._live = Live(Group(self._bar, self._figures), console=console, refresh_per_second=1)
+        self._live = Live(Group(self._bar, self._figures), console=console, auto_refresh=False)
+        self._draw_due = float("-inf")
 
     def start(self, *, step: int, total_steps: int, steps_per_epoch: int) -> None:
         self._steps_per_epoch = steps_per_epoch
@@ -73,6 +76,9 @@ class TerminalProgress(NullMonitor):
         epoch = min(max(0, step - 1) // self._steps_per_epoch + 1, epochs)
         eta = text.duration(self._pace.eta_s(self._total))
         self._bar.update(self._task, completed=step, total=self._total, epoch=f"{epoch}/{epochs}", eta=eta)
+        if (now := self._monotonic()) >= self._draw_due:
+            self._draw_due = now + DRAW_EVERY_S
+            self._live.refresh()
 
     def _print(self, line: str, style: str) -> None:
         self._console.print(Text(line, style=style))

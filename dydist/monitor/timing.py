@@ -40,6 +40,8 @@ class StepTimer:
 
     def begin(self) -> None:
         """Before a step's forward pass."""
+        if self._last is None:  # the first step, or the first after a pause, counts from here
+            self._last = self._clock()
         self._marks = [self._now()]
 
     def end(self, data_wait_s: float) -> None:
@@ -48,12 +50,12 @@ class StepTimer:
             self._passed.append((self._marks, data_wait_s))
         self._marks = []
         now = self._clock()
-        if self._last is not None:
-            self._walls.append(now - self._last)
+        assert self._last is not None
+        self._walls.append(now - self._last)
         self._last = now
 
     def pause(self) -> None:
-        """What follows until the next `end` is no step: an evaluation, a save."""
+        """What follows until the next `begin` is no step: an evaluation, a save."""
         self._last = None
 
     def window(self) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
 from typing import Any
 
 import numpy as np
@@ -10,25 +10,33 @@ import torch
 from torch import Tensor, nn
 
 from dydist.models.attention import Attention
-from dydist.monitor.attention import kernel_similarity
 
 BINS = 64
-SAMPLE = 1 << 16
-"""A histogram looks at this many values of a tensor at most, evenly spaced."""
+SAMPLE = 1 << 13
+"""A histogram looks at this many values of a tensor at most."""
+UPDATE_SAMPLE = 1 << 16
+"""The size of an update is taken from this many values of a tensor at most."""
+_RUN = 256
 
 
 class WeightStatistics:
-    """Norm of the weights, relative size of one update, similarity of each dynamic layer's kernels."""
+    """Norm of the weights, relative size of one update, similarity of each dynamic layer's kernels.
+
+    The weights are read once. An update's norm is that of a sample: a whole copy would cost more than all else.
+    """
 
     def __init__(self, model: nn.Module) -> None:
+        owners = [m for m in model.modules() if isinstance(getattr(m, "attention", None), Attention)]
+        self._dynamic: list[Tensor] = [m.weight for m in owners]  # type: ignore[misc]
+        ours = set(map(id, self._dynamic))
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._dynamic = [m for m in model.modules() if isinstance(getattr(m, "attention", None), Attention)]
+        self._plain: list[Tensor] = [p for p in self._parameters if id(p) not in ours]
         self._before: list[Tensor] = []
 
     @torch.no_grad()
     def begin(self) -> None:
         """Remember the weights before a step."""
-        self._before = [p.detach().clone() for p in self._parameters]
+        self._before = [sample(p, UPDATE_SAMPLE).clone() for p in self._parameters]
 
     @torch.no_grad()
     def end(self) -> Tensor:
@@ -38,33 +46,63 @@ class WeightStatistics:
         """
         if not self._parameters:
             return torch.empty(0)
-        norm = _total_norm(self._parameters)
-        torch._foreach_sub_(self._before, [p.detach() for p in self._parameters])
-        update = _total_norm(self._before)
+        products = [kernel_products(weight) for weight in self._dynamic]
+        norms = [product.trace().sqrt() for product in products]
+        norms += torch._foreach_norm(self._plain) if self._plain else ()
+        norm = torch.stack(norms).float().norm()
+        now = [sample(p, UPDATE_SAMPLE) for p in self._parameters]
+        shares = [
+            math.sqrt(p.numel() / max(1, part.numel())) for p, part in zip(self._parameters, now, strict=True)
+        ]
+        torch._foreach_sub_(self._before, now)
+        changes = torch._foreach_norm(self._before)
+        torch._foreach_mul_(changes, shares)
+        update = torch.stack(changes).float().norm()
         self._before = []
-        alike = [kernel_similarity(layer.weight) for layer in self._dynamic]  # type: ignore[arg-type]
-        return torch.stack([norm, update / norm.clamp_min(1e-30), *alike])
+        return torch.stack([norm, update / norm.clamp_min(1e-30), *map(similarity, products)])
+
+
+def kernel_products(weight: Tensor) -> Tensor:
+    """Inner products of the K kernels of `weight` [K, …] with each other, float32 [K, K]."""
+    flat = weight.detach().reshape(weight.shape[0], -1).float()
+    return flat @ flat.T
+
+
+def similarity(products: Tensor) -> Tensor:
+    """Mean cosine between each two of K kernels, from their `kernel_products`; a scalar, NaN where K is 1."""
+    kernels = products.shape[0]
+    if kernels < 2:
+        return torch.full((), math.nan, device=products.device)
+    scale = products.diagonal().clamp_min(1e-30).rsqrt()
+    cosines = products * scale * scale[:, None]
+    return (cosines.sum() - cosines.trace()) / (kernels * (kernels - 1))
+
+
+def sample(values: Tensor, most: int) -> Tensor:
+    """All values of a tensor, or about `most` of them: runs of 256 neighbours, evenly spaced. A view."""
+    flat = values.detach().reshape(-1)
+    if flat.numel() <= most:
+        return flat
+    runs = flat[: flat.numel() // _RUN * _RUN].view(-1, _RUN)
+    return runs[:: -(-flat.numel() // most)]
 
 
 def histograms(model: nn.Module) -> dict[str, tuple[Any, Any]]:
     """Distribution of every weight matrix or kernel and of its gradient, by tag: (edges [B+1], counts [B])."""
-    found: dict[str, tuple[Any, Any]] = {}
+    looked_at: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2 or parameter.numel() == 0:
             continue
-        found[f"weights/{name}"] = _histogram(parameter.detach())
+        looked_at[f"weights/{name}"] = sample(parameter, SAMPLE)
         if parameter.grad is not None:
-            found[f"gradients/{name}"] = _histogram(parameter.grad)
-    return found
+            looked_at[f"gradients/{name}"] = sample(parameter.grad, SAMPLE)
+    if not looked_at:
+        return {}
+    host = torch.cat([part.reshape(-1).float() for part in looked_at.values()]).cpu().numpy()  # one wait
+    parts = np.split(host, np.cumsum([part.numel() for part in looked_at.values()])[:-1])
+    return {tag: _histogram(part) for tag, part in zip(looked_at, parts, strict=True)}
 
 
-def _histogram(values: Tensor) -> tuple[Any, Any]:
-    flat = values.reshape(-1)
-    sample = flat[:: -(-flat.numel() // SAMPLE)].float().cpu().numpy()
-    finite = sample[np.isfinite(sample)]
-    counts, edges = np.histogram(finite, bins=BINS)
+def _histogram(values: np.ndarray) -> tuple[Any, Any]:
+    counts, edges = np.histogram(values[np.isfinite(values)], bins=BINS)
     return edges.astype(np.float64), counts
-
-
-def _total_norm(tensors: Iterable[Tensor]) -> Tensor:
-    return torch.stack(torch._foreach_norm(list(tensors))).float().norm()

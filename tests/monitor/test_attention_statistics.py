@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from dydist.models import DynamicConv2d, convert_to_dynamic, dy_resnet18, set_temperature
-from dydist.monitor.attention import AttentionStatistics, kernel_similarity
+from dydist.monitor.attention import AttentionStatistics
+from dydist.monitor.weights import kernel_products, similarity
 from dydist.records import LayerAttention
 
 
@@ -101,6 +102,10 @@ def test_nothing_is_hooked_between_logged_steps() -> None:
 
 def test_a_network_without_attention_has_none() -> None:
     assert look(nn.Sequential(nn.Conv2d(3, 3, 1)), torch.rand(1, 3, 2, 2)) == {}
+
+
+def kernel_similarity(weight: torch.Tensor) -> torch.Tensor:
+    return similarity(kernel_products(weight))
 
 
 def test_kernel_similarity() -> None:

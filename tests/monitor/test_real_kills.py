@@ -1,0 +1,82 @@
+"""Real processes of a run, killed at random moments: what TensorBoard's own reader then shows."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from support import REPOSITORY, Run, metrics, train
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dydist.monitor import read_lines
+
+EVERYTHING = {"scalars": 0, "images": 0, "histograms": 0, "tensors": 0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
+def test_after_random_kills_each_series_has_each_step_once(kills: int, tmp_path: Path) -> None:
+    seed = int.from_bytes(os.urandom(4), "little")
+    rng = random.Random(seed)
+    last = 20 + 12 * kills
+    arguments = [
+        *("--config", REPOSITORY / "launch/recipes/quickstart.yaml", "--run.dir", tmp_path, "--run.name", "run"),
+        *("--model.width", "0.0625", "--model.stem", "strided", "--parallel.threads", "1"),
+        *("--train.epochs", 1 + last // 22, "--train.max_steps", last, "--train.eval_every_epochs", "0.5"),
+        *("--monitor.every_steps", "1", "--monitor.histograms_every_steps", "7", "--monitor.quiet", "true"),
+        *("--checkpoint.every_steps", "2", "--optim.warmup_epochs", "0", "--temperature.epochs", "1"),
+    ]  # fmt: skip
+    cut = []
+    for life in range(kills):
+        run = Run(arguments, 1, tmp_path / f"log-{life}")
+        began = wait_for_steps(run, tmp_path / "run", life + 1, rng.randint(1, 6))
+        time.sleep(rng.uniform(0, 0.05))  # any moment of a step, of a save, of an evaluation
+        run.processes[0].kill()
+        assert run.wait() == [-signal.SIGKILL], run.text()
+        cut.append(began)
+    train(arguments, 1, tmp_path / "log-end")
+    print(f"seed {seed}: lives began at steps {cut}")
+
+    reader = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance=EVERYTHING)
+    reader.Reload()
+    tags = reader.Tags()
+    steps = {tag: [event.step for event in reader.Scalars(tag)] for tag in tags["scalars"]}
+    steps |= {tag: [event.step for event in reader.Histograms(tag)] for tag in tags["histograms"]}
+    steps |= {tag: [event.step for event in reader.Images(tag)] for tag in tags["images"]}
+    every = list(range(1, last + 1))
+    evaluated = [line["step"] for line in metrics(tmp_path / "run", "evaluation")]
+    assert evaluated == [*range(11, last, 11), last]
+    for tag, found in steps.items():
+        kind = tag.partition("/")[0]
+        if kind in ("checkpoint", "images"):  # at saves, which may replace one another; at each life's start
+            assert found == sorted(set(found)), (tag, found, seed)
+        elif kind in ("weights", "gradients"):
+            assert found == every[6::7], (tag, found, seed)
+        elif (
+            "test" in tag
+            or kind in ("evaluation", "accuracy_by_class")
+            or tag.endswith(("evaluation_s", "shares_over_time"))
+        ):
+            assert found == evaluated, (tag, found, seed)
+        else:
+            assert found == every, (tag, found, seed)
+    assert [line["step"] for line in metrics(tmp_path / "run")] == every
+    assert {"loss/train", "accuracy/test", "speed/step_p50_s", "weights/conv1.weight"} < steps.keys()
+
+
+def wait_for_steps(run: Run, run_dir: Path, lives: int, steps: int) -> int:
+    """Wait until the run has begun its life number `lives` and logged `steps` steps of it; where it began."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert run.processes[0].is_alive(), run.text()
+        starts = [line["step"] for line in read_lines(run_dir / "events.jsonl") if line["kind"] == "start"]
+        if len(starts) == lives:
+            done = [line["step"] for line in read_lines(run_dir / "metrics.jsonl") if line["kind"] == "step"]
+            if done and done[-1] >= starts[-1] + steps:
+                return int(starts[-1])
+        time.sleep(0.005)
+    raise AssertionError(run.text())
