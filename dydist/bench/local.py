@@ -7,12 +7,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 
 def run_processes(module: str, arguments: Sequence[str], world_size: int) -> str:
     """Run `python -m module arguments…` as `world_size` processes; what process 0 printed.
 
-    Raises RuntimeError with the last lines of a process that failed.
+    Raises RuntimeError with the last lines of the first process that failed; the others are killed.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -33,8 +34,16 @@ def run_processes(module: str, arguments: Sequence[str], world_size: int) -> str
                 command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             )
         )
-    outputs = [process.communicate() for process in processes]
-    for rank, (process, (_, errors)) in enumerate(zip(processes, outputs, strict=True)):
-        if process.returncode:
-            raise RuntimeError(f"process {rank} ended with {process.returncode}:\n{errors[-2000:]}")
-    return outputs[0][0]
+    with ThreadPoolExecutor(world_size) as pool:  # each is read from as it goes: a full pipe would stop it
+        ends = {pool.submit(process.communicate): process for process in processes}
+        try:
+            for end in as_completed(ends):
+                process = ends[end]
+                if process.returncode:
+                    said = end.result()[1][-2000:]
+                    rank = processes.index(process)
+                    raise RuntimeError(f"process {rank} ended with {process.returncode}:\n{said}")
+        finally:
+            for process in processes:  # after a failure: they would wait for it until a collective times out
+                process.kill()
+    return next(end.result()[0] for end, process in ends.items() if process is processes[0])
