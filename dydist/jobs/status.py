@@ -163,10 +163,7 @@ def _ending(attempt: Attempt, record: Mapping[str, Any]) -> dict[str, Any]:
     decision = attempt.decision()
     number = int(attempt.folder.name.rpartition("-")[2])
     if decision is None:
-        told = scheduler_words(record, number)
-        reason = (
-            f"killed by SLURM: {told}" if told else "ended without a word: a lost node, or killed at once"
-        )
+        reason = scheduler_words(record, number) or "ended without a word: a lost node, or killed at once"
         return {"start": number, "reason": reason, "time": None, "saved_step": None}
     return {"start": number, **{name: decision[name] for name in ("reason", "time", "saved_step")}}
 

@@ -9,12 +9,15 @@ from typing import Any
 
 _START = re.compile(r"^start (\d+) of job \S+ on node ", re.MULTILINE)
 """The first line of each start (dydist.jobs.node writes it)."""
-_MEMORY = re.compile(
-    r"^slurmstepd\S*: error: (.*exceeded memory limit.*|.*oom.kill.*)$", re.IGNORECASE | re.MULTILINE
-)
-_CANCELLED = re.compile(
-    r"^slurmstepd\S*: error: \*\*\* .* CANCELLED AT \S+ (DUE TO .+?) \*\*\*", re.MULTILINE
-)
+_KILLED = {
+    re.compile(
+        r"^slurmstepd\S*: error: (.*exceeded memory limit.*|.*oom.kill.*)$", re.IGNORECASE | re.MULTILINE
+    ): "killed by SLURM: {}",
+    re.compile(
+        r"^slurmstepd\S*: error: \*\*\* .* CANCELLED AT \S+ DUE TO ([A-Z ]+)", re.MULTILINE
+    ): "killed by SLURM, due to {}",
+}
+"""What slurmstepd tells of a kill, the most telling first, and how we tell it."""
 
 
 def task_log(record: Mapping[str, Any]) -> str:
@@ -23,8 +26,8 @@ def task_log(record: Mapping[str, Any]) -> str:
 
 
 def scheduler_words(record: Mapping[str, Any], start: int) -> str:
-    """Why SLURM killed a start, in its own words; empty where it told nothing."""
-    for pattern in (_MEMORY, _CANCELLED):
+    """That SLURM killed a start, and why, in its own words; empty where it told nothing."""
+    for pattern, form in _KILLED.items():
         for text in _texts(record):
             marks = [(int(match.group(1)), match.start()) for match in _START.finditer(text)]
             begins = [place for number, place in marks if number == start]
@@ -32,7 +35,8 @@ def scheduler_words(record: Mapping[str, Any], start: int) -> str:
                 continue
             ends = [place for number, place in marks if number > start]
             if found := pattern.search(text, begins[-1], min(ends, default=len(text))):
-                return found.group(1).strip()
+                words = found.group(1).strip()
+                return form.format(words.lower() if words.isupper() else words)
     return ""
 
 

@@ -93,7 +93,8 @@ def test_what_slurm_told_of_a_killed_start(job: Job) -> None:
     tasks.mkdir()
     first = (
         "start 0 of job 12 on node n1 (1 of 2)\n"
-        "slurmstepd-n1: error: *** JOB 12 ON n1 CANCELLED AT 2026-11-24T12:21:27 DUE TO NODE FAILURE ***\n"
+        "slurmstepd-n1: error: *** JOB 12 ON n1 CANCELLED AT 2026-11-24T12:21:27 "
+        "DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS ***\n"
         "start 1 of job 12 on node n1 (1 of 2)\nslurmstepd-n1: error: Exceeded job memory limit\n"
     )
     second = (
@@ -103,7 +104,7 @@ def test_what_slurm_told_of_a_killed_start(job: Job) -> None:
     (tasks / "12_0_log.out").write_text(first)
     (tasks / "12_1_log.out").write_text(second)
     assert [one["reason"] for one in job.status("RUNNING").requeues] == [
-        "killed by SLURM: DUE TO NODE FAILURE",
+        "killed by SLURM, due to node failure",
         "killed by SLURM: StepId=12.0 exceeded memory limit (569163776 > 314572800), being killed",
     ]
 
