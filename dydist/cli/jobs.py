@@ -32,7 +32,7 @@ def submit(
 ) -> int:
     """Submit a run; it comes back by itself after time limits, preemption and lost nodes.
 
-    Example: dydist submit --nodes 2 --gpus-per-node 8 --time 12:00:00 -- launch/recipes/cifar10.yaml --optim.lr 0.2
+    Example: dydist submit --nodes 2 --gpus-per-node 4 --time 12:00:00 -- launch/recipes/cifar10.yaml --optim.lr 0.2
 
     Args:
         run: After --: a recipe's path, then flags of dydist/train.py over it.

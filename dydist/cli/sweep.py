@@ -28,7 +28,7 @@ def sweep(
 ) -> int:
     """Submit a grid of runs as one job array; runs that are done already are left out.
 
-    Example: dydist sweep --name lr --grid optim.lr=0.05,0.1 model.kernels=2,4 --seeds 3 --parallel 4 -- recipe.yaml
+    Example: dydist sweep --name lr --grid optim.lr=0.05,0.1 model.kernels=2,4 --seeds 3 --parallel 4 -- cifar10-small
 
     Args:
         run: After --: a recipe's path, then flags of dydist/train.py that all runs share.
