@@ -89,6 +89,12 @@ def build(kind: type[Any], values: Mapping[str, Any]) -> Any:
     )
 
 
+def from_dict(values: Mapping[str, Any], where: str) -> Config:
+    """A configuration from what `to_dict` made of it, checked field by field. Raises UserError that names `where`."""
+    found: Config = build(Config, dict(_checked(Config, values, "", where)))
+    return found
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Nested plain values, as YAML and JSON take them."""
     return {

@@ -19,6 +19,7 @@ from dydist.checkpoint import Checkpointer, TrainingState, redact
 from dydist.config import Config
 from dydist.config_reader import to_dict
 from dydist.data import ImageDataset
+from dydist.data.description import DataDescription
 from dydist.engine import Engine, Progress, World
 from dydist.errors import UserError
 from dydist.models import build_model
@@ -57,8 +58,10 @@ LOCAL = (
 class Session:
     """Saves and restores one run. All methods are called by all processes together."""
 
-    def __init__(self, config: Config, engine: Engine, world: World, run_dir: Path) -> None:
-        self.config, self.engine, self.world = config, engine, world
+    def __init__(
+        self, config: Config, engine: Engine, world: World, run_dir: Path, data: DataDescription
+    ) -> None:
+        self.config, self.engine, self.world, self.data = config, engine, world, data
         check_kernels(config, world)
         self.strategies: dict[str, str] = {}
         """How each dynamic layer is computed (`run_strategies`): saved, and read back by `restore`."""
@@ -163,6 +166,7 @@ class Session:
                 "engine": self.engine.extra_state(),
                 "config": self._config(),
                 "strategies": self.strategies,
+                "data": self.data.to_dict(),
                 "world_size": self.world.size,
                 "environment": environment(self.world),
             },

@@ -65,6 +65,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     """Everything between a valid configuration and the exit code."""
     prepare_environment(config)
     from dydist.data import open_dataset
+    from dydist.data.description import DataDescription
     from dydist.data.order import Order
     from dydist.engine.deepspeed_config import check_launcher
 
@@ -105,7 +106,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
         model = build_model_for(config, train_set)
         layers = dynamic_layers(model, train_set.images.shape[1:])
         engine = build_engine(config, model, world)
-        session = Session(config, engine, world, run_dir)
+        session = Session(config, engine, world, run_dir, DataDescription.of(train_set))
         progress = session.restore()
         monitor = prepare_run_folder(config, run_dir, world)  # now the place is known to be this run's
         session.report_to(monitor)

@@ -6,7 +6,7 @@ import functools
 import json as json_module
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 from tyro.conf import Positional
@@ -73,7 +73,7 @@ def verify_checkpoints(
 
     storage, found = _find(url, step, storage_options)
     checked = []
-    with _progress("verifying", len(found)) as advance:
+    with progress("verifying", len(found)) as advance:
         for item in found:
             try:
                 verify(storage, item)
@@ -165,7 +165,7 @@ def copy_checkpoints(
     results = []
     for item in reversed(chosen):
         assert item.manifest is not None
-        with _progress(item.folder, item.manifest.total_bytes) as advance:
+        with progress(item.folder, item.manifest.total_bytes) as advance:
             copied = copy_checkpoint(
                 storage, destination, item, on_file=lambda name, size, copied: advance(size)
             )
@@ -180,21 +180,32 @@ def copy_checkpoints(
 
 
 def _open(url: str, options: str) -> Retrying:
-    import threading
+    return open_place(url, parse_options(options))
 
-    from dydist.checkpoint import Retrying, open_storage
+
+def parse_options(text: str) -> dict[str, Any]:
+    """fsspec options from JSON. Raises UserError."""
     from dydist.errors import UserError
 
     try:
-        values = json_module.loads(options)
+        values = json_module.loads(text)
         if not isinstance(values, dict):
             raise ValueError("not an object")
     except ValueError as error:
         raise UserError(
             f"storage options: not a JSON object ({error}); use one such as '{{\"anon\": true}}'"
         ) from None
+    return values
+
+
+def open_place(url: str, options: Mapping[str, Any]) -> Retrying:
+    """The place at a path or URL, for a command that a person waits for: what can pass is tried again."""
+    import threading
+
+    from dydist.checkpoint import Retrying, open_storage
+
     return Retrying(
-        open_storage(url, values),
+        open_storage(url, options),
         deadline=time.monotonic() + 24 * 3600,
         clock=time.monotonic,
         cancelled=threading.Event(),
@@ -271,15 +282,15 @@ def _age(seconds: float) -> str:
     return f"{max(seconds, 0):.0f} s"
 
 
-class _progress:  # noqa: N801 - used as a function
+class progress:  # noqa: N801 - used as a function
     """A progress bar on standard error where that is a terminal."""
 
-    def __init__(self, what: str, total: int) -> None:
+    def __init__(self, what: str, total: int, *, shown: bool = True) -> None:
         from rich.console import Console
         from rich.progress import Progress
 
         console = Console(stderr=True)
-        self._bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+        self._bar = Progress(console=console, transient=True, disable=not (shown and console.is_terminal))
         self._task = self._bar.add_task(what, total=total)
 
     def __enter__(self) -> Any:

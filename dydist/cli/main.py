@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -19,8 +20,11 @@ GROUPS = (
     "checkpoint",
     "compare",
     "data",
+    "evaluate",
+    "export",
     "files",
     "jobs",
+    "predict",
     "preflight",
     "report",
     "sweep",
@@ -62,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = build_app(commands()).cli(prog="dydist", description=DESCRIPTION, args=arguments)
     except UserError as error:
-        print(f"dydist: {error}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # `evaluate` may run as several processes
+            print(f"dydist: {error}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
         return 130

@@ -8,6 +8,7 @@
 - `convert`: any network's convolutions made dynamic
 - `batchnorm`: batch norm with the statistics of a shard
 - `resnet`: DY-ResNet18 and its static twin
+- `cost`: parameters and multiply-adds
 """
 
 from dydist.models.attention import set_temperature

@@ -64,7 +64,7 @@ def dynamic_conv2d(
     Returns [N, out, H', W']. Under autocast everything is cast to autocast's dtype, as for `conv2d`.
     """
     device = x.device.type
-    if torch.is_autocast_enabled(device):
+    if device != "meta" and torch.is_autocast_enabled(device):  # shapes alone have no autocast
         dtype = torch.get_autocast_dtype(device)
         x, attention, weight = x.to(dtype), attention.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)

@@ -1,0 +1,113 @@
+"""`dydist evaluate`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional
+
+from dydist.cli.checkpoint import plainly, progress
+from dydist.cli.trained import describe, open_trained, print_json
+
+if TYPE_CHECKING:
+    from dydist.inference import EvaluationReport, TrainedModel
+
+
+def evaluate(
+    checkpoint: Annotated[str, Positional],
+    *,
+    step: int | None = None,
+    split: Literal["test", "train"] = "test",
+    data_root: str | None = None,
+    ema: bool = False,
+    flip: bool = False,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    storage_options: str = "{}",
+    json: bool = False,
+) -> int:
+    """Measure a checkpoint on its data set: accuracy, loss, each class, calibration error (ECE, 15 bins).
+
+    The network, precision and temperature are those of the run at that step, so the accuracy is the one its log says.
+    On several processes: accelerate launch --config_file launch/cpu_2.yaml -m dydist.cli.main evaluate …
+
+    Example: dydist evaluate runs/cifar10 --json
+
+    Example: dydist evaluate s3://bucket/cifar10/step-000001234 --data-root data --flip
+
+    Args:
+        checkpoint: A step's folder, a place that holds several (the newest valid one is taken), or a run's folder.
+        step: That step of a place.
+        split: Which images.
+        data_root: Folder of the data set. Default: the run's data.root.
+        ema: Take the moving average of the weights.
+        flip: Test-time augmentation: average the probabilities over each image and its mirror image.
+        device: auto takes the GPU where there is one.
+        storage_options: fsspec options as JSON, such as '{"endpoint_url": "http://host:9000"}'.
+        json: Print JSON.
+    """
+    from dataclasses import replace
+
+    from dydist.data import open_dataset
+    from dydist.engine import start_world
+    from dydist.inference import evaluate_trained
+
+    model = open_trained(checkpoint, step=step, ema=ema, options=storage_options, data_root=data_root)
+    config = model.config
+    dataset = open_dataset(replace(config.data, root=data_root or config.data.root, download=False), split)
+    world = start_world(replace(config, parallel=replace(config.parallel, device=device)))
+    began = time.monotonic()
+    try:
+        with progress("evaluating", -(-len(dataset) // world.size), shown=world.rank == 0) as seen:
+            report = evaluate_trained(model, dataset, world, flip=flip, seen=seen)
+    finally:
+        world.close()
+    if world.rank != 0:
+        return 0
+    about = {
+        **describe(model),
+        "split": split,
+        "flip": flip,
+        "processes": world.size,
+        "device": str(world.device),
+        "seconds": time.monotonic() - began,
+    }
+    _print_json(report, about) if json else _print_table(report, about, model)
+    return 0
+
+
+def _print_json(report: EvaluationReport, about: dict[str, Any]) -> None:
+    from dataclasses import asdict
+
+    classes = [{**asdict(one), "accuracy": one.accuracy} for one in report.classes]
+    print_json({**about, **asdict(report), "accuracy": report.accuracy, "classes": classes})
+
+
+def _print_table(report: EvaluationReport, about: dict[str, Any], model: TrainedModel) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    weights = "averaged weights" if model.averaged else "weights"
+    views = ", each with its mirror image" if about["flip"] else ""
+    logged = (
+        ""
+        if model.accuracy is None or about["split"] != "test"
+        else f" (the run logged {model.accuracy:.2%})"
+    )
+    print(f"checkpoint    {model.url}")
+    print(f"network       {weights} after step {model.step}, temperature {model.temperature:g}")
+    print(f"images        {report.images:,} of the {about['split']} split{views}")
+    print(f"accuracy      {report.accuracy:.2%}, {report.correct:,} right{logged}")
+    print(f"loss          {report.loss:.5f}")
+    print(f"calibration   error {report.calibration_error:.4f} (15 bins)")
+    print(f"time          {about['seconds']:.1f} s on {about['device']}, processes: {about['processes']}")
+    table = Table("class", "images", "right", "accuracy", "taken for it")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for one in report.classes:
+        share = "–" if one.accuracy is None else f"{one.accuracy:.2%}"
+        table.add_row(one.name, str(one.images), str(one.correct), share, str(one.predicted))
+    Console().print(table)
+
+
+COMMANDS = {"evaluate": plainly(evaluate)}

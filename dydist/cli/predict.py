@@ -1,0 +1,106 @@
+"""`dydist predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional
+
+from dydist.cli.checkpoint import plainly
+from dydist.cli.trained import describe, note, open_trained, print_json
+from dydist.errors import EXIT_DONE, EXIT_USAGE, UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dydist.inference import Prediction
+
+
+def predict(
+    checkpoint: Annotated[str, Positional],
+    images: Annotated[tuple[str, ...], Positional],
+    *,
+    step: int | None = None,
+    top: int = 5,
+    attention: bool = False,
+    ema: bool = False,
+    data_root: str | None = None,
+    storage_options: str = "{}",
+    json: bool = False,
+) -> int:
+    """Say what is in pictures: class names and probabilities, and the attention of every dynamic layer.
+
+    PNG and JPEG of any size: turned upright by EXIF, made RGB, the largest square in the middle scaled to the
+    network's size. A picture that cannot be read is named, the others go on, and the exit code is 2.
+
+    Example: dydist predict runs/cifar10 cat.png holiday/ 'shots/*.jpg' --top 3
+
+    Args:
+        checkpoint: A step's folder, a place that holds several (the newest valid one is taken), or a run's folder.
+        images: Files, folders (with all below them), or patterns in quotes.
+        step: That step of a place.
+        top: So many classes of each picture, the most probable first.
+        attention: Show the weights of the kernels in every dynamic layer.
+        ema: Take the moving average of the weights.
+        data_root: Folder of the data set, for checkpoints that do not name their classes.
+        storage_options: fsspec options as JSON.
+        json: Print JSON.
+    """
+    from dydist.inference import find_pictures
+    from dydist.inference import predict as predict_pictures
+
+    if not images:
+        raise UserError(
+            "predict: no picture was given; name files, folders, or a pattern such as 'shots/*.png'"
+        )
+    if top < 1:
+        raise UserError(f"--top: {top} is not allowed; it must be at least 1")
+    model = open_trained(checkpoint, step=step, ema=ema, options=storage_options, data_root=data_root)
+    failed: list[dict[str, str]] = []
+    paths: list[str] = []
+    found = _read(find_pictures(images), model.data.side, paths, failed)
+    results: list[dict[str, Any]] = []
+    for number, prediction in enumerate(predict_pictures(model, found, top=top, attention=attention)):
+        if json:
+            results.append(_as_json(paths[number], prediction, attention=attention))
+        else:
+            _print(paths[number], prediction)
+    if json:
+        print_json({**describe(model), "images": results, "failed": failed})
+    return EXIT_USAGE if failed else EXIT_DONE
+
+
+def _read(
+    found: Iterator[tuple[str, str | None]], side: int, paths: list[str], failed: list[dict[str, str]]
+) -> Iterator[np.ndarray]:
+    """The pictures that can be read; `paths` gains the name of each, `failed` those that cannot."""
+    from dydist.inference.pictures import PictureError, read_picture
+
+    for path, problem in found:
+        try:
+            if problem is not None:
+                raise PictureError(problem)
+            picture = read_picture(path, side)
+        except PictureError as error:
+            note(f"{path}: {error}")
+            failed.append({"path": path, "error": str(error)})
+        else:
+            paths.append(path)
+            yield picture
+
+
+def _as_json(path: str, prediction: Prediction, *, attention: bool) -> dict[str, Any]:
+    classes = [{"class": name, "probability": share} for name, share in prediction.probabilities.items()]
+    return {"path": path, "classes": classes} | ({"attention": prediction.attention} if attention else {})
+
+
+def _print(path: str, prediction: Prediction) -> None:
+    shares = "  ".join(f"{name} {share:.1%}" for name, share in prediction.probabilities.items())
+    print(f"{path}  {shares}")
+    width = max((len(name) for name in prediction.attention), default=0)
+    for name, weights in prediction.attention.items():
+        print(f"    {name:<{width}}  {' '.join(f'{weight:.3f}' for weight in weights)}")
+
+
+COMMANDS = {"predict": plainly(predict)}

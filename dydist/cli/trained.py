@@ -1,0 +1,51 @@
+"""What `dydist evaluate`, `predict` and `export` share: opening the checkpoint that the user means."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dydist.cli.checkpoint import open_place, parse_options
+
+if TYPE_CHECKING:
+    from dydist.checkpoint import Storage
+    from dydist.inference import TrainedModel
+
+
+def open_trained(
+    checkpoint: str, *, step: int | None, ema: bool, options: str, data_root: str | None
+) -> TrainedModel:
+    """The network of a checkpoint. `options`: fsspec options as JSON, over those of a run's configuration."""
+    from dydist.inference import load_trained
+
+    given = parse_options(options)
+
+    def open_with(url: str, of_run: Mapping[str, Any]) -> Storage:
+        return open_place(url, {**of_run, **given})
+
+    return load_trained(checkpoint, open_with, step=step, averaged=ema, data_root=data_root, note=note)
+
+
+def note(text: str) -> None:
+    """Tell the user something beside the result, once a node."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"dydist: {text}", file=sys.stderr, flush=True)
+
+
+def describe(model: TrainedModel) -> dict[str, Any]:
+    """Which network a result is of, as JSON output begins."""
+    return {
+        "checkpoint": model.url,
+        "run": model.config.run.name,
+        "step": model.step,
+        "ema": model.averaged,
+        "temperature": model.temperature,
+    }
+
+
+def print_json(values: Any) -> None:
+    """JSON on standard output."""
+    print(json.dumps(values, indent=1))

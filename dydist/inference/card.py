@@ -1,0 +1,158 @@
+"""The model card beside an export: what it is, what it was trained on, how well, and how to use it."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from dydist import __version__
+from dydist.config_reader import to_dict
+from dydist.inference.formats import FORMATS
+from dydist.inference.trained import TrainedModel
+from dydist.models.cost import network_cost
+
+_CIFAR = (
+    "The weights were trained on {}, whose authors give no licence; they ask to cite A. Krizhevsky, Learning Multiple "
+    "Layers of Features from Tiny Images, 2009. Its images were collected from the web: check whether your use allows "
+    "for that."
+)
+DATA_NOTES = {
+    "cifar10": _CIFAR.format("CIFAR-10"),
+    "cifar100": _CIFAR.format("CIFAR-100"),
+    "digits": "The weights were trained on the digits of Alpaydin and Kaynak (UCI, 1998), which are under CC BY 4.0.",
+    "synthetic": "The weights were trained on made-up images: they are for tests and benchmarks.",
+}
+CODE_NOTE = "dydist itself is under the Apache License 2.0, which does not decide about weights."
+
+
+def model_card(
+    model: TrainedModel, *, file: str, format: str, bytes: int, check: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything about an exported file as plain values. `check`: how it was checked, and what came out."""
+    config, data = model.config, model.data
+    cost = network_cost(model.network, data.side)
+    kind = "DY-ResNet18" if config.model.kind == "dynamic" else "ResNet-18"
+    return {
+        "name": f"{kind} on {config.data.name}",
+        "file": file,
+        "format": format,
+        "bytes": bytes,
+        "what": what(model, kind),
+        "run": config.run.name,
+        "step": model.step,
+        "averaged_weights": model.averaged,
+        "test_accuracy": model.accuracy,
+        "parameters": cost.parameters,
+        "multiply_adds": cost.multiply_adds,
+        "input": {
+            "name": "images",
+            "dtype": "uint8",
+            "shape": ["batch", 3, data.side, data.side],
+            "meaning": "RGB, 0 to 255, as in an image file; normalised inside",
+        },
+        "output": {
+            "name": "logits",
+            "dtype": "float32",
+            "shape": ["batch", len(data.classes)],
+            "meaning": "softmax gives probabilities, in the order of `classes`",
+        },
+        "classes": list(data.classes),
+        "temperature": model.temperature,
+        "normalisation": {"mean": list(data.mean), "std": list(data.std)},
+        "data": {"name": config.data.name, "training_images": data.train_images},
+        "load": FORMATS[format].load.format(file=file),
+        "check": check,
+        "configuration": {name: to_dict(config)[name] for name in ("seed", "model", "data", "train", "optim")}
+        | {"temperature": asdict(config.temperature), "parallel": asdict(config.parallel)},
+        "trained_with": {name: value for name, value in model.environment.items() if name != "host"},
+        "exported_with": exporter_versions(format),
+        "licence": f"{CODE_NOTE} {DATA_NOTES[config.data.name]}",
+    }
+
+
+def what(model: TrainedModel, kind: str) -> str:
+    """One sentence about the network."""
+    config = model.config.model
+    if config.kind == "static":
+        return f"{kind} with a {config.stem} stem and {config.width:g} times its width."
+    return (
+        f"{kind} with a {config.stem} stem and {config.width:g} times its width: every convolution but the stem mixes "
+        f"{config.kernels} kernels for each image by {config.attention} attention at temperature {model.temperature:g} "
+        "(Chen et al., Dynamic Convolution, CVPR 2020, arXiv:1912.03458)."
+    )
+
+
+def exporter_versions(format: str) -> dict[str, str]:
+    """Versions of what wrote and checked the file."""
+    found = {"dydist": __version__, "python": platform.python_version()}
+    for package in ("torch", *FORMATS[format].packages):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def to_markdown(card: dict[str, Any]) -> str:
+    """The same for people."""
+    accuracy = card["test_accuracy"]
+    shown = (
+        "not logged for these weights; `dydist evaluate` tells"
+        if accuracy is None
+        else f"{100 * accuracy:.2f} %"
+    )
+    weights = "moving average of the weights" if card["averaged_weights"] else "weights"
+    rows = {
+        "file": f"`{card['file']}` ({card['format']}, {card['bytes']:,} bytes)",
+        "test accuracy": shown,
+        "data": f"{card['data']['name']}, {card['data']['training_images']:,} training images",
+        "parameters": f"{card['parameters']:,}",
+        "multiply-adds of one image": f"{card['multiply_adds']:,}",
+        "from": f"{weights} of run `{card['run']}` after step {card['step']}",
+        "input": _tensor(card["input"]),
+        "output": _tensor(card["output"]),
+        "checked": f"{card['check']['images']} images in batches of {', '.join(map(str, card['check']['batches']))}: "
+        f"logits differ from the original by at most {card['check']['largest_difference_of_a_logit']:.2g}",
+        "exported with": ", ".join(f"{name} {number}" for name, number in card["exported_with"].items()),
+    }
+    table = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
+    settings = "\n".join(
+        f"| `{section}.{name}` | {value} |"
+        for section, values in card["configuration"].items()
+        for name, value in (values.items() if isinstance(values, dict) else [])
+    )
+    return f"""# {card["name"]}
+
+{card["what"]}
+
+| | |
+| --- | --- |
+{table}
+
+## Use
+
+`images`: a numpy array, uint8 {card["input"]["shape"]}, any batch size.
+
+```python
+{card["load"]}
+```
+
+Classes, in order: {", ".join(card["classes"])}.
+
+## Licence
+
+{card["licence"]}
+
+## Configuration
+
+| field | value |
+| --- | --- |
+| `seed` | {card["configuration"]["seed"]} |
+{settings}
+"""
+
+
+def _tensor(spec: dict[str, Any]) -> str:
+    return f"`{spec['name']}`, {spec['dtype']} [{', '.join(map(str, spec['shape']))}]: {spec['meaning']}"

@@ -1,0 +1,45 @@
+"""What a trained network can be exported to. Each format writes one file, and can run the file that it wrote.
+
+- `traced`: the network as a torch.export program, which two formats start from
+- `onnx`, `torch_export`, `safetensors`: one format each
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from dydist.inference.formats import onnx, safetensors, torch_export
+from dydist.inference.trained import TrainedModel
+
+FormatName = Literal["onnx", "torch-export", "safetensors"]
+Run = Callable[[np.ndarray], np.ndarray]
+"""uint8 images [N, 3, side, side] → logits float32 [N, classes]."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """`write(model, path)`; `open(path)` gives what runs the file; `load` is Python that loads and runs it.
+
+    In `load`, {file} stands for the file's name, and `images` is uint8 [N, 3, side, side]. `packages`: what writing
+    and running need beside torch.
+    """
+
+    suffix: str
+    write: Callable[[TrainedModel, Path], None]
+    open: Callable[[Path], Run]
+    load: str
+    packages: tuple[str, ...]
+
+
+FORMATS: dict[str, Format] = {
+    "onnx": Format(".onnx", onnx.write, onnx.open_file, onnx.LOAD, ("onnx", "onnxscript", "onnxruntime")),
+    "torch-export": Format(".pt2", torch_export.write, torch_export.open_file, torch_export.LOAD, ()),
+    "safetensors": Format(
+        ".safetensors", safetensors.write, safetensors.open_file, safetensors.LOAD, ("safetensors",)
+    ),
+}

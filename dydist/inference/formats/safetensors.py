@@ -1,0 +1,49 @@
+"""safetensors: the weights under their plain names, and in the header what is needed to build the network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from dydist.inference.packaged import FORMAT, load_packaged
+from dydist.inference.trained import TrainedModel
+
+LOAD = """import torch
+from dydist.inference import load_packaged
+
+logits = load_packaged("{file}")(torch.from_numpy(images))"""
+
+
+def write(model: TrainedModel, path: Path) -> None:
+    """Write a .safetensors file."""
+    described = {
+        "model": asdict(model.config.model),
+        "classes": model.data.classes,
+        "mean": model.data.mean,
+        "std": model.data.std,
+        "side": model.data.side,
+        "temperature": model.temperature,
+        "origin": f"{model.config.run.name}, step {model.step}",
+    }
+    tensors = {
+        name: tensor.detach().contiguous() for name, tensor in model.network.cpu().state_dict().items()
+    }
+    save_file(tensors, path, metadata={"format": "pt", "dydist": FORMAT, "network": json.dumps(described)})
+
+
+def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """What runs a written file."""
+    network = load_packaged(path)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            logits: np.ndarray = network(torch.from_numpy(images)).numpy()
+        return logits
+
+    return run

@@ -1,0 +1,62 @@
+"""A trained network with everything inside: bytes of images go in, logits come out."""
+
+from __future__ import annotations
+
+import json
+from os import PathLike
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from dydist.config import ModelConfig
+from dydist.data.augment import normalise
+from dydist.errors import UserError
+from dydist.models import build_model, set_temperature
+
+FORMAT = "1"
+"""Version of the metadata in a packaged safetensors file."""
+
+
+class PackagedNetwork(nn.Module):
+    """uint8 images [N, 3, side, side], RGB as in an image file → logits, float32 [N, classes].
+
+    Normalisation is inside, and so is the attention with its temperature.
+    """
+
+    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.mean, self.std = mean, std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        logits: Tensor = self.network(normalise(images, self.mean, self.std))
+        return logits
+
+
+def load_packaged(path: str | PathLike[str]) -> PackagedNetwork:
+    """The network of a file that `dydist export --to safetensors` wrote, in evaluation mode on the CPU.
+
+    Raises UserError where the file is another one.
+    """
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if metadata.get("dydist") != FORMAT:
+            raise UserError(
+                f"{path}: not a network that this dydist packaged (metadata dydist={metadata.get('dydist')!r}, "
+                f"expected {FORMAT!r}); make it with `dydist export CHECKPOINT --to safetensors`"
+            )
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+    described: dict[str, Any] = json.loads(metadata["network"])
+    network = build_model(ModelConfig(**described["model"]), len(described["classes"]))
+    network.load_state_dict(weights)
+    set_temperature(network, described["temperature"])
+    package = PackagedNetwork(network, tuple(described["mean"]), tuple(described["std"]))
+    return package.eval().requires_grad_(False)
+
+
+def example(side: int, images: int = 2) -> Tensor:
+    """Images to trace with: uint8 zeros [images, 3, side, side]."""
+    return torch.zeros(images, 3, side, side, dtype=torch.uint8)

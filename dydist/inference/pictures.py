@@ -1,0 +1,78 @@
+"""Image files as a network takes them: found by file, folder or pattern, turned upright, made RGB, cut to a square."""
+
+from __future__ import annotations
+
+import glob
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+FORMATS = ("PNG", "JPEG")
+SUFFIXES = (".png", ".jpg", ".jpeg")
+"""Files that are taken from a folder. A file that is named is read whatever its name."""
+
+
+class PictureError(Exception):
+    """One picture cannot be used; says why."""
+
+
+def find_pictures(given: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """(path, None) for each file that is meant, or (what was given, what is wrong with it), in order.
+
+    A folder stands for the PNG and JPEG files in it and in its folders; a pattern (`*`, `?`, `[…]`, `**`) for the
+    files that it matches.
+    """
+    for one in given:
+        if os.path.isdir(one):
+            inside = sorted(
+                str(path)
+                for path in Path(one).rglob("*")
+                if path.suffix.lower() in SUFFIXES and path.is_file()
+            )
+            yield from ((path, None) for path in inside)
+            if not inside:
+                yield one, f"the folder holds no {' or '.join(SUFFIXES)} file"
+        elif os.path.lexists(one) or not glob.has_magic(one):
+            yield one, None
+        else:
+            matched = sorted(path for path in glob.glob(one, recursive=True) if os.path.isfile(path))
+            yield from ((path, None) for path in matched)
+            if not matched:
+                yield one, "the pattern matches no file"
+
+
+def read_picture(path: str, side: int) -> np.ndarray:
+    """A PNG or JPEG file of any size as uint8 [3, side, side], RGB.
+
+    Turned as its EXIF orientation says; grey, palette, CMYK and 16-bit images become RGB; what is transparent lies on
+    white; the largest square in the middle is scaled (bicubic, antialiased). An image of `side` × `side` RGB pixels
+    comes back byte for byte. Raises PictureError.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                upright = ImageOps.exif_transpose(image)
+                square = ImageOps.fit(_rgb(upright), (side, side), method=Image.Resampling.BICUBIC)
+    except FileNotFoundError:
+        raise PictureError("there is no such file") from None
+    except Image.UnidentifiedImageError:
+        raise PictureError("not a PNG or JPEG image") from None
+    except Exception as error:  # a decoder meets broken bytes with nearly any exception
+        raise PictureError(f"cannot be read: {error}") from error
+    return np.asarray(square).transpose(2, 0, 1).copy()
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
+        return Image.fromarray(
+            (np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        ).convert("RGB")
+    if image.has_transparency_data:
+        colours = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), colours).convert("RGB")
+    return image.convert("RGB")
