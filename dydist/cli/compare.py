@@ -5,35 +5,43 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from dydist.errors import UserError
+
+if TYPE_CHECKING:
+    from dydist.compare_many import Row
 
 
 def compare(
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
     *,
     table: bool = False,
+    baseline: str | None = None,
     csv: Path | None = None,
+    plot: Path | None = None,
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> int:
     """Two runs: say at which step they part, by how much, and whether their weights are equal bit for bit.
 
-    More runs, a sweep's folder, or --table: one row for the runs that differ in the seed alone, with mean and
-    standard deviation of the last test accuracy.
+    More runs, a sweep's folder, or --table: one row for the runs that differ in the seed alone: the last test accuracy
+    (mean and standard deviation over seeds), its difference to a baseline with a 95 % confidence interval, parameters,
+    multiply-adds of one image, and time. Static against dynamic is `dydist sweep` over model.kind and seed, then this.
 
     Exit code of two runs: 0 where they are equal, 1 where they differ or have nothing in common to compare.
 
     Example: dydist compare runs/one-process runs/four-processes
 
-    Example: dydist compare runs/lr --csv lr.csv
+    Example: dydist compare runs/kinds --csv kinds.csv --plot kinds.png
 
     Args:
         runs: Folders of runs, or of a sweep.
         table: Show a table also of two runs.
+        baseline: Part of the label of the row that others are compared with. Default: model.kind=static, or the worst.
         csv: Write a line a run, with every setting, to this file.
+        plot: Draw every run's accuracy by row, with mean and interval, to this PNG file.
         json_: Print JSON.
     """
     from dydist.compare_many import find_runs
@@ -41,39 +49,81 @@ def compare(
     if not runs:
         raise UserError("compare: give two folders of runs, or the folder of a sweep")
     found = find_runs(runs)
-    if len(found) == 2 and len(runs) == 2 and not table and csv is None:
+    if len(found) == 2 and len(runs) == 2 and not (table or csv or plot or baseline):
         return _pair(found[0], found[1], as_json=json_)
-    return _table(found, csv, as_json=json_)
+    return _table(found, baseline, csv, plot, as_json=json_)
 
 
-def _table(runs: list[Path], csv: Path | None, *, as_json: bool) -> int:
+def _table(
+    runs: list[Path], baseline: str | None, csv: Path | None, plot: Path | None, *, as_json: bool
+) -> int:
+    from dydist.compare_many import read_result, tabulate, to_csv, with_differences
+    from dydist.compare_plot import draw
+
+    results = [result for run in runs if (result := read_result(run)) is not None]
+    rows, against = with_differences(tabulate(results), baseline) if results else ([], "")
+    if csv is not None:
+        _write(csv, to_csv(results).encode(), "--csv")
+    if plot is not None:
+        if not rows:
+            raise UserError("--plot: none of the runs has been evaluated yet; draw it when one has")
+        _write(plot, draw(rows, against), "--plot")
+    if as_json:
+        found = {"runs": len(runs), "evaluated": len(results), "baseline": against}
+        print(json.dumps({**found, "rows": [asdict(row) for row in rows]}, indent=2))
+        return 0
+    _print_rows(rows, against)
+    if len(results) < len(runs):
+        print(f"{len(runs) - len(results)} more without an evaluation yet")
+    return 0
+
+
+def _print_rows(rows: list[Row], against: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from dydist.compare_many import read_result, tabulate, to_csv
-
-    results = [result for run in runs if (result := read_result(run)) is not None]
-    if csv is not None:
-        csv.write_text(to_csv(results), encoding="utf-8")
-    rows = tabulate(results)
-    if as_json:
-        print(
-            json.dumps(
-                {"runs": len(runs), "evaluated": len(results), "rows": [asdict(row) for row in rows]},
-                indent=2,
-            )
-        )
-        return 0
-    shown = Table("runs", "accuracy %", "± of seeds", "best %", "images/s", "setting")
+    figures = ("runs", "accuracy %", "best %", "difference (95 %)", "parameters", "mult-adds", "images/s")
+    shown = Table("setting", *figures, "training")
+    for column in shown.columns[1:]:
+        column.justify, column.no_wrap = "right", True
     for row in rows:
-        spread = "–" if row.deviation is None else f"{100 * row.deviation:.2f}"
-        figures = (f"{100 * row.accuracy:.2f}", spread, f"{100 * row.best:.2f}", f"{row.images_per_s:.0f}")
-        shown.add_row(str(row.runs), *figures, row.label)
+        spread = "" if row.deviation is None else f" ± {100 * row.deviation:.2f}"
+        shown.add_row(
+            *(row.label, str(row.runs), f"{100 * row.accuracy:.2f}{spread}", f"{100 * row.best:.2f}"),
+            *(_difference(row), f"{row.parameters / 1e6:.2f} M", f"{row.multiply_adds / 1e6:,.1f} M"),
+            *(f"{row.images_per_s:.0f}", _duration(row.training_s)),
+        )
     console = Console()
-    console.print(shown)
-    if len(results) < len(runs):
-        console.print(f"{len(runs) - len(results)} more without an evaluation yet")
-    return 0
+    # figures that are cut to a pipe's 80 columns say nothing
+    Console(width=max(console.width, 130)).print(shown)
+    if len(rows) > 1:
+        print(f"± standard deviation over runs. Difference to: {against}")
+
+
+def _difference(row: Row) -> str:
+    if row.difference is None:
+        return "–"
+    mean, low, high = row.difference.mean, row.difference.low, row.difference.high
+    interval = " (one run)" if low is None or high is None else f" ({100 * low:+.2f} to {100 * high:+.2f})"
+    return f"{100 * mean:+.2f}{interval}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _write(path: Path, content: bytes, option: str) -> None:
+    from dydist.monitor.files import replace_file
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, content)
+    except OSError as error:
+        raise UserError(
+            f"{option}: cannot write {path} ({error.strerror}); give a file in a folder that can be written"
+        ) from error
 
 
 def _pair(first: Path, second: Path, *, as_json: bool) -> int:

@@ -7,9 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY, train
+from PIL import Image
+from scipy import stats
+from support import REPOSITORY, metrics, train
 
 from dydist.cli.main import main
+from dydist.models import dy_resnet18
+from dydist.models.cost import network_cost
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +81,37 @@ def test_seeds_are_one_row_with_their_spread(
     row = next(row for row in result["rows"] if row["label"] == "optim.lr=0.01")
     assert row["accuracy"] == pytest.approx(sum(low) / 2)
     assert row["deviation"] == pytest.approx(abs(low[0] - low[1]) / 2**0.5)
+    steps = [line for line in metrics(runs / "a") if line["step_s"]]
+    mean = sum(line["step_s"] for line in steps) / len(steps)
+    assert float(lines[0]["training_s"]) == pytest.approx(8 * mean)
     assert main(["compare", str(runs)]) == 0
     assert "optim.lr=0.05" in capsys.readouterr().out
+
+
+def test_rows_are_compared_with_a_baseline(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plot = tmp_path / "new" / "lr.png"
+    arguments = ["compare", str(runs), "--baseline", "lr=0.05", "--json", "--plot", str(plot)]
+    assert main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["baseline"] == "optim.lr=0.05"
+    rows = {row["label"]: row for row in found["rows"]}
+    high, low = rows["optim.lr=0.05"], rows["optim.lr=0.01"]
+    assert high["difference"] is None
+    test = stats.ttest_ind(low["accuracies"], high["accuracies"], equal_var=False)
+    interval = test.confidence_interval(0.95)
+    told = low["difference"]
+    assert told["mean"] == pytest.approx(low["accuracy"] - high["accuracy"])
+    assert (told["low"], told["high"]) == pytest.approx((interval.low, interval.high))
+    network = dy_resnet18(width=0.0625)
+    assert high["parameters"] == sum(parameter.numel() for parameter in network.parameters())
+    assert high["multiply_adds"] == network_cost(network, 8).multiply_adds
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    with Image.open(plot) as picture:
+        assert picture.size[0] == 1600
+    assert main(["compare", str(runs), "--baseline", "lr="]) == 2
+    assert "--baseline: 'lr=' is in 2 of the rows" in capsys.readouterr().err
 
 
 def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
