@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,8 @@ PACKAGES = "slurmdbd mariadb-server"
 SLURMDBD = """\
 AuthType=auth/munge
 AuthInfo=socket={munge}/munge.socket
-DbdHost=127.0.0.1
+DbdHost={host}
+DbdAddr=127.0.0.1
 DbdPort={dbd_port}
 SlurmUser={user}
 LogFile={dir}/slurmdbd.log
@@ -31,8 +33,9 @@ SLURM = """\
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort={dbd_port}
+AccountingStoragePass={munge}/munge.socket
 """
-"""Lines of slurm.conf."""
+"""Lines of slurm.conf; the password is munge's socket, which is not where sacct would look."""
 
 
 def prepare(
@@ -48,7 +51,13 @@ def prepare(
     written = {
         "grants.sql": grants,
         "slurmdbd.conf": SLURMDBD.format(
-            munge=munge, user=user, dir=folder, db_port=db_port, dbd_port=dbd_port, password=password
+            munge=munge,
+            host=socket.gethostname(),
+            user=user,
+            dir=folder,
+            db_port=db_port,
+            dbd_port=dbd_port,
+            password=password,
         ),
     }
     for name, text in written.items():
@@ -57,7 +66,7 @@ def prepare(
     install = ["mariadb-install-db", "--no-defaults", f"--datadir={folder / 'mariadb'}", f"--user={user}",
                "--auth-root-authentication-method=normal", "--skip-test-db"]  # fmt: skip
     subprocess.run(install, check=True, capture_output=True, env=dict(env))
-    return SLURM.format(dbd_port=dbd_port)
+    return SLURM.format(dbd_port=dbd_port, munge=munge)
 
 
 def daemons(folder: Path, *, munge: Path, user: str, db_port: int) -> dict[str, list[str]]:
@@ -68,6 +77,12 @@ def daemons(folder: Path, *, munge: Path, user: str, db_port: int) -> dict[str, 
     database = ["mariadbd", "--no-defaults", f"--datadir={folder / 'mariadb'}", f"--user={user}",
                 "--bind-address=127.0.0.1", f"--port={db_port}", f"--socket={munge / 'mariadb.socket'}",
                 f"--pid-file={folder / 'mariadbd.pid'}", f"--init-file={folder / 'grants.sql'}", "--skip-name-resolve",
-                "--innodb-buffer-pool-size=64M", "--innodb-lock-wait-timeout=900",
+                "--innodb-buffer-pool-size=128M", "--innodb-lock-wait-timeout=900",
                 "--innodb-flush-log-at-trx-commit=0"]  # fmt: skip
     return {"mariadbd": database, "slurmdbd": ["slurmdbd", "-D"]}
+
+
+def answers(port: int) -> bool:
+    """Whether the database takes connections: slurmdbd that comes too early waits five seconds."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
