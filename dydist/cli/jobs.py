@@ -207,9 +207,10 @@ def cancel(
 def _show_dry_run(submission: Any, *, as_json: bool) -> int:
     from dydist.jobs import slurm
     from dydist.jobs import submit as jobs
+    from dydist.jobs.sbatch import ask_slurm
 
     found = dict(jobs.describe(submission))
-    found["slurm"] = jobs.ask_slurm(found["sbatch"]) if found["sbatch"] and slurm.available() else None
+    found["slurm"] = ask_slurm(found["sbatch"]) if found["sbatch"] and slurm.available() else None
     if as_json:
         print(json.dumps(found, indent=1))
         return EXIT_DONE

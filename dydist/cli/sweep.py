@@ -42,6 +42,7 @@ def sweep(
     """
     from dydist.jobs import submit as jobs
     from dydist.jobs import sweep as sweeps
+    from dydist.jobs.sbatch import sbatch_text
 
     if cluster == "local":
         raise UserError(
@@ -53,7 +54,7 @@ def sweep(
         name, run, launch.merged(), grid=values, seeds=seeds, parallel=parallel
     )
     if dry_run:
-        text = jobs.sbatch_text(submission) if submission else ""
+        text = sbatch_text(submission) if submission else ""
         print(
             json.dumps({**found, "sbatch": text}, indent=1)
             if json_

@@ -1,7 +1,7 @@
 """Runs as jobs of a cluster: submitted, launched on its nodes, watched, and brought back.
 
-On the machine that submits: `profile` (a site's settings), `snapshot` (code as it was), `submit`, `sweep`,
-`status`, `logs`, `task_log`, `registry` (which jobs there are), `slurm` (its commands).
+On the machine that submits: `profile` (a site's settings), `snapshot` (code as it was), `submit` with `sbatch`,
+`sweep`, `status`, `logs`, `task_log`, `registry` (which jobs there are), `slurm` (its commands).
 On each node: `node` (the task), `context`, `preflight` with `checks`, `place_check` and `probe`, `supervise` with
 `launch`, `watch`, `rendezvous` and `scratch`, `conclude` with `decide`. Between nodes: `attempt` and `files`. Between
 both: `spec`.

@@ -17,11 +17,22 @@ from typing import Any, Literal
 from dydist.jobs.files import create_json, read_json, write_json
 
 Kind = Literal[
-    "done", "stopped", "usage", "error", "killed", "hung", "launch", "port_taken", "preflight", "torn"
+    "done",
+    "stopped",
+    "usage",
+    "error",
+    "killed",
+    "frozen",
+    "hung",
+    "launch",
+    "port_taken",
+    "preflight",
+    "torn",
 ]
 ROOT_CAUSE: tuple[Kind, ...] = (
     "usage",
     "preflight",
+    "frozen",
     "hung",
     "killed",
     "error",
@@ -30,7 +41,8 @@ ROOT_CAUSE: tuple[Kind, ...] = (
     "torn",
 )
 """Failures, likeliest cause first. A process whose peer was killed or hangs fails with an error of its own, so
-those come before errors; torn are processes ended by us because of another node."""
+those come before errors. Frozen is hung with proof: stopped, or waiting for a device; its peers, which wait for it,
+look hung too. Torn are processes ended by us because of another node."""
 
 
 @dataclass(frozen=True, kw_only=True)

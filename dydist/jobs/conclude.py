@@ -74,6 +74,11 @@ def _decide(context: NodeContext) -> Decision:
     )
 
 
+def exclusion_file(tasks: Path, raw_job: str) -> Path:
+    """Where the nodes stand that the batch script shall have excluded when it requeues the job."""
+    return tasks / f"exclude-{raw_job}"
+
+
 def explain(place: NodePlace, warning: str | None) -> str | None:
     """A signal in words: time limit, preemption, or by name."""
     if warning is None or place.scheduler != "slurm":
@@ -97,12 +102,14 @@ def _act(context: NodeContext, content: Mapping[str, object]) -> int:
         if action == "cancel":
             slurm.cancel(place.raw_job)
         elif action == "requeue":
-            state = slurm.show(place.raw_job).get("JobState", "gone")
-            if state != "RUNNING":
+            job = slurm.show(place.raw_job)
+            if (state := job.get("JobState", "gone")) != "RUNNING":
                 log.write(f"not requeued: the scheduler has the job as {state}")
                 return int(str(content["code"]))
             if bad := _bad_nodes(context.attempt):
-                slurm.exclude(place.raw_job, bad)
+                # SLURM takes this of a waiting job alone, when we are gone: the batch script does it.
+                exclusion_file(place.tasks, place.raw_job).write_text(",".join([*slurm.excluded(job), *bad]))
+                return int(str(content["code"]))
             slurm.requeue(place.raw_job)
     except UserError as error:
         log.write(f"{action} failed: {error}; submit it again by hand: it goes on from the newest checkpoint")

@@ -15,7 +15,10 @@ from dydist.jobs.spec import JobSpec
 
 @dataclass(frozen=True, kw_only=True)
 class NodePlace:
-    """Which node of which job this is. `job` as users see it (12_3 in an array), `raw_job` as SLURM numbers it."""
+    """Which node of which job this is. `job` as users see it (12_3 in an array), `raw_job` as SLURM numbers it.
+
+    `tasks`: the folder that submitit and the batch script of the job know.
+    """
 
     job: str
     raw_job: str
@@ -23,6 +26,7 @@ class NodePlace:
     nodes: int
     names: tuple[str, ...]
     scheduler: str
+    tasks: Path = Path()
 
     @property
     def name(self) -> str:
@@ -41,6 +45,7 @@ class NodePlace:
             nodes=env.num_nodes,
             names=(socket.gethostname(),) if local else tuple(env.hostnames),
             scheduler=env.cluster,
+            tasks=Path(env.paths.folder),
         )
 
 

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dydist.errors import UserError
@@ -150,11 +150,10 @@ def requeue(job: str) -> None:
     run("scontrol", "requeue", job)
 
 
-def exclude(job: str, nodes: Sequence[str]) -> None:
-    """Do not start `job` on these nodes again."""
-    known = show(job).get("ExcNodeList", "(null)")
-    both = ",".join([*([] if known == "(null)" else [known]), *nodes])
-    run("scontrol", "update", f"JobId={job}", f"ExcNodeList={both}")
+def excluded(job: Mapping[str, str]) -> list[str]:
+    """The nodes that a job, as `show` gives it, must not start on: none, or one list as SLURM writes it (n[1-2])."""
+    known = job.get("ExcNodeList", "(null)")
+    return [] if known == "(null)" else [known]
 
 
 def cancel(job: str) -> None:

@@ -115,6 +115,8 @@ def _elsewhere(context: NodeContext) -> Fault | None:
 
 def _take_down(context: NodeContext, watch: Watch, launched: launching.Launch, fault: Fault) -> Outcome:
     """Tell the other nodes at once, give the rest time for last words, kill it, and name the likeliest cause."""
+    if fault.kind == "torn":
+        fault = watch.frozen() or fault
     if fault.kind != "torn":
         context.attempt.write_failure(_outcome(context, fault))
     deadline = time.monotonic() + GRACE_S
@@ -122,7 +124,7 @@ def _take_down(context: NodeContext, watch: Watch, launched: launching.Launch, f
         _pause(launched)
         watch.look()
     found = watch.fault() or fault
-    if fault.kind == "hung" and found.kind == "error":
+    if fault.kind in ("hung", "frozen") and found.kind in ("error", "hung"):
         found = fault  # the error is what a hung peer's silence led to
     launched.kill()
     watch.kill()

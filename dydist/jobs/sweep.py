@@ -14,6 +14,7 @@ from dydist.errors import UserError
 from dydist.jobs import submit as jobs
 from dydist.jobs.files import read_json, write_json
 from dydist.jobs.profile import Profile
+from dydist.jobs.sbatch import Submission
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def prepare_sweep(
     grid: Mapping[str, Sequence[str]],
     seeds: int,
     parallel: int | None,
-) -> tuple[jobs.Submission | None, dict[str, list[str]]]:
+) -> tuple[Submission | None, dict[str, list[str]]]:
     """The submission of what is not done yet (None: nothing), and the runs: `all`, `done`, `submitted`.
 
     Runs lie in `<run.dir>/<name>/<point>`; `sweep.json` there lists them. Every configuration is checked first.
@@ -91,7 +92,7 @@ def prepare_sweep(
         specs.append(jobs.make_spec(profile, line, run_dir=run_dir, folder=folder))
     if not specs:
         return None, found
-    submission = jobs.Submission(
+    submission = Submission(
         cluster="slurm",
         profile=profile,
         name=name,
@@ -111,7 +112,7 @@ def is_done(run_dir: Path) -> bool:
 
 
 def submit_sweep(
-    submission: jobs.Submission,
+    submission: Submission,
     found: Mapping[str, Sequence[str]],
     grid: Mapping[str, Sequence[str]],
     seeds: int,

@@ -15,6 +15,9 @@ from dydist.jobs.files import read_json
 SIGNAL_AGAIN_S = 5.0
 """A stop is asked for again after so long: a process that is just starting ignores the first."""
 
+FROZEN = ("stopped", "tracing-stop", "disk-sleep")
+"""States of a process that waits for no peer."""
+
 LAST_WORD_S = 1.0
 """How long the last file of a process that is gone may take to be seen."""
 
@@ -115,12 +118,21 @@ class Watch:
             if rank.code not in (None, EXIT_DONE, EXIT_STOPPED):
                 kind: Kind = "usage" if rank.code == EXIT_USAGE else "error"
                 yield Fault(kind, rank.rank, rank.error or f"exit code {rank.code}", rank.step)
-        for rank in sorted(self.ranks, key=lambda one: (state(one.pid) != "stopped", one.moved)):
+        yield from self._hung(patience=1.0)
+
+    def frozen(self) -> Fault | None:
+        """What hangs here, where a process of another node is the first whose time is up: it may wait for ours."""
+        return next((fault for fault in self._hung(patience=0.5) if fault.kind == "frozen"), None)
+
+    def _hung(self, *, patience: float) -> Iterator[Fault]:
+        """Silent for longer than `patience` times what is allowed; the frozen first."""
+        for rank in sorted(self.ranks, key=lambda one: (state(one.pid) not in FROZEN, one.moved)):
             limit = self._hang_timeout_s if rank.beat else self._start_timeout_s
-            if rank.code is None and (silent := self._now() - rank.moved) > limit:
+            if rank.code is None and (silent := self._now() - rank.moved) > patience * limit:
                 what = "no step was finished" if rank.beat else "the first step was not finished"
-                text = f"hung: {what} for {silent:.0f} s (process state: {state(rank.pid)})"
-                yield Fault("hung", rank.rank, text, rank.step)
+                now = state(rank.pid)
+                text = f"hung: {what} for {silent:.0f} s (process state: {now})"
+                yield Fault("frozen" if now in FROZEN else "hung", rank.rank, text, rank.step)
 
     def ask_to_stop(self) -> None:
         """SIGUSR2 to every process that has not ended; again after a while, for those that were not ready."""

@@ -33,7 +33,6 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
 @pytest.fixture
 def cluster(slurm_cluster: Cluster) -> Iterator[Cluster]:
     """The cluster, idle before and after."""
-    slurm_cluster.quiet()
     yield slurm_cluster
     slurm_cluster.quiet()
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from job_cluster import Cluster, Job, memory_limit, metrics, weights
 
@@ -32,24 +33,24 @@ def assert_like(reference: Path, job: Job, status: dict[str, Any]) -> None:
     assert metrics(job.run_dir) == metrics(reference), "a gap, an overlap or a duplicate"
 
 
-def test_preemption_in_mid_epoch(cluster: Cluster, reference: Path, tmp_path: Path) -> None:
-    job = cluster.submit(tmp_path, "preempted", "--nodes", "2")
+def test_preemption_in_mid_epoch_and_then_a_killed_node(
+    cluster: Cluster, reference: Path, tmp_path: Path
+) -> None:
+    """One job after the other fault: it comes back twice."""
+    job = cluster.submit(tmp_path, "unlucky", "--nodes", "2")
     with job.held(12):
         preemptor = cluster.testcluster("preempt", "--nodes", "3", "--seconds", "600").strip()
         job.until(job.warned, 30, "the warning")
     job.until(lambda: len(job.decisions()) == 1, 30, "the requeue")
     cluster.run("scancel", preemptor)
+    job.until(lambda: job.scheduler().startswith("PENDING"), 60, "the queue")
+    job.start_now()
+    with job.held(20):
+        cluster.testcluster("kill", psutil.Process(job.pid(0)).environ()["DYDIST_NODE"])
     assert_like(reference, job, job.ended())
+    assert len(job.starts()) == 3
     assert "preempted" in job.decisions()[0]["reason"]
     assert job.decisions()[0]["saved_step"] >= 12
-
-
-def test_a_killed_node(cluster: Cluster, reference: Path, tmp_path: Path) -> None:
-    job = cluster.submit(tmp_path, "lost", "--nodes", "2")
-    with job.held(12):
-        cluster.testcluster("kill", "n1")
-    assert_like(reference, job, job.ended())
-    assert len(job.starts()) == 2
 
 
 @pytest.mark.long

@@ -11,13 +11,12 @@ import yaml
 
 from dydist.errors import UserError
 from dydist.jobs.profile import parse_profile
+from dydist.jobs.sbatch import Submission, sbatch_text
 from dydist.jobs.submit import (
-    Submission,
     make_spec,
     node_commands,
     prepare_run,
     recipe_of,
-    sbatch_text,
     with_recipe,
 )
 

@@ -127,11 +127,17 @@ def test_of_hung_ranks_the_stopped_one_is_named(
     watch.look()
     process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, process.pid, os.WSTOPPED)
-    clock.now += 11
+    clock.now += 4
+    assert watch.frozen() is None
+    clock.now += 2
+    early = watch.frozen()  # asked where another node's time is up
+    assert early is not None
+    assert early.rank == 1
+    clock.now += 5
     fault = watch.fault()
     process.send_signal(signal.SIGCONT)
     assert fault is not None
-    assert fault.rank == 1
+    assert (fault.kind, fault.rank) == ("frozen", 1)
     assert "process state: stopped" in fault.message
 
 
@@ -156,4 +162,5 @@ def test_a_stop_is_asked_for_once_and_again_later(
     assert process.stdout.readline() == "asked\n"
     watch.kill()
     assert process.stdout.read() == ""
+    assert process.wait(60) == -signal.SIGKILL
     assert not alive(process.pid)

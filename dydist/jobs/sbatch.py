@@ -1,0 +1,150 @@
+"""What SLURM is given: the sbatch file of a submission, through submitit; and what it says of it."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dydist.jobs import slurm
+from dydist.jobs.conclude import exclusion_file
+from dydist.jobs.profile import Profile
+from dydist.jobs.spec import JobSpec
+
+if TYPE_CHECKING:
+    import submitit
+
+Cluster = Literal["slurm", "local"]
+LOCAL_MINUTES = 365 * 24 * 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What goes to the cluster: one task (`dydist submit`) or several (`dydist sweep`), all with one profile.
+
+    `folder` holds the snapshot and records; `submitit` what submitit writes: it is there before the job starts, since
+    SLURM makes no folder for a job's output.
+    """
+
+    cluster: Cluster
+    profile: Profile
+    name: str
+    comment: str
+    folder: Path
+    submitit: Path
+    specs: tuple[JobSpec, ...]
+    parallel: int | None = None
+
+
+def build_executor(submission: Submission) -> submitit.Executor:
+    """The executor with every parameter set; it does not look whether SLURM is there."""
+    import submitit
+
+    class Slurm(submitit.SlurmExecutor):
+        @classmethod
+        def affinity(cls) -> int:
+            return 2  # a dry run needs no cluster, and a submission tells in our words that there is none
+
+    profile, spec = submission.profile, submission.specs[0]
+    words = ["env", f"--chdir={spec.code}", f"PYTHONPATH={spec.code}"]
+    python = " ".join(
+        [shlex.join(words), *([profile.container] if profile.container else []), shlex.quote(spec.python)]
+    )
+    if submission.cluster == "local":
+        executor: submitit.Executor = submitit.LocalExecutor(submission.submitit, python=python)
+        executor.update_parameters(
+            timeout_min=LOCAL_MINUTES,
+            gpus_per_node=profile.gpus_per_node,
+            tasks_per_node=1,
+            stderr_to_stdout=True,
+            signal_delay_s=profile.warning_s,
+        )
+        return executor
+    executor = Slurm(submission.submitit, python=python)
+    executor.update_parameters(**sbatch_parameters(submission))
+    return executor
+
+
+def sbatch_parameters(submission: Submission) -> dict[str, Any]:
+    """What submitit is told; anything else that sbatch knows goes through `additional_parameters`."""
+    profile = submission.profile
+    further: dict[str, Any] = {"time": profile.time, ("requeue" if profile.requeue else "no-requeue"): True}
+    if profile.min_nodes is not None and profile.min_nodes != profile.nodes:
+        further["nodes"] = f"{profile.min_nodes}-{profile.nodes}"
+    further |= {name.replace("_", "-"): value for name, value in profile.sbatch.items() if value is not False}
+    srun = ["--kill-on-bad-exit=1", *profile.srun]
+    if profile.cpus_per_task is not None:
+        srun.insert(
+            1, f"--cpus-per-task={profile.cpus_per_task}"
+        )  # srun no longer takes it from sbatch (22.05)
+    setup = [f"module load {shlex.quote(module)}" for module in profile.modules]
+    setup += [f"export {name}={shlex.quote(str(value))}" for name, value in profile.env.items()]
+    return {
+        "job_name": submission.name,
+        "comment": submission.comment,
+        "partition": profile.partition,
+        "account": profile.account,
+        "qos": profile.qos,
+        "constraint": profile.constraint,
+        "nodes": profile.nodes,
+        "ntasks_per_node": 1,
+        "cpus_per_task": profile.cpus_per_task,
+        "gpus_per_node": None if profile.gres else profile.gpus_per_node or None,
+        "gres": profile.gres,
+        "mem": profile.mem,
+        "exclusive": profile.exclusive or None,
+        "signal_delay_s": profile.warning_s,
+        "stderr_to_stdout": True,
+        "setup": [*setup, *profile.setup] or None,
+        "srun_args": srun,
+        "teardown": after_srun(submission.submitit) if profile.requeue else None,
+        "wckey": None,
+        "array_parallelism": submission.parallel or 256,
+        "additional_parameters": further,
+    }
+
+
+def sbatch_text(submission: Submission) -> str:
+    """The file that sbatch gets."""
+    executor: Any = build_executor(submission)
+    if len(submission.specs) > 1:
+        executor.parameters["map_count"] = len(submission.specs)
+    return str(executor._make_submission_file_text(executor._submitit_command_str, ""))
+
+
+def after_srun(tasks: Path) -> list[str]:
+    """Shell lines after srun: have the job requeued where its tasks could not, or without nodes that are not fit."""
+    return [
+        "code=$?",
+        f'exclude={shlex.quote(str(exclusion_file(tasks, "")))}"$SLURM_JOB_ID"',
+        "# A node's task was killed, and could decide nothing: try again. Our own exit codes are all below 128.",
+        'if { [ $code -ge 128 ] || [ -f "$exclude" ]; } && [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" = RUNNING ]; then',
+        '  trap "" TERM  # requeueing ends this script; what follows it must still be done',
+        '  scontrol requeue "$SLURM_JOB_ID"',
+        '  [ -f "$exclude" ] && scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$(cat "$exclude")"',
+        '  rm -f "$exclude"',
+        "fi",
+        "exit $code",
+    ]
+
+
+def ask_slurm(text: str) -> str | None:
+    """`sbatch --test-only`: when and where it would start; None where sbatch knows of no cluster.
+
+    Raises SlurmError where SLURM would refuse it.
+    """
+    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
+        file.write(text)
+        file.flush()
+        result = subprocess.run(
+            ["sbatch", "--test-only", file.name], capture_output=True, text=True, timeout=60
+        )
+    words = " ".join(result.stderr.replace("sbatch: ", "").split())
+    if "Could not establish a configuration source" in words:
+        return None
+    if result.returncode:
+        raise slurm.SlurmError(f"SLURM would refuse it: {words}")
+    return words
