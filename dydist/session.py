@@ -51,6 +51,7 @@ LOCAL = (
     "monitor",
     "data.root",
     "data.download",
+    "train.profile",
 )
 """Fields that say where and how it runs, and change nothing of the result."""
 
@@ -149,9 +150,8 @@ class Session:
             self._monitor.note(text, level=level)
             return
         self._early.append((text, level))
-        if (
-            self.world.rank == 0
-        ):  # it may take a while until there is a monitor: a dead run's lease is waited for
+        # it may take a while until there is a monitor: a dead run's lease is waited for
+        if self.world.rank == 0 and (level != "info" or not self.config.monitor.quiet):
             print(text, file=sys.stderr, flush=True)
 
     def _state(self, progress: Progress) -> TrainingState:
