@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from dydist.models.attention import Attention
 
-BINS = 64
+BINS = 30
+"""As many as TensorBoard draws."""
 SAMPLE = 1 << 13
 """A histogram looks at this many values of a tensor at most."""
-UPDATE_SAMPLE = 1 << 16
+UPDATE_SAMPLE = 1 << 15
 """The size of an update is taken from this many values of a tensor at most."""
 _RUN = 256
 

@@ -239,7 +239,7 @@ def test_weights_of_a_step_that_changes_nothing() -> None:
 
 
 def test_an_update_is_measured_exactly_up_to_a_size_and_by_a_sample_beyond() -> None:
-    for width, tolerance in ((200, 1e-4), (600, 0.02)):
+    for width, tolerance in ((150, 1e-4), (600, 0.02)):
         model = nn.Linear(width, width)
         weights = WeightStatistics(model)
         weights.begin()
