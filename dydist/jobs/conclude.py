@@ -106,6 +106,9 @@ def _act(context: NodeContext, content: Mapping[str, object]) -> int:
             if (state := job.get("JobState", "gone")) != "RUNNING":
                 log.write(f"not requeued: the scheduler has the job as {state}")
                 return int(str(content["code"]))
+            if job.get("Requeue") == "0":
+                log.write("not requeued: its profile says requeue: false; the same submission goes on")
+                return int(str(content["code"]))
             if bad := _bad_nodes(context.attempt):
                 # SLURM takes this of a waiting job alone, when we are gone: the batch script does it.
                 exclusion_file(place.tasks, place.raw_job).write_text(",".join([*slurm.excluded(job), *bad]))
