@@ -10,8 +10,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from pages import Block, blocks, pages
 from shell_words import mistakes, split
 from support import REPOSITORY
@@ -41,6 +43,18 @@ def test_what_is_marked_run_runs(page: str, tmp_path: Path, monkeypatch: pytest.
                 exec(compile("\n" * block.line + block.text, page, "exec"), names)
         else:
             run(block, tmp_path)
+
+
+def test_safetensors_alone_opens_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of docs/checkpoints.md, on the checkpoint that the format's tests keep."""
+    (code,) = [block.text for block in blocks("docs/checkpoints.md") if block.language == "python"]
+    kept = REPOSITORY / "tests" / "checkpoint" / "format-1" / "step-000000042"
+    (tmp_path / "step-000001234").symlink_to(kept)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["weights"]
+    assert all(isinstance(tensor, torch.Tensor) for tensor in names["weights"].values())
 
 
 def run(block: Block, folder: Path) -> None:
