@@ -69,7 +69,7 @@ def step_costs(
     *, stem: Stem, batch_size: int, width: float, kinds: Sequence[Kind], pairs: int
 ) -> dict[str, list[float]]:
     """Seconds of whole training steps (forward, backward, SGD with momentum) of each kind of network, in turns."""
-    ways: dict[str, Callable[[], Any]] = {kind: _step(kind, stem, batch_size, width) for kind in kinds}
+    ways: dict[str, Callable[[], Any]] = {kind: train_step(kind, stem, batch_size, width) for kind in kinds}
     return take_turns(ways, pairs=pairs)
 
 
@@ -87,7 +87,8 @@ def network(kind: Kind, stem: Stem, width: float) -> ResNet18:
     return ResNet18(10, stem=stem, width=width, dropout=0.1, convolution=PublicDynamicConv2d)
 
 
-def _step(kind: Kind, stem: Stem, batch_size: int, width: float) -> Callable[[], None]:
+def train_step(kind: Kind, stem: Stem, batch_size: int, width: float) -> Callable[[], None]:
+    """A function that takes one training step: forward, backward, SGD with momentum, on random images of 32 pixels."""
     torch.manual_seed(0)
     model = network(kind, stem, width)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True)
@@ -147,7 +148,7 @@ def main(arguments: Sequence[str]) -> None:
     kind, stem, batch_size, width = arguments
     torch.zeros(8).sum()
     before = _peak()
-    step = _step(kind, stem, int(batch_size), float(width))  # type: ignore[arg-type]
+    step = train_step(kind, stem, int(batch_size), float(width))  # type: ignore[arg-type]
     step()
     step()
     print(_peak() - before)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+from dydist.cli.bench_output import print_json, print_machine, print_table, start
+
+if TYPE_CHECKING:
+    from dydist.bench.loop import LoopCost
 
 Stem = Literal["cifar", "strided", "imagenet"]
 
@@ -35,7 +40,7 @@ def bench_conv(
     """
     from dataclasses import asdict
 
-    _start(threads)
+    start(threads)
     from dydist.bench.conv import layer_costs
     from dydist.bench.pairs import describe_machine
     from dydist.models.strategies import check_strategy
@@ -44,14 +49,15 @@ def bench_conv(
         check_strategy(name)
     costs = layer_costs(stem=stem, batch_size=batch_size, width=width, strategies=strategies, pairs=pairs)
     if json:
-        _print_json({"machine": describe_machine(), "layers": [asdict(cost) for cost in costs]})
+        print_json({"machine": describe_machine(), "layers": [asdict(cost) for cost in costs]})
         return 0
     rows = [
         [cost.name, cost.shape, cost.rule, f"{cost.static_ms:.1f}", f"{cost.limit:.2f}"]
         + [str(cost.ratio[name]) for name in strategies]
         for cost in costs
     ]
-    _table(["layer", "shape", "auto takes", "static ms", "limit", *strategies], rows)
+    print_table(["layer", "shape", "auto takes", "static ms", "limit", *strategies], rows)
+    print_machine()
     return 0
 
 
@@ -62,6 +68,7 @@ def bench_step(
     width: float = 1.0,
     public: bool = True,
     memory: bool = False,
+    loop: bool = False,
     pairs: int = 5,
     threads: int | None = None,
     json: bool = False,
@@ -79,6 +86,7 @@ def bench_step(
         width: Multiplies every channel count.
         public: Measure the public way too. It is slow.
         memory: Measure peak memory too, each network in a fresh process.
+        loop: Measure the training loop's own cost too: 25 steps of a real run, less forward, backward and optimiser.
         pairs: Pairs of steps.
         threads: CPU threads; torch's default where not given.
         json: Print the result as JSON.
@@ -86,7 +94,7 @@ def bench_step(
     import statistics
     from dataclasses import asdict
 
-    _start(threads)
+    start(threads)
     from dydist.bench.conv import Kind, peak_memory, step_costs
     from dydist.bench.pairs import Ratio, describe_machine
 
@@ -99,10 +107,12 @@ def bench_step(
         kind: peak_memory(kind, stem=stem, batch_size=batch_size, width=width)
         for kind in (kinds if memory else [])
     }
+    own = _measure_loop(stem, batch_size, width, steps=25) if loop else None
     if json:
-        _print_json(
+        print_json(
             {
                 "machine": describe_machine(),
+                "loop": None if own is None else {"own_share": own.own_share, "seconds": own.parts},
                 "seconds": seconds,
                 "ratios": {name: asdict(ratio) for name, ratio in ratios.items()},
                 "peak_bytes": peaks,
@@ -110,7 +120,7 @@ def bench_step(
         )
         return 0
     header = ["network", "ms a step", *(["peak MiB"] if memory else [])]
-    _table(
+    print_table(
         header,
         [
             [kind, f"{1000 * statistics.median(seconds[kind]):.0f}"]
@@ -120,37 +130,30 @@ def bench_step(
     )
     for name, ratio in ratios.items():
         print(f"{name}: {ratio}")
+    if own is not None:
+        _print_loop(own)
+    print_machine()
     return 0
 
 
-def _start(threads: int | None) -> None:
-    """Set up as a training process does: memory in large pages before torch allocates any, then threads."""
-    import os
+def _measure_loop(stem: Stem, batch_size: int, width: float, steps: int) -> LoopCost:
+    import tempfile
+    from pathlib import Path
 
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    import torch
+    from dydist.bench.loop import loop_cost
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    print(json.dumps(value, indent=1))
+    with tempfile.TemporaryDirectory() as folder:
+        return loop_cost(stem=stem, batch_size=batch_size, width=width, steps=steps, folder=Path(folder))
 
 
-def _table(header: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from dydist.bench.pairs import describe_machine
-
-    table = Table(*header)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=160).print(table)  # Whole figures also where a terminal is narrow or output goes to a file.
-    print(", ".join(f"{name} {value}" for name, value in describe_machine().items()))
+def _print_loop(cost: LoopCost) -> None:
+    whole = sum(cost.median_ms(part) for part in cost.parts)
+    rows = [
+        [part, f"{cost.median_ms(part):.2f}", f"{cost.median_ms(part) / whole:.2%}"] for part in cost.parts
+    ]
+    print_table(["part of the loop's step", "median ms", "share"], rows)
+    low, high = min(cost.own_shares), max(cost.own_shares)
+    print(f"the loop's own cost: {cost.own_share:.2%} of all steps' time ({low:.2%}–{high:.2%} of a step)")
 
 
 COMMANDS = {"bench conv": bench_conv, "bench step": bench_step}

@@ -1,0 +1,151 @@
+"""What the training loop costs beside arithmetic: the step's time less forward, backward and optimiser."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dydist.bench.parts import StepParts
+from dydist.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    MonitorConfig,
+    ParallelConfig,
+    RunConfig,
+    TrainConfig,
+)
+from dydist.data import open_dataset
+from dydist.data.order import Order
+from dydist.engine import Loop, Progress, build_engine, start_world
+from dydist.models.resnet import Stem
+from dydist.monitor import build_monitors
+from dydist.monitor.probe import RunProbe
+from dydist.session import build_model_for
+
+WARM_UP = 3
+"""Steps that do not count: memory is allocated, and monitors write what they write once."""
+
+
+@dataclass(frozen=True)
+class LoopCost:
+    """Seconds of every step by part. `data wait`: for the loader; `the rest`: what is neither that nor arithmetic."""
+
+    parts: dict[str, list[float]]
+
+    @property
+    def own_share(self) -> float:
+        """Share of all steps' time that is not forward, backward or optimiser, 0 to 1."""
+        return sum(self._own()) / sum(self._totals())
+
+    @property
+    def own_shares(self) -> list[float]:
+        """The same, step by step."""
+        return [own / total for own, total in zip(self._own(), self._totals(), strict=True)]
+
+    def median_ms(self, part: str) -> float:
+        """Milliseconds of a part in the middle step."""
+        return 1000 * statistics.median(self.parts[part])
+
+    def _own(self) -> list[float]:
+        return [sum(pair) for pair in zip(self.parts["data wait"], self.parts["the rest"], strict=True)]
+
+    def _totals(self) -> list[float]:
+        return [sum(parts) for parts in zip(*self.parts.values(), strict=True)]
+
+
+def loop_cost(*, stem: Stem, batch_size: int, width: float, steps: int, folder: Path) -> LoopCost:
+    """Run `steps` steps of the loop as a run does: its loader, engine, probes and monitors, writing to `folder`.
+
+    DY-ResNet18 on synthetic images of 32 pixels in one process, 8 shards, a logged line every 20 steps. Nothing is
+    saved and nothing evaluated in between: those have benchmarks of their own.
+    """
+    config = Config(
+        run=RunConfig(name="bench", dir=str(folder)),
+        model=ModelConfig(stem=stem, width=width),
+        data=DataConfig(name="synthetic", limit=batch_size * 8),
+        train=TrainConfig(
+            batch_size=batch_size, epochs=1000, max_steps=WARM_UP + steps + 1, eval_every_epochs=1000
+        ),
+        checkpoint=CheckpointConfig(every_steps=1_000_000),
+        parallel=ParallelConfig(threads=torch.get_num_threads(), device="cpu"),
+        monitor=MonitorConfig(quiet=True),
+    )
+    config.validate()
+    world = start_world(config)
+    train_set, test_set = (open_dataset(config.data, split) for split in ("train", "test"))
+    order = Order(
+        seed=config.seed,
+        size=len(train_set),
+        batch_size=batch_size,
+        shards=config.parallel.shards,
+        drop_last=config.data.drop_last,
+    )
+    engine = build_engine(config, build_model_for(config, train_set), world)
+    run_dir = folder / config.run.name
+    run_dir.mkdir(parents=True)
+    monitor = build_monitors(config, run_dir, world_size=1)
+    probe = _Probe(
+        config,
+        engine.model,
+        rank=0,
+        size=1,
+        device=world.device,
+        gather=world.gather,
+        test_set=test_set,
+        run_dir=run_dir,
+        monitor=monitor,
+    )
+    loop = Loop(
+        config,
+        engine,
+        world,
+        order,
+        train_set,
+        test_set,
+        monitor,
+        lambda progress, final: None,
+        probe=probe,
+        stop_requested=lambda: False,
+        heartbeat=lambda step: None,
+    )
+    parts = StepParts(engine.model)
+    try:
+        loop.run(Progress())
+    finally:
+        parts.close()
+        probe.close()
+    return _cost(parts, probe.waits)
+
+
+class _Probe(RunProbe):
+    """The run's probe, which also remembers how long each step waited for its images."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.waits: list[float] = []
+
+    def after_step(self, step: int, images: Any, *, logged: bool, data_wait_s: float) -> None:
+        self.waits.append(data_wait_s)
+        super().after_step(step, images, logged=logged, data_wait_s=data_wait_s)
+
+
+def _cost(parts: StepParts, waits: list[float]) -> LoopCost:
+    """From the beginning of a forward pass to that of the next: what comes between belongs to the loop."""
+    cost: dict[str, list[float]] = {
+        name: [] for name in ("forward", "backward", "optimiser", "data wait", "the rest")
+    }
+    for number in range(WARM_UP, len(parts.steps) - 1):
+        step = parts.steps[number]
+        whole = parts.steps[number + 1].forward - step.forward
+        wait = waits[number + 1]  # the next step's images are waited for before its forward pass
+        for name, seconds in step.arithmetic.items():
+            cost[name].append(seconds)
+        cost["data wait"].append(wait)
+        cost["the rest"].append(whole - wait - sum(step.arithmetic.values()))
+    return LoopCost(cost)

@@ -1,0 +1,200 @@
+"""Two processes against one at the same global batch on this machine, and what the second one does not gain.
+
+Run as a module it is one of the two processes: they take turns, so that whatever slows the machine slows all ways.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from dydist.bench.local import run_processes
+from dydist.bench.pairs import Ratio
+from dydist.models.resnet import Stem
+
+WAYS = ("one", "half", "two")
+"""One process with the whole batch, one with half of it while the other core is idle, two with half each."""
+
+
+@dataclass(frozen=True)
+class ScalingCost:
+    """Seconds, a figure a round. Of `two` the slower process counts."""
+
+    step: dict[str, list[float]]
+    """By way: a whole step."""
+    optimiser: list[float]
+    """Of `one`: what each process repeats."""
+    busy: list[list[float]]
+    """Of `two`, by process: forward and backward."""
+    half_busy: list[float]
+    """Of `half`: forward and backward."""
+    wait: list[float]
+    """Of `two`: the least that a process waited for gradients after its own; the slower one waits for nobody."""
+    all_reduce_s: float
+    """All gradients at once, alone, between the two processes."""
+    latency_s: float
+    """The same for four bytes."""
+    gradient_bytes: int
+
+    @property
+    def speed_up(self) -> Ratio:
+        """Images a second of two processes over one; 2 is all there is to gain."""
+        return Ratio.of(self.step["one"], self.step["two"])
+
+    @property
+    def jitter(self) -> float:
+        """Standard deviation of forward and backward of one process over its mean, with the other core idle."""
+        return statistics.stdev(self.half_busy) / statistics.fmean(self.half_busy)
+
+    def losses_ms(self) -> dict[str, float]:
+        """What separates a step of two processes from half of one process's step: milliseconds, medians over rounds.
+
+        They add up to the whole loss; one may be negative where it gains (a smaller batch fits caches better).
+        """
+
+        def median(values: Sequence[float]) -> float:
+            return 1000 * statistics.median(values)
+
+        one, two = median(self.step["one"]), median(self.step["two"])
+        repeated = median(self.optimiser) / 2
+        half = median(self.step["half"]) - one / 2 - repeated
+        mean = [statistics.fmean(pair) for pair in zip(*self.busy, strict=True)]
+        slower = [max(pair) for pair in zip(*self.busy, strict=True)]
+        shared = median(mean) - median(self.half_busy)
+        straggling = median(slower) - median(mean)
+        waiting = median(self.wait)
+        rest = two - one / 2 - repeated - half - shared - straggling - waiting
+        return {
+            "the optimiser's step, which every process repeats": repeated,
+            "costs that do not shrink with the batch": half,
+            "two processes share the machine (memory, caches, clock rate)": shared,
+            "the slower process (straggler)": straggling,
+            "waiting for gradients (all-reduce)": waiting,
+            "the rest (batch statistics, hooks)": rest,
+        }
+
+    @property
+    def limit(self) -> str:
+        """The greatest loss, in words."""
+        losses = self.losses_ms()
+        return max(losses, key=lambda name: losses[name])
+
+
+def measure(*, stem: Stem, batch_size: int, width: float, pairs: int) -> ScalingCost:
+    """Two processes with a thread each take turns for `pairs` rounds, after one round that does not count."""
+    arguments = [stem, str(batch_size), str(width), str(pairs)]
+    printed = run_processes("dydist.bench.scaling", arguments, 2)
+    return ScalingCost(**json.loads(printed.strip().splitlines()[-1]))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """One of the two processes."""
+    stem, batch_size, width, pairs = arguments[0], int(arguments[1]), float(arguments[2]), int(arguments[3])
+    import torch
+    import torch.distributed as dist
+
+    from dydist.bench.parts import StepParts
+    from dydist.config import Config, DataConfig, ModelConfig, ParallelConfig, TrainConfig
+    from dydist.data import open_dataset
+    from dydist.engine import Votes, build_engine, start_world
+    from dydist.session import build_model_for
+
+    config = Config(
+        model=ModelConfig(width=width, stem=stem),  # type: ignore[arg-type]
+        data=DataConfig(name="synthetic", limit=batch_size),
+        train=TrainConfig(batch_size=batch_size),
+        parallel=ParallelConfig(threads=1, device="cpu"),
+    )
+    config.validate(world_size=2)
+    world = start_world(config)
+    dataset = open_dataset(config.data, "train")
+    shards = config.parallel.shards
+    together = build_engine(config, build_model_for(config, dataset), world)
+    alone = None
+    if world.rank == 0:
+        alone = build_engine(config, build_model_for(config, dataset), replace(world, size=1))
+    engines: dict[str, Any] = {"one": alone, "half": alone, "two": together}
+    batches = {
+        "one": _batch(range(shards), batch_size, batch_size),
+        "half": _batch(range(shards // 2), batch_size // 2, batch_size),
+        "two": _batch(
+            range(world.rank * shards // 2, (world.rank + 1) * shards // 2), batch_size // 2, batch_size
+        ),
+    }
+    rounds: dict[str, list[Any]] = {way: [] for way in WAYS}
+
+    def turn(way: str, keep: bool) -> None:
+        dist.barrier()  # the others sleep in it while one works
+        if engines[way] is None:
+            return
+        parts = StepParts(engines[way].model)
+        began = time.perf_counter()
+        engines[way].train_step(batches[way], lr=0.01, temperature=10.0, votes=Votes())()
+        took = time.perf_counter() - began
+        parts.close()
+        (step,) = parts.steps
+        if keep:
+            rounds[way].append(
+                {"step": took, "wait": step.collective_wait, "optimiser": step.arithmetic["optimiser"]}
+                | {"busy": step.arithmetic["forward"] + step.arithmetic["backward"]}
+            )
+
+    for number in range(pairs + 1):
+        for way in WAYS if number % 2 else reversed(WAYS):
+            turn(way, keep=number > 0)
+    size = sum(parameter.numel() for parameter in together.model.parameters())
+    latency = _median_s(lambda: dist.all_reduce(torch.zeros(1)), 50)
+    flat = torch.zeros(size)
+    all_reduce = _median_s(lambda: dist.all_reduce(flat), 5)
+    twos = world.gather(rounds["two"])
+    if world.rank == 0:
+        cost = ScalingCost(
+            step={
+                "one": [one["step"] for one in rounds["one"]],
+                "half": [one["step"] for one in rounds["half"]],
+                "two": [max(one["step"] for one in pair) for pair in zip(*twos, strict=True)],
+            },
+            optimiser=[one["optimiser"] for one in rounds["one"]],
+            busy=[[one["busy"] for one in process] for process in twos],
+            half_busy=[one["busy"] for one in rounds["half"]],
+            wait=[min(one["wait"] for one in pair) for pair in zip(*twos, strict=True)],
+            all_reduce_s=all_reduce,
+            latency_s=latency,
+            gradient_bytes=4 * size,
+        )
+        print(json.dumps(asdict(cost)))
+    world.close()
+
+
+def _batch(shards: range, images: int, count: int) -> Any:
+    """`images` random images for `shards`, of a global batch of `count`."""
+    import torch
+
+    from dydist.data.loader import ShardGroup, StepBatch
+
+    generator = torch.Generator().manual_seed(shards.start)
+    pixels = torch.randn(images, 3, 32, 32, generator=generator)
+    labels = torch.randint(10, (images,), generator=generator)
+    return StepBatch(0, count, (ShardGroup(tuple(shards), pixels, labels, None, 0),))
+
+
+def _median_s(collective: Callable[[], Any], times: int) -> float:
+    """Median seconds of a collective that all processes begin together."""
+    import torch.distributed as dist
+
+    seconds = []
+    for _ in range(times):
+        dist.barrier()
+        began = time.perf_counter()
+        collective()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,41 @@
+"""What the benchmarks of speed share: how they set a process up, and how they show figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def start(threads: int | None) -> None:
+    """Set up as a training process does: memory in large pages before torch allocates any, then threads."""
+    import os
+
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on standard output."""
+    import json
+
+    print(json.dumps(value, indent=1))
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    """A table, whole also where a terminal is narrow or output goes to a file."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=160).print(table)
+
+
+def print_machine() -> None:
+    """What the figures above depend on."""
+    from dydist.bench.pairs import describe_machine
+
+    print(", ".join(f"{name} {value}" for name, value in describe_machine().items()))
