@@ -123,7 +123,7 @@ class Run:
         for process in self.processes:
             process.start()
 
-    def wait(self, timeout: float = 180) -> list[int | None]:
+    def wait(self, timeout: float = 600) -> list[int | None]:
         """Exit codes by rank; processes that are still there after `timeout` seconds are killed (code None)."""
         for process in self.processes:
             process.join(timeout)

@@ -58,7 +58,7 @@ def final_fingerprint(runs: Path, name: str) -> str:
 
 def stop_at(run: Run, run_dir: Path, step: int, rank: int, number: int) -> None:
     """Wait until `step` is logged, then send a signal to one process (SIGKILL: to all of them)."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not any(line["step"] >= step for line in _lines(run_dir)):
         assert time.monotonic() < deadline, run.text()
         assert any(process.is_alive() for process in run.processes), run.text()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 from dydist.records import CheckpointRecord, EvaluationRecord, RunSummary, StepRecord
@@ -45,3 +47,9 @@ def summary(state: str = "done", step: int = 100) -> RunSummary:
         places={"metrics": "runs/a/metrics.jsonl", "TensorBoard": "tensorboard --logdir runs/a"},
         message="run the same command again" if state == "stopped" else "",
     )  # fmt: skip
+
+
+def documented_tags() -> list[str]:
+    """The tags of TensorBoard that docs/monitoring.md lists, with their placeholders such as <layer>."""
+    docs = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()
+    return re.findall(r"^\| `([^`]+)` \|", docs.split("## TensorBoard")[1].split("\n## ")[0], flags=re.M)
