@@ -30,6 +30,8 @@ from dydist.records import CheckpointRecord
 
 T = TypeVar("T")
 
+GIVEN_UP_EVERY_S = 30.0
+"""Saves that newer ones replaced are told together, at most so often."""
 RESTORED = "restored"
 """Stands for the attempt of the checkpoint that the run was restored from."""
 
@@ -93,6 +95,8 @@ class Checkpointer:
         self._pipeline: Pipeline | None = None
         self._restored_step: int | None = None
         self._memory = HostMemory()
+        self._given_up: list[int] = []
+        self._given_up_told = float("-inf")
 
     def restore(self) -> TrainingState | None:
         """Take the place's lease and read the state to go on from; None: begin at step 0.
@@ -226,10 +230,14 @@ class Checkpointer:
             raise LeaseLostError(
                 f"{self._place.url} was taken over by {decision.lost}; this run writes no more"
             )
-        for given_up in pipeline.cancel(decision.cancel):
+        self._given_up += pipeline.cancel(decision.cancel)
+        if self._given_up and (final or self._clock() - self._given_up_told >= GIVEN_UP_EVERY_S):
+            steps = ", ".join(map(str, self._given_up[-10:]))
             self._agreement.note(
-                f"step {given_up} is given up for step {step}: saves come faster than they end"
+                f"{len(self._given_up)} saves were given up for newer ones, as they come faster than "
+                f"{self._place.url} takes them; last: {steps}"
             )
+            self._given_up, self._given_up_told = [], self._clock()
         return decision
 
     def _submit(

@@ -133,6 +133,8 @@ class Lease:
         with self._lock:
             if self._lost is None:
                 raw = _read(self._storage(self._interval_s))
+                if raw is not None and not self._is_me(raw):  # believe it the second time
+                    raw = _read(self._storage(self._interval_s))
                 if raw is not None and not self._is_me(raw):
                     holder = _decode(raw)
                     self._lost = holder.describe() if holder else "an unknown run"

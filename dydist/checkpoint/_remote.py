@@ -15,6 +15,7 @@ from typing import Any
 
 import fsspec
 
+from dydist.checkpoint._errors import DamagedError
 from dydist.checkpoint._format import MANIFEST
 from dydist.checkpoint._secrets import scrub
 from dydist.checkpoint._storage import READ_BYTES, TEMPORARY, Chunks
@@ -68,8 +69,13 @@ class RemoteStorage:
             self._connection() as (system, root),
             system.open(f"{root}/{name}", "rb", block_size=READ_BYTES, cache_type="none") as file,
         ):
-            while chunk := file.read(READ_BYTES):
-                yield chunk
+            try:
+                while chunk := file.read(READ_BYTES):
+                    yield chunk
+            except Exception as error:
+                if type(error).__name__ == "FlexibleChecksumError":  # botocore's, where S3 sends a checksum
+                    raise DamagedError(f"{name} does not match the store's checksum: {error}") from error
+                raise
 
     def write(self, name: str, chunks: Chunks) -> None:
         with self._connection() as (system, root):
@@ -195,7 +201,7 @@ class _Connection:
         return self._storage._connect()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        harmless = (FileNotFoundError, FileExistsError, UserError, GeneratorExit)
+        harmless = (FileNotFoundError, FileExistsError, UserError, DamagedError, GeneratorExit)
         if error is not None and not isinstance(error, harmless):
             self._storage._disconnect()
 

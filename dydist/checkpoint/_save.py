@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dydist.checkpoint._errors import CancelledError, CheckpointError
+from dydist.checkpoint._errors import CancelledError, CheckpointError, DamagedError
 from dydist.checkpoint._format import (
     STATE,
     FileEntry,
@@ -199,7 +199,10 @@ def _await_parts(
     while True:
         present = storage.files(working)
         for name in [name for name in missing if name in present]:
-            note = json.loads(b"".join(storage.read(f"{working}/{name}")))
+            try:
+                note = json.loads(b"".join(storage.read(f"{working}/{name}")))
+            except (ValueError, DamagedError):
+                continue  # spoilt on the way: read it again
             files.update({file: FileEntry(**entry) for file, entry in note["files"].items()})
             del missing[name]
         if not missing:

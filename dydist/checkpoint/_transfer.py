@@ -17,6 +17,8 @@ from dydist.records import CheckpointRecord
 
 STAGE_WAIT_S = 30.0
 """The other processes of a node get so long to write their shares to its disk."""
+TIDYING_S = 10.0
+"""After so long, trouble ends the tidying after a save instead of holding up the next save: that one tidies again."""
 LATE_UPLOAD_S = 120.0
 """One attempt to upload what was left behind takes at most so long."""
 
@@ -133,8 +135,7 @@ class Transfer:
         """After a commit: remove what the attempts `torn` (folder and attempt) have left, read the new checkpoint
         back, and remove what it supersedes. False where it was interrupted."""
         around = self._around
-        deadline = around.clock() + max(60.0, save.deadline - save.started)
-        storage = self._patient(self._place, save, deadline, cancelled)
+        storage = self._patient(self._place, save, around.clock() + TIDYING_S, cancelled)
         try:
             for folder, attempt in torn:
                 remove_attempt(storage, folder, attempt)

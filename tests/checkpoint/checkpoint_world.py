@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,17 @@ from dydist.config import CheckpointConfig
 from dydist.records import CheckpointRecord
 
 T = TypeVar("T")
+
+
+class Announcing(list):  # type: ignore[type-arg]
+    """Records that set an event when one comes."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self._event = event
+
+    def append(self, record: Any) -> None:
+        super().append(record)
+        self._event.set()
 
 
 class World:
@@ -42,6 +54,7 @@ class World:
         *,
         open_at: Callable[[str, Any], Storage] = open_storage,
         job: str = "",
+        clock: Callable[[], float] = time.monotonic,
         **config: Any,
     ) -> Checkpointer:
         """The checkpointer of one process."""
@@ -58,6 +71,7 @@ class World:
             on_record=self.records.append,
             on_note=lambda text, *, level="info": self.notes.append(text),
             job=job,
+            clock=clock,
             host=self._nodes[rank],
             open_at=open_at,
             lease_interval_s=0.25,

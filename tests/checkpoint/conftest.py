@@ -39,7 +39,7 @@ def _drain(stream: IO[str]) -> None:
 
 def _stop(process: subprocess.Popen[str]) -> None:
     process.terminate()
-    process.wait(timeout=10)
+    process.wait(timeout=60)
 
 
 @pytest.fixture(scope="session")

@@ -97,14 +97,16 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._forward(fault, body)
 
-    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve  # noqa: N815 - http.server's names
 
     def _forward(self, fault: str, body: bytes) -> None:
         tensors = ".safetensors" in self.path
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
         if fault == "half" and self.command == "PUT" and tensors:
             body = body[: len(body) // 2]
-            headers = {n: v for n, v in headers.items() if "md5" not in n.lower() and "checksum" not in n.lower()}
+            headers = {
+                n: v for n, v in headers.items() if "md5" not in n.lower() and "checksum" not in n.lower()
+            }
         connection = http.client.HTTPConnection(self.server.target.netloc, timeout=60)
         try:
             headers["Content-Length"] = str(len(body))
@@ -131,8 +133,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if slow:
             for start in range(0, len(body), SLICE):
-                self.wfile.write(body[start : start + SLICE])
-                time.sleep(SLICE / SLOW_BYTES_PER_S)
+                piece = body[start : start + SLICE]
+                self.wfile.write(piece)
+                time.sleep(len(piece) / SLOW_BYTES_PER_S)
         else:
             self.wfile.write(body)
 
@@ -140,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
         parts = []
         for start in range(0, length, SLICE):
             parts.append(read(min(SLICE, length - start)))
-            time.sleep(SLICE / SLOW_BYTES_PER_S)
+            time.sleep(len(parts[-1]) / SLOW_BYTES_PER_S)
         return b"".join(parts)
 
     def _reset(self) -> None:

@@ -5,6 +5,7 @@ Started as a program, it reads plans as JSON lines, forks a run for each, and wr
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import select
@@ -48,12 +49,12 @@ class Zygote:
             bufsize=0,
             env=environment,
         )
-        assert self.answer(60) == {"ready": True}
+        assert self.answer(300) == {"ready": True}
 
     def start(self, plan: Plan) -> Child:
         assert self._process.stdin is not None
         self._process.stdin.write((json.dumps(asdict(plan)) + "\n").encode())
-        answer = self.answer(60)
+        answer = self.answer(300)
         assert answer is not None, "the zygote is stuck"
         return Child(self, answer["pid"])
 
@@ -70,7 +71,7 @@ class Zygote:
 
 def serve() -> None:
     """The program."""
-    import s3fs  # noqa: F401
+    import s3fs
     import sshfs  # noqa: F401
     import torch
 
@@ -78,6 +79,7 @@ def serve() -> None:
     import dydist.checkpoint._remote  # noqa: F401
 
     torch.set_num_threads(1)  # a pool of threads would not outlive the fork
+    asyncio.run(warm_up(s3fs))
     uninterrupted()
     tell({"ready": True})
     for line in sys.stdin:
@@ -90,6 +92,13 @@ def serve() -> None:
             os._exit(1)
         tell({"pid": pid})
         tell({"exit": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])})
+
+
+async def warm_up(s3fs: Any) -> None:
+    """Make an S3 client once, which imports a lot: not again in each run."""
+    options = {"key": "k", "secret": "s", "endpoint_url": "http://127.0.0.1:1", "asynchronous": True}
+    system = s3fs.S3FileSystem(**options, skip_instance_cache=True)
+    await (await system.set_session()).close()
 
 
 def tell(facts: dict[str, Any]) -> None:

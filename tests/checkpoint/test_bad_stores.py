@@ -13,7 +13,7 @@ import pytest
 import torch
 from checkpoint_places import Place, place_on
 from checkpoint_states import assert_same, state_at
-from checkpoint_world import World
+from checkpoint_world import Announcing, World
 
 from dydist.checkpoint import (
     Checkpointer,
@@ -179,17 +179,6 @@ def test_what_could_not_be_uploaded_is_uploaded_by_the_next_start(world: World, 
     second.close()
     storage = open_storage(place.url)
     verify(storage, survey(storage)[0])
-
-
-class Announcing(list):  # type: ignore[type-arg]
-    """Records that set an event when one comes."""
-
-    def __init__(self, event: threading.Event) -> None:
-        self._event = event
-
-    def append(self, record: Any) -> None:
-        super().append(record)
-        self._event.set()
 
 
 def test_a_hanging_store_holds_neither_the_loop_nor_memory(world: World) -> None:

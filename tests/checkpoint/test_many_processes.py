@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 from checkpoint_places import STORES, Place, place_on
 from checkpoint_states import assert_same, state_at
-from checkpoint_world import World
+from checkpoint_world import Announcing, World
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -142,24 +143,29 @@ def test_who_does_not_confirm_is_named(
 ) -> None:
     place = place_on("memory", request)
     world = World(3, place, tmp_path, nodes=["a", "b", "c"])
-    over = threading.Event()
+    place_itself, late, told = open_storage(place.url), [0.0], threading.Event()
+    world.records = Announcing(told)
 
     def hang(file: str) -> None:
-        if f"/{name}-" in file:
-            over.wait(30)
-            raise PermissionError("the test is over")
+        """Process 2 hangs until the others have confirmed, the time is up, and that was told."""
+        if f"/{name}-" not in file:
+            return
+        while sum("part-" in n for n in place_itself.files("step-000000001")) < 2:
+            assert not told.wait(0.005), "failed before the others had confirmed"
+        late[0] = 3600.0
+        told.wait()
+        raise PermissionError("the test is over")
 
     def program(rank: int) -> None:
         def open_at(url: str, options: Any) -> Storage:
             inner = open_storage(url, options)
             return Broken(inner, hang) if rank == 2 and "://" in url else inner
 
-        checkpointer = world.checkpointer(rank, open_at=open_at)
+        checkpointer = world.checkpointer(rank, open_at=open_at, clock=lambda: time.monotonic() + late[0])
         try:
             checkpointer.restore()
-            checkpointer.save(1, lambda: state_at(1), accuracy=None, final=True, deadline_s=1.0)
+            checkpointer.save(1, lambda: state_at(1), accuracy=None, final=True, deadline_s=600.0)
         finally:
-            over.set()
             checkpointer.close()
 
     results = world.run(program)

@@ -42,10 +42,11 @@ def newest(url: str, options: dict[str, object]) -> TrainingState:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("store", ["s3", pytest.param("sftp", marks=pytest.mark.long)])
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(
-    tmp_path: Path, request: pytest.FixtureRequest
+    store: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    place = place_on("s3", request)
+    place = place_on(store, request)
     at = ["--checkpoint.url", place.url, "--checkpoint.storage_options", json.dumps(place.options)]
     train(flags(tmp_path, "whole"), 1, tmp_path / "logs" / "whole")
     seed = int.from_bytes(os.urandom(4), "little")
