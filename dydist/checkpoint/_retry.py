@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
@@ -105,6 +106,7 @@ class Retrying:
     """A storage whose operations are tried again until they succeed, cannot, or the time is up.
 
     `cancelled` ends waits at once. `on_retry` is told, at most once an operation, that a store makes trouble.
+    `patience_s`: one operation waits at most so long in all between its attempts.
     """
 
     def __init__(
@@ -115,8 +117,10 @@ class Retrying:
         clock: Callable[[], float],
         cancelled: threading.Event,
         on_retry: Callable[[str], None] = lambda text: None,
+        patience_s: float = math.inf,
     ) -> None:
         self.inner = inner
+        self._patience_s = patience_s
         self._deadline = deadline
         self._clock = clock
         self._cancelled = cancelled
@@ -128,7 +132,8 @@ class Retrying:
 
     def _call(self, operation: Callable[..., T], *args: Any) -> T:
         def give_up(state: tenacity.RetryCallState) -> bool:
-            return self._clock() >= self._deadline or self._cancelled.is_set()
+            late = self._clock() >= self._deadline or state.idle_for >= self._patience_s
+            return late or self._cancelled.is_set()
 
         def before_sleep(state: tenacity.RetryCallState) -> None:
             if state.attempt_number == 3 and state.outcome is not None:

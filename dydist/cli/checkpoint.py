@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json as json_module
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -18,8 +19,8 @@ Url = Annotated[str, Positional]
 
 P = ParamSpec("P")
 
-PATIENCE_S = 300.0
-"""A store that makes trouble is tried again for so long."""
+PATIENCE_S = 60.0
+"""A store that makes trouble is tried again for so long, and a person is told."""
 
 
 def plainly(command: Callable[P, int]) -> Callable[P, int]:
@@ -206,9 +207,11 @@ def open_place(url: str, options: Mapping[str, Any]) -> Retrying:
 
     return Retrying(
         open_storage(url, options),
-        deadline=time.monotonic() + 24 * 3600,
+        deadline=math.inf,
         clock=time.monotonic,
         cancelled=threading.Event(),
+        on_retry=lambda text: print(f"dydist: {text}", file=sys.stderr, flush=True),
+        patience_s=PATIENCE_S,
     )
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import math
 import random
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from checkpoint_world import Announcing, World
 from dydist.checkpoint import (
     Checkpointer,
     CheckpointError,
+    Retrying,
     Storage,
     TrainingState,
     open_storage,
@@ -204,6 +209,92 @@ def test_a_hanging_store_holds_neither_the_loop_nor_memory(world: World) -> None
     checkpointer.close()
     assert world.records[-1].step == 20
     assert len(world.records) < 6
+
+
+class Disk:
+    """A real file system of 1 MiB."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def fill(self) -> None:
+        with contextlib.suppress(OSError), (self.root / "filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    def free(self) -> None:
+        (self.root / "filler").unlink()
+
+    def remount(self, how: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{how}", str(self.root)], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    root = tmp_path / "disk"
+    root.mkdir()
+    mounting = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(root)], capture_output=True, text=True
+    )
+    if mounting.returncode != 0:
+        pytest.skip(f"no right to mount a small disk: {mounting.stderr}")
+    yield Disk(root)
+    subprocess.run(["umount", str(root)], check=True)
+
+
+def test_a_full_and_a_read_only_disk(disk: Disk, tmp_path: Path) -> None:
+    """The kernel's own errors: told at once, nothing older is hurt, and the next save after it is well again."""
+    world = World(1, Place(str(disk.root / "place")), tmp_path / "stage")
+    checkpointer = world.checkpointer(0)
+    checkpointer.restore()
+    save(checkpointer, 1, final=True)
+    for step, harm, heal, error in (
+        (2, disk.fill, disk.free, "No space left on device"),
+        (4, lambda: disk.remount("ro"), lambda: disk.remount("rw"), "Read-only file system"),
+    ):
+        harm()
+        with pytest.raises(CheckpointError, match=error):
+            save(checkpointer, step, final=True)
+        assert error in (world.records[-1].error or "")
+        heal()
+        save(checkpointer, step + 1, final=True)
+        assert world.records[-1].error is None
+    checkpointer.close()
+    storage = open_storage(world.place.url)
+    found = survey(storage)
+    assert [(item.step, item.problem) for item in found] == [(5, None), (3, None), (1, None)]
+    for item in found:
+        verify(storage, item)
+
+
+def test_a_full_stage_costs_the_copy_and_not_the_save(disk: Disk, place: Place) -> None:
+    world = World(1, place, disk.root)
+    checkpointer = world.checkpointer(0)
+    checkpointer.restore()
+    disk.fill()
+    save(checkpointer, 3, final=True)
+    checkpointer.close()
+    disk.free()
+    assert any("no local copy" in note and "No space left" in note for note in world.notes)
+    assert survey(open_storage(place.url))[0].problem is None
+
+
+def test_a_person_is_told_and_waits_a_bounded_time() -> None:
+    def trouble(operation: str, name: str) -> None:
+        raise ConnectionRefusedError("connection refused")
+
+    told: list[str] = []
+    patient = Retrying(
+        Troubled(open_storage("memory://gone"), trouble),  # type: ignore[arg-type]
+        deadline=math.inf,
+        clock=time.monotonic,
+        cancelled=threading.Event(),
+        on_retry=told.append,
+        patience_s=0.3,
+    )
+    with pytest.raises(ConnectionRefusedError):
+        patient.files("step-000000001")
+    assert len(told) <= 1
 
 
 def test_a_dead_stage_costs_the_copy_and_not_the_save(world: World, place: Place, tmp_path: Path) -> None:
