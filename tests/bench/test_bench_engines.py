@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dydist.bench.engines import ENGINES, held_bytes, measure
+from dydist.bench.local import run_processes
 from dydist.cli.bench_engines import bench_engines
 from dydist.errors import UserError
 
@@ -18,6 +19,12 @@ def test_held_bytes_follow_the_zero_papers_table() -> None:
 def test_an_unknown_engine_is_named() -> None:
     with pytest.raises(UserError, match="zero9 is no engine; use some of ddp"):
         bench_engines(engines=("zero9",))
+
+
+def test_a_process_that_fails_ends_the_others() -> None:
+    code = "import os, time\nif os.environ['RANK'] == '1': raise SystemExit('no')\ntime.sleep(900)"
+    with pytest.raises(RuntimeError, match="process 1 ended with 1"):
+        run_processes("timeit", ["-n", "1", "-r", "1", code], 2)
 
 
 @pytest.mark.long
