@@ -106,7 +106,7 @@ class Cluster:
                 self.testcluster("undrain", node)
         self.wait(
             lambda: set(json.loads(self.testcluster("status"))["nodes"].values()) == {"idle"},
-            60,
+            120,
             "idle nodes",
         )
 
@@ -152,7 +152,7 @@ class Job:
         words = ("squeue", "--noheader", "--states=all", f"--jobs={self.id}", "--format=%T %r")
         return self.cluster.run(*words).strip()
 
-    def at_step(self, step: int, seconds: float = 90) -> None:
+    def at_step(self, step: int, seconds: float = 300) -> None:
         """Wait until training has finished this step."""
         self.until(lambda: (self.run().get("step") or 0) >= step, seconds, f"step {step}")
 
@@ -169,7 +169,7 @@ class Job:
         new start, whose step has the same number; and a node refuses a start whose credential, stamped in whole
         seconds, is not newer than the end of the last one. For the second there is nothing to be awaited but time.
         """
-        self.until(lambda: not list(self.processes()), 60, "the end of the last start's processes")
+        self.until(lambda: not list(self.processes()), 120, "the end of the last start's processes")
         time.sleep(2.5)
         self.cluster.run("scontrol", "update", f"JobId={self.id}", "StartTime=now", check=False)
 
@@ -185,7 +185,7 @@ class Job:
                 if ours and process.status() not in ("zombie", "stopped"):
                     yield process
 
-    def ended(self, seconds: float = 150) -> dict[str, Any]:
+    def ended(self, seconds: float = 400) -> dict[str, Any]:
         """Wait for the end, letting the job come back at once whenever it is requeued."""
 
         def over() -> dict[str, Any] | None:

@@ -40,10 +40,10 @@ def test_preemption_in_mid_epoch_and_then_a_killed_node(
     job = cluster.submit(tmp_path, "unlucky", "--nodes", "2")
     with job.held(12):
         preemptor = cluster.testcluster("preempt", "--nodes", "3", "--seconds", "600").strip()
-        job.until(job.warned, 30, "the warning")
-    job.until(lambda: len(job.decisions()) == 1, 30, "the requeue")
+        job.until(job.warned, 180, "the warning")
+    job.until(lambda: len(job.decisions()) == 1, 180, "the requeue")
     cluster.run("scancel", preemptor)
-    job.until(lambda: job.scheduler().startswith("PENDING"), 60, "the queue")
+    job.until(lambda: job.scheduler().startswith("PENDING"), 180, "the queue")
     job.start_now()
     with job.held(20):
         cluster.testcluster("kill", psutil.Process(job.pid(0)).environ()["DYDIST_NODE"])
@@ -55,7 +55,7 @@ def test_preemption_in_mid_epoch_and_then_a_killed_node(
 
 @pytest.mark.long
 def test_a_hung_rank(cluster: Cluster, reference: Path, tmp_path: Path) -> None:
-    job = cluster.submit(tmp_path, "hung", "--nodes", "2", "--hang-timeout-s", "6")
+    job = cluster.submit(tmp_path, "hung", "--nodes", "2", "--hang-timeout-s", "15")
     job.at_step(12)
     job.signal_rank(1, signal.SIGSTOP)
     assert_like(reference, job, job.ended())
@@ -80,7 +80,7 @@ def test_a_rank_that_the_kernel_kills_for_its_memory(
     with ExitStack() as stack:
         with job.held(12):
             kills = stack.enter_context(memory_limit(job.pid(0), 4 << 20))
-        job.until(lambda: len(job.decisions()) == 1, 60, "the requeue")
+        job.until(lambda: len(job.decisions()) == 1, 180, "the requeue")
         assert kills() >= 1
     assert_like(reference, job, job.ended())
     assert job.decisions()[0]["reason"].startswith("rank 0 on node n1: killed")
@@ -123,8 +123,8 @@ def test_three_time_limits(cluster: Cluster, reference: Path, tmp_path: Path) ->
     for count in range(3):
         with job.held(6 * (count + 1)):
             cluster.run("scontrol", "update", f"JobId={job.id}", "TimeLimit=1")
-            job.until(job.warned, 90, "the warning")
-        job.until(lambda: job.scheduler().startswith("PENDING"), 30, "the queue")
+            job.until(job.warned, 180, "the warning")
+        job.until(lambda: job.scheduler().startswith("PENDING"), 180, "the queue")
         cluster.run("scontrol", "update", f"JobId={job.id}", "TimeLimit=10")
         job.start_now()
     assert_like(reference, job, job.ended())

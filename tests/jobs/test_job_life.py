@@ -17,7 +17,7 @@ def test_two_nodes_with_two_processes_each_equal_one_process(
     cluster: Cluster, reference: Path, tmp_path: Path
 ) -> None:
     """Status is right at every stage, `logs --follow` ends with the job, and submitting and starting are quick."""
-    for node in ("n1", "n2"):
+    for node in ("n2", "n3"):
         cluster.testcluster("drain", node)
     began = time.monotonic()
     job = cluster.submit(tmp_path, "whole", "--nodes", "2", "--processes-per-node", "2")
@@ -33,16 +33,15 @@ def test_two_nodes_with_two_processes_each_equal_one_process(
         env=cluster.env,
         cwd=cluster.folder,
     ) as follow:
-        for node in ("n1", "n2"):
-            cluster.testcluster("undrain", node)
-        job.until(lambda: job.starts(), 30, "the start")
+        cluster.testcluster("undrain", "n2")
+        job.until(lambda: job.starts(), 180, "the start")
         assert job.status()["state"] == "starting"
         with job.held(2):
             status = job.status()
         assert (status["state"], status["scheduler"], status["nodes"]) == ("running", "RUNNING", "n[1-2]")
         assert status["run"]["total_steps"] == STEPS
         assert status["updated_age_s"] < 30
-        text, errors = follow.communicate(timeout=120)
+        text, errors = follow.communicate(timeout=400)
     assert follow.returncode == 0, errors
     assert f"done: step {STEPS} of {STEPS}" in text
     assert errors.endswith(f"job {job.id}: done. done.\n")
@@ -78,9 +77,9 @@ def test_cancel_saves_first_and_the_same_command_goes_on_with_fewer_nodes(
     cluster.dydist(*refused, code=2)
     with job.held(8):
         answer = cluster.dydist("cancel", job.id)
-        job.until(job.warned, 30, "the request")
+        job.until(job.warned, 180, "the request")
     assert "asked to save and stop" in answer
-    job.until(lambda: job.scheduler().startswith("CANCELLED"), 30, "the cancelling")
+    job.until(lambda: job.scheduler().startswith("CANCELLED"), 180, "the cancelling")
     status = job.status()
     assert (status["state"], status["reason"]) == ("cancelled", "cancelled by dydist cancel")
     saved = status["last_checkpoint"]["step"]
@@ -99,7 +98,7 @@ def test_a_mistake_that_only_the_node_can_see_ends_the_job_for_good(cluster: Clu
     job = cluster.submit(
         tmp_path, "mistaken", data__name="cifar10", data__root="nowhere", data__download="false"
     )
-    status = job.ended(60)
+    status = job.ended()
     assert status["state"] == "failed"
     assert status["failure"]["rank"] == 0
     assert "nowhere" in status["failure"]["message"]
@@ -113,7 +112,7 @@ def test_cancel_of_a_waiting_job_and_now(cluster: Cluster, tmp_path: Path) -> No
     job = cluster.submit(tmp_path, "waiting", "--sbatch", "hold")
     assert job.status()["state"] == "pending"
     assert cluster.dydist("cancel", str(job.run_dir)) == f"job {job.id} is ended\n"
-    job.until(lambda: job.scheduler().startswith("CANCELLED"), 30, "the cancelling")
+    job.until(lambda: job.scheduler().startswith("CANCELLED"), 180, "the cancelling")
     assert job.status()["state"] == "cancelled"
 
 
@@ -176,7 +175,7 @@ def test_deepspeed_as_a_job_that_comes_back(cluster: Cluster, reference: Path, t
     job = cluster.submit(tmp_path, "zero", "--processes-per-node", "2", **deepspeed)
     with job.held(8):
         cluster.run("scancel", "--signal=USR2", job.id)
-        job.until(job.warned, 30, "the warning")
+        job.until(job.warned, 180, "the warning")
     status = job.ended()
     assert (status["state"], status["starts"]) == ("done", 2), job.evidence()
     assert "stopped and saved" in status["requeues"][0]["reason"]

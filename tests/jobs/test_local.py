@@ -45,7 +45,7 @@ def test_a_local_job_comes_back_after_a_kill(machine: Cluster, reference: Path, 
     with job.held(12):
         assert job.status()["state"] == "running"
         job.signal_rank(1, signal.SIGKILL)
-    job.until(lambda: job.status()["state"] == "done", 120, "the end")
+    job.until(lambda: job.status()["state"] == "done", 400, "the end")
     assert len(job.starts()) == 2
     assert weights(job.run_dir) == weights(reference)
     assert metrics(job.run_dir) == metrics(reference)
@@ -60,14 +60,14 @@ def test_waiting_for_a_local_job_that_is_cancelled(machine: Cluster, tmp_path: P
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=machine.env, cwd=tmp_path
     ) as submitting:
         record = machine.wait(
-            lambda: (tmp_path / "runs" / "waited" / "job.json").exists(), 30, "the submission"
+            lambda: (tmp_path / "runs" / "waited" / "job.json").exists(), 180, "the submission"
         )
         record = json.loads((tmp_path / "runs" / "waited" / "job.json").read_text())
         job = Job(machine, record["job"], tmp_path / "runs" / "waited")
         with job.held(3):
             assert "asked to save and stop" in machine.dydist("cancel", job.id)
-            job.until(job.warned, 30, "the request")
-        text, errors = submitting.communicate(timeout=60)
+            job.until(job.warned, 180, "the request")
+        text, errors = submitting.communicate(timeout=400)
     assert submitting.returncode == 1
     assert "saved step" in text
     assert errors.endswith(f"job {job.id}: cancelled. cancelled by dydist cancel.\n")

@@ -101,7 +101,7 @@ def test_a_sweep_of_real_runs_goes_on_where_it_was(cluster: Cluster, tmp_path: P
         found = json.loads(cluster.dydist("status", "--json", str(tmp_path / "s")))
         return [one["state"] for one in found] == ["done", "done"]
 
-    cluster.wait(ended, 120, "both runs")
+    cluster.wait(ended, 400, "both runs")
     rows = hparams_page(tmp_path / "s")
     for run in map(Path, first["all"]):
         shown, accuracy = rows[f"{run.name}/tensorboard"]
@@ -163,7 +163,7 @@ def test_two_hundred_jobs(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.
         running.add(sum(state in ("starting", "running", "stopping") for state in states))
         return set(states) == {"done"}
 
-    cluster.wait(ended, 400, "all runs")
+    cluster.wait(ended, 900, "all runs")
     began = time.monotonic()
     statuses(records)
     status_s = time.monotonic() - began
