@@ -84,9 +84,9 @@ def without_blocks(text: str) -> str:
     return re.sub(r"`[^`\n]+`", lambda code: code[0].replace("[", " "), "\n".join(lines))
 
 
-def links(page: str) -> list[str]:
+def links(page: str, text: str | None = None) -> list[str]:
     """Every link and picture that is not on another site."""
-    found = _LINK.findall(without_blocks(read(page)))
+    found = _LINK.findall(without_blocks(read(page) if text is None else text))
     return [link for link in found if "://" not in link and not link.startswith("mailto:")]
 
 
