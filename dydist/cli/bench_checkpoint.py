@@ -58,8 +58,8 @@ def bench_checkpoint(
         )
     Console().print(table)
     print(
-        f"state: {result.state_bytes / mib:.0f} MiB, {saves} saves each; "
-        f"our pause over the time torch.save takes to the disk: {result.pause_ratio:.3f}, and without a flush: {result.unflushed_ratio:.3f}"
+        f"state: {result.state_bytes / mib:.0f} MiB, {saves} saves each; our pause over the time torch.save takes "
+        f"to the disk: {result.pause_ratio:.3f}, and without a flush: {result.unflushed_ratio:.3f}"
     )
     return 0
 

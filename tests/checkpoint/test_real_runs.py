@@ -54,14 +54,9 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(
     arguments = flags(tmp_path, "cut", *at, "--checkpoint.stage_dir", tmp_path / "stage")
     for attempt, (world_size, step) in enumerate(((2, 6), (1, 14), (3, 24))):
         run = Run(arguments, world_size, tmp_path / "logs" / f"cut{attempt}", DYDIST_JOB="17")
-        deadline = time.monotonic() + 120
-        while not any(line["step"] >= step for line in lines_so_far(tmp_path / "cut")):
-            assert time.monotonic() < deadline, run.text()
-            assert run.processes[0].is_alive(), run.text()
-            time.sleep(0.01)
+        run.wait_for_step(tmp_path / "cut", step)
         time.sleep(rng.random() / 2)  # anywhere within a save
-        for process in run.processes:
-            os.kill(process.pid or 0, signal.SIGKILL)
+        run.signal(signal.SIGKILL)
         run.wait()
     text = train(arguments, 2, tmp_path / "logs" / "last", DYDIST_JOB="17")
     whole = newest(str(tmp_path / "whole" / "checkpoints"), {})
@@ -78,25 +73,15 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(
 
 def test_a_second_run_at_the_same_place_is_refused_and_touches_nothing(tmp_path: Path) -> None:
     first = Run(flags(tmp_path, "run", "--train.epochs", "500"), 1, tmp_path / "logs" / "first")
-    deadline = time.monotonic() + 120
-    while len(lines_so_far(tmp_path / "run")) < 2:
-        assert time.monotonic() < deadline, first.text()
-        time.sleep(0.01)
+    first.wait_for_step(tmp_path / "run", 2)
     written = (tmp_path / "run" / "config.yaml").read_text()
     text = train(flags(tmp_path, "run", "--train.epochs", "400"), 1, tmp_path / "logs" / "second", code=2)
     assert "run" in text
     assert str(first.processes[0].pid) in text or "host" in text
     assert (tmp_path / "run" / "config.yaml").read_text() == written
     assert json.loads((tmp_path / "run" / "status.json").read_text())["pid"] == first.processes[0].pid
-    os.kill(first.processes[0].pid or 0, signal.SIGTERM)
+    first.signal(signal.SIGTERM)
     assert first.wait() == [75], first.text()
-
-
-def lines_so_far(run_dir: Path) -> list[dict]:
-    try:
-        return metrics(run_dir)
-    except (OSError, ValueError):
-        return []
 
 
 def test_weights_of_another_run_are_a_start_also_for_other_classes(
