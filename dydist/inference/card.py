@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from dydist import __version__
+from dydist.config import Config
 from dydist.config_reader import to_dict
 from dydist.inference.formats import FORMATS
 from dydist.inference.trained import TrainedModel
@@ -64,12 +64,21 @@ def model_card(
         "data": {"name": config.data.name, "training_images": data.train_images},
         "load": FORMATS[format].load.format(file=file),
         "check": check,
-        "configuration": {name: to_dict(config)[name] for name in ("seed", "model", "data", "train", "optim")}
-        | {"temperature": asdict(config.temperature), "parallel": asdict(config.parallel)},
+        "configuration": _recipe(config),
         "trained_with": {name: value for name, value in model.environment.items() if name != "host"},
         "exported_with": exporter_versions(format),
         "licence": f"{CODE_NOTE} {DATA_NOTES[config.data.name]}",
     }
+
+
+def _recipe(config: Config) -> dict[str, Any]:
+    """What decides about the result: not where the run and its data lay."""
+    values = to_dict(config)
+    for name in ("run", "checkpoint", "monitor"):
+        del values[name]
+    for name in ("root", "download"):
+        del values["data"][name]
+    return values
 
 
 def what(model: TrainedModel, kind: str) -> str:
@@ -133,7 +142,7 @@ def to_markdown(card: dict[str, Any]) -> str:
 
 ## Use
 
-`images`: a numpy array, uint8 {card["input"]["shape"]}, any batch size.
+`images`: a numpy array, uint8 [{_shape(card["input"])}], any batch size.
 
 ```python
 {card["load"]}
@@ -155,4 +164,8 @@ Classes, in order: {", ".join(card["classes"])}.
 
 
 def _tensor(spec: dict[str, Any]) -> str:
-    return f"`{spec['name']}`, {spec['dtype']} [{', '.join(map(str, spec['shape']))}]: {spec['meaning']}"
+    return f"`{spec['name']}`, {spec['dtype']} [{_shape(spec)}]: {spec['meaning']}"
+
+
+def _shape(spec: dict[str, Any]) -> str:
+    return ", ".join(map(str, spec["shape"]))

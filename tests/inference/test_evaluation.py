@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import REPOSITORY, metrics
+from support import REPOSITORY, free_port, metrics
 
 from dydist.cli.main import main
 from dydist.data import ImageDataset
@@ -50,6 +50,7 @@ def test_it_gives_what_the_log_says(ema: bool, run_dir: Path, capsys: pytest.Cap
 def test_two_processes_say_the_same(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As users start it. Three blocks are dealt to two processes."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "launch/cpu_2.yaml"]
+    launch += ["--main_process_port", str(free_port())]
     command = [*launch, "-m", "dydist.cli.main", "evaluate", str(run_dir), "--json"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
