@@ -70,7 +70,7 @@ def flags(root: Path, runs: Path, name: str, engine: str, *more: object) -> list
         ),
         *("--optim.lr", "0.00003", "--temperature.per", "step", "--temperature.epochs", "2"),
         *("--monitor.every_steps", "1", "--monitor.quiet", "true", "--parallel.timeout_s", "60"),
-        *("--parallel.device", "cpu", *ENGINE[engine], *more),
+        *("--parallel.device", "cpu", "--train.eval_every_epochs", "3", *ENGINE[engine], *more),
     ]
 
 
