@@ -119,6 +119,7 @@ def test_other_kernels_are_said_at_resume_and_refused_among_processes(tmp_path: 
     train([*exact, "--train.max_steps", "3"], 1, tmp_path / "log")
     text = train([*exact, "--train.max_steps", "5"], 1, tmp_path / "log2", DYDIST_NATIVE="0")
     assert "and is torch here: the bits may differ from here on" in text
+    assert "dynamic convolutions are made for C++ kernels, which are not there (DYDIST_NATIVE=0)" in text
     mixed = flags(tmp_path, "mixed", "--parallel.reduce", "exact")
     text = train(mixed, 2, tmp_path / "log3", code=2, before=without_a_compiler_on_rank_1)
     assert "exact needs the same kernels everywhere, but rank 0 computes with C++" in text
@@ -278,7 +279,7 @@ def test_accelerate_launch_starts_one_process_and_two(tmp_path: Path) -> None:
     assert compare_runs(tmp_path / "cpu_1", tmp_path / "cpu_2").equal
 
 
-@pytest.mark.slow
+@pytest.mark.long  # minutes of C++ compiling; tests/engine/test_compiled_step.py holds the step itself
 def test_a_compiled_network_trains(tmp_path: Path) -> None:
     text = train(
         flags(tmp_path, "run", "--train.compile", "true", "--train.max_steps", "25"), 1, tmp_path / "log"

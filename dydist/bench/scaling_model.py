@@ -73,10 +73,9 @@ def predict(
     """A step on `gpus` A100s, eight a node, with `images_per_gpu` images on each.
 
     `multiply_adds`: of forward and backward for one image. `jitter`: standard deviation of a process's step over its
-    mean. The last bucket's share of the all-reduce (a quarter at the least: DDP's buckets are 25 MiB of what
-    here is some 180 MB, and the largest layers' gradients come first) is not hidden; the rest is, as far as
-    the backward pass (two thirds of computing) lasts. The slowest of N normally distributed processes is
-    sqrt(2 ln N) deviations behind the mean.
+    mean. A quarter of the all-reduce is taken to stay visible (DDP's last bucket of 25 MiB starts when the backward
+    pass ends, and the one before shortly earlier); the rest is hidden as far as the backward pass, two thirds of
+    computing, lasts. The slowest of N normally distributed processes is sqrt(2 ln N) deviations behind the mean.
     """
     rate = RESNET50_IMAGES_PER_S * 3 * RESNET50_MULTIPLY_ADDS
     compute = images_per_gpu * multiply_adds / rate

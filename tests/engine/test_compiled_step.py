@@ -1,0 +1,67 @@
+"""train.compile through a real engine: inductor's code on a small network, equal to eager, compiled once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dydist.config import Config, ModelConfig, ParallelConfig, TrainConfig
+from dydist.data.loader import ShardGroup, StepBatch
+from dydist.engine import Engine, StepSums, Votes, World
+from dydist.engine.ddp import DdpEngine
+from dydist.models import DynamicConv2d, ShardBatchNorm2d
+
+
+class Small(nn.Module):
+    """One dynamic convolution, batch norm by shard, dropout's mask and a classifier: every part of a real network."""
+
+    features = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = DynamicConv2d(3, 6, 3, 2, 1)
+        self.bn = ShardBatchNorm2d(6)
+        self.fc = nn.Linear(6, 10)
+
+    def forward(self, images: Tensor, dropout_mask: Tensor | None = None) -> Tensor:
+        pooled = torch.relu(self.bn(self.conv(images))).mean((2, 3))
+        return self.fc(pooled if dropout_mask is None else pooled * dropout_mask)
+
+
+def steps(compile: bool) -> tuple[list[StepSums], Engine]:
+    """Three steps at three temperatures and learning rates."""
+    torch.manual_seed(0)
+    config = Config(
+        model=ModelConfig(dropout=0.1),
+        train=TrainConfig(batch_size=8, compile=compile),
+        parallel=ParallelConfig(shards=2),
+    )
+    world = World(0, 1, 0, torch.device("cpu"), accelerator=None)  # type: ignore[arg-type]
+    engine = DdpEngine(config, Small(), world)
+    generator = torch.Generator().manual_seed(1)
+    sums = []
+    for step, (lr, temperature) in enumerate([(0.1, 30.0), (0.2, 10.0), (0.05, 1.0)]):
+        images = torch.randn(8, 3, 6, 6, generator=generator)
+        labels = torch.randint(10, (8,), generator=generator)
+        batch = StepBatch(step, 8, (ShardGroup((0, 1), images, labels, None, 7),))
+        sums.append(engine.train_step(batch, lr=lr, temperature=temperature, votes=Votes())())
+    return sums, engine
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inductor's own import
+def test_a_compiled_step_equals_an_eager_one_and_is_compiled_once() -> None:
+    eager, plain = steps(compile=False)
+    torch.compiler.reset()
+    # Neither temperature nor learning rate is a constant of the graph.
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        compiled, engine = steps(compile=True)
+    for ours, theirs in zip(compiled, eager, strict=True):
+        torch.testing.assert_close(ours.loss, theirs.loss, rtol=1e-4, atol=1e-5)
+        assert (ours.accuracy, ours.data_hash) == (theirs.accuracy, theirs.data_hash)
+    for name, value in plain.model_state().items():
+        torch.testing.assert_close(engine.model_state()[name], value, rtol=1e-3, atol=1e-5)
+    counters = torch._dynamo.utils.counters["stats"]
+    assert counters["unique_graphs"] == 1
+    torch.compiler.reset()
