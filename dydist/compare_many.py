@@ -5,6 +5,7 @@ what its network costs, and how far it is from a baseline.
 from __future__ import annotations
 
 import csv
+import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -30,11 +31,13 @@ class Result:
     """What one run came to. `settings`: every given field by dotted path. Accuracies are fractions.
 
     `accuracy` is the last of the weights on the test split, `best_accuracy` the highest; `training_s`: seconds of all
-    steps, without evaluations, saves and pauses; `parameters` and `multiply_adds` (of one image) are the network's.
+    steps, without evaluations, saves and pauses; `finished`: it came to its end (status.json); `parameters` and
+    `multiply_adds` (of one image) are the network's.
     """
 
     run: str
     settings: dict[str, Any]
+    finished: bool
     step: int
     accuracy: float
     best_accuracy: float
@@ -99,6 +102,7 @@ def read_result(run_dir: Path) -> Result | None:
     return Result(
         run=run_dir.resolve().name,
         settings=settings,
+        finished=_is_done(run_dir),
         step=tests[-1]["step"],
         accuracy=tests[-1]["accuracy"],
         best_accuracy=max(line["accuracy"] for line in tests),
@@ -107,6 +111,13 @@ def read_result(run_dir: Path) -> Result | None:
         parameters=cost.parameters,
         multiply_adds=cost.multiply_adds,
     )
+
+
+def _is_done(run_dir: Path) -> bool:
+    try:
+        return json.loads((run_dir / "status.json").read_text())["state"] == "done"
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def training_seconds(steps: Sequence[dict[str, Any]]) -> float:

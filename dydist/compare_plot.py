@@ -22,7 +22,15 @@ def draw(rows: Sequence[Row], baseline: str) -> bytes:
     for place, row in enumerate(reversed(rows)):
         colour = "C1" if row.label == baseline else "C0"
         percent = [100 * accuracy for accuracy in row.accuracies]
-        axes.plot(percent, [place] * len(percent), "o", color=colour, alpha=0.4, markersize=5, mew=0)
+        axes.plot(
+            percent,
+            [place] * len(percent),
+            "o",
+            color=colour,
+            markersize=6,
+            markeredgecolor="white",
+            zorder=3,
+        )
         reach = reach_of_mean(percent)
         axes.errorbar(
             statistics.fmean(percent), place, xerr=reach, fmt="|", color=colour, capsize=4, markersize=14

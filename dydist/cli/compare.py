@@ -68,11 +68,14 @@ def _table(
         if not rows:
             raise UserError("--plot: none of the runs has been evaluated yet; draw it when one has")
         _write(plot, draw(rows, against), "--plot")
+    unfinished = {result.run: result.step for result in results if not result.finished}
     if as_json:
-        found = {"runs": len(runs), "evaluated": len(results), "baseline": against}
+        found = {"runs": len(runs), "evaluated": len(results), "unfinished": unfinished, "baseline": against}
         print(json.dumps({**found, "rows": [asdict(row) for row in rows]}, indent=2))
         return 0
     _print_rows(rows, against)
+    if unfinished:
+        print(f"not finished: {', '.join(f'{run} (step {step})' for run, step in unfinished.items())}")
     if len(results) < len(runs):
         print(f"{len(runs) - len(results)} more without an evaluation yet")
     return 0

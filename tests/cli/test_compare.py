@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,21 @@ def test_seeds_are_one_row_with_their_spread(
     mean = sum(line["step_s"] for line in steps) / len(steps)
     assert float(lines[0]["training_s"]) == pytest.approx(8 * mean)
     assert main(["compare", str(runs)]) == 0
-    assert "optim.lr=0.05" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "optim.lr=0.05" in out
+    assert "not finished" not in out
+
+
+def test_a_run_that_is_not_at_its_end_is_named(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(runs / "b", tmp_path / "b")
+    status = json.loads((tmp_path / "b" / "status.json").read_text())
+    (tmp_path / "b" / "status.json").write_text(json.dumps({**status, "state": "stopped"}))
+    assert main(["compare", str(runs / "a"), str(tmp_path / "b"), "--table", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["unfinished"] == {"b": 8}
+    assert main(["compare", str(runs / "a"), str(tmp_path / "b"), "--table"]) == 0
+    assert "not finished: b (step 8)" in capsys.readouterr().out
 
 
 def test_rows_are_compared_with_a_baseline(

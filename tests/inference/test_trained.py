@@ -12,11 +12,11 @@ import pytest
 import torch
 from inference.conftest import STEPS, load
 
-from dydist.checkpoint import Manifest, open_storage, survey
+from dydist.checkpoint import Manifest, copy_checkpoint, open_storage, survey
 from dydist.checkpoint import load as load_state
 from dydist.checkpoint._format import FileEntry
 from dydist.errors import UserError
-from dydist.inference import TrainedModel
+from dydist.inference import TrainedModel, load_trained
 from dydist.inference.trained import temperature_at
 from dydist.schedules import temperature
 
@@ -40,6 +40,16 @@ def test_a_run_a_place_and_a_step_are_the_same_checkpoint(run_dir: Path, model: 
         load(place, step=41)
     with pytest.raises(UserError, match=r"checkpoint: no valid checkpoint at .*nowhere"):
         load(run_dir / "nowhere")
+
+
+def test_a_checkpoint_at_a_url(run_dir: Path, model: TrainedModel) -> None:
+    local, remote = open_storage(str(run_dir / "checkpoints")), open_storage("memory://evaluated")
+    for found in survey(local):
+        copy_checkpoint(local, remote, found)
+    for where in ("memory://evaluated", f"memory://evaluated/step-{STEPS:09d}"):
+        other = load_trained(where, open_storage, note=print)
+        assert (other.url, other.step) == (f"memory://evaluated/step-{STEPS:09d}", STEPS)
+        assert torch.equal(other.network.fc.weight, model.network.fc.weight)
 
 
 def test_the_average_is_another_network(run_dir: Path, model: TrainedModel) -> None:
