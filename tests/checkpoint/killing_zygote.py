@@ -82,7 +82,10 @@ def serve() -> None:
     asyncio.run(warm_up(s3fs))
     uninterrupted()
     tell({"ready": True})
+    ended = None
     for line in sys.stdin:
+        if ended is not None:
+            os.waitpid(ended, 0)
         pid = os.fork()
         if pid == 0:
             try:
@@ -91,7 +94,10 @@ def serve() -> None:
                 traceback.print_exc()
             os._exit(1)
         tell({"pid": pid})
-        tell({"exit": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])})
+        end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert end is not None
+        tell({"exit": end.si_status if end.si_code == os.CLD_EXITED else -end.si_status})
+        ended = pid  # not reaped yet: whoever kills it late must not meet another process of that number
 
 
 async def warm_up(s3fs: Any) -> None:

@@ -121,6 +121,22 @@ def test_ssh_config_names_host_key_and_user(
     assert (sftp_server.folder / "by-alias" / "folder" / "file").read_bytes() == b"abc"
 
 
+def test_an_aws_profile_gives_endpoint_and_credentials(
+    s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """s3://… with nothing but the files that `aws configure` writes."""
+    (tmp_path / "credentials").write_text(
+        f"[lab]\naws_access_key_id = {s3_server['key']}\naws_secret_access_key = {s3_server['secret']}\n"
+    )
+    (tmp_path / "config").write_text(f"[profile lab]\nendpoint_url = {s3_server['endpoint_url']}\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    storage = open_storage("s3://bucket/by-profile")
+    storage.write("folder/file", lambda: [b"abc"])
+    assert storage.files("folder") == {"file": 3}
+
+
 def test_an_unknown_host_key_is_refused(sftp_server: SftpServer, tmp_path: Path) -> None:
     (tmp_path / "known_hosts").write_text("")
     options = {**sftp_server.options, "known_hosts": str(tmp_path / "known_hosts")}
