@@ -7,17 +7,14 @@ computed in float32. Where there is no compiler, or on another device, `blocked`
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
 from torch import Tensor
 
 from dydist.models.strategies import blocked
 from dydist.models.strategies.custom import operator
 from dydist.models.strategies.native import library
+from dydist.models.strategies.native.call import call, takes
 from dydist.models.strategies.problem import Geometry
-
-_NAMES = {torch.float32: "f32", torch.float64: "f64"}
 
 
 def available() -> bool:
@@ -29,10 +26,10 @@ def _forward(x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -
     size = geometry.output_size((x.shape[2], x.shape[3]), (weight.shape[3], weight.shape[4]))
     if not _can_run(x, size):
         return blocked.forward(x, attention, weight, geometry)
-    if x.dtype not in _NAMES:
+    if not takes(x.dtype):
         return _forward(x.float(), attention.float(), weight.float(), geometry).to(x.dtype)
     out = x.new_empty(x.shape[0], weight.shape[1], *size)
-    _call("forward", x, weight, geometry, size, x, attention, weight, out)
+    call("forward", x.dtype, _sizes(x, weight, geometry, size), x, attention, weight, out)
     return out
 
 
@@ -47,28 +44,17 @@ def _backward(
     size = (grad.shape[2], grad.shape[3])
     if not _can_run(x, size):
         return blocked.backward(grad, x, attention, weight, geometry, wanted)
-    if x.dtype not in _NAMES:
+    if not takes(x.dtype):
         made = _backward(grad.float(), x.float(), attention.float(), weight.float(), geometry, wanted)
         return made[0].to(x.dtype), made[1].to(x.dtype), made[2].to(x.dtype)
     grad_x, grad_attention, grad_weight = (x.new_empty(0) for _ in range(3))
+    sizes = _sizes(x, weight, geometry, size)
     if wanted[0]:
         grad_x = torch.empty_like(x)
-        _call("input_gradient", x, weight, geometry, size, grad, attention, weight, grad_x)
+        call("input_gradient", x.dtype, sizes, grad, attention, weight, grad_x)
     if wanted[1]:
         grad_attention, grad_weight = torch.empty_like(attention), torch.empty_like(weight)
-        _call(
-            "kernel_gradient",
-            x,
-            weight,
-            geometry,
-            size,
-            grad,
-            x,
-            attention,
-            weight,
-            grad_weight,
-            grad_attention,
-        )
+        call("kernel_gradient", x.dtype, sizes, grad, x, attention, weight, grad_weight, grad_attention)
     return grad_x, grad_attention, grad_weight
 
 
@@ -76,20 +62,13 @@ def _can_run(x: Tensor, size: tuple[int, int]) -> bool:
     return x.device.type == "cpu" and x.shape[0] > 0 and min(size) > 0 and available()
 
 
-def _call(
-    name: str, x: Tensor, weight: Tensor, geometry: Geometry, size: tuple[int, int], *tensors: Tensor
-) -> None:
-    """Call one kernel with the sizes (`Sizes` in kernels.cpp), pointers to `tensors`, and torch's thread
-    count.
-    """
+def _sizes(x: Tensor, weight: Tensor, geometry: Geometry, size: tuple[int, int]) -> list[int]:
+    """`Sizes` as native/vectors.h has them."""
     groups = geometry.groups
-    numbers = (
+    return [
         *(x.shape[0], weight.shape[0], groups, weight.shape[2], weight.shape[1] // groups, *x.shape[2:]),
         *(*weight.shape[3:], *geometry.stride, *geometry.padding, *geometry.dilation, *size),
-    )
-    function = getattr(library(), f"{name}_{_NAMES[x.dtype]}")
-    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
-    function((ctypes.c_long * len(numbers))(*numbers), *pointers, ctypes.c_int(torch.get_num_threads()))
+    ]
 
 
 fused = operator("fused", _forward, _backward)

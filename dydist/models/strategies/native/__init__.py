@@ -1,7 +1,8 @@
 """C++ for `fused` and `taps`: built on first use, kept in a cache, loaded with ctypes.
 
 - `build`: find a compiler, build once for this CPU, load
-- `kernels.cpp`: the kernels
+- `kernels.cpp` and the headers that it lists: the kernels
+- `call`: how Python calls them
 - `layout`: the taps of kernels apart, and back together
 """
 

@@ -23,6 +23,7 @@ import torch
 from filelock import FileLock
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
+"""What is compiled; it includes the headers beside it."""
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared"),
     # Products and sums may be contracted to multiply-adds; nothing is re-associated, so results stay reproducible.
@@ -123,7 +124,8 @@ def _compile(compiler: str, target: Path) -> None:
 
 def _key(compiler: str) -> str:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    parts = [SOURCE.read_text(), version, " ".join(FLAGS), cpu(), torch.__version__]
+    sources = [path.read_text() for path in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
+    parts = [*sources, version, " ".join(FLAGS), cpu(), torch.__version__]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from dydist.models.strategies.native.build import library
-
-_NAMES = {torch.float32: "f32", torch.float64: "f64"}
+from dydist.models.strategies.native.call import call, takes
 
 
 def split_taps(weight: Tensor, chosen: Sequence[int]) -> Tensor:
@@ -32,17 +29,8 @@ def join_taps(apart: Tensor, chosen: Sequence[int], like: Tensor) -> Tensor:
 
 def _native(name: str, source: Tensor, target: Tensor, chosen: Sequence[int], weight: Tensor) -> bool:
     """Whether the C++ copy could be used; then `target` is filled."""
-    loaded = library()
-    if loaded is None or weight.device.type != "cpu" or weight.dtype not in _NAMES:
+    if weight.device.type != "cpu" or not takes(weight.dtype) or library() is None:
         return False
     taps = weight.shape[-2] * weight.shape[-1]
-    getattr(loaded, f"{name}_{_NAMES[weight.dtype]}")(
-        ctypes.c_void_p(source.data_ptr()),
-        ctypes.c_long(weight.numel() // taps),
-        ctypes.c_long(taps),
-        (ctypes.c_long * len(chosen))(*chosen),
-        ctypes.c_long(len(chosen)),
-        ctypes.c_void_p(target.data_ptr()),
-        ctypes.c_int(torch.get_num_threads()),
-    )
+    call(name, weight.dtype, source, weight.numel() // taps, taps, chosen, len(chosen), target)
     return True

@@ -1,0 +1,35 @@
+"""Calling the C++ kernels: which tensors they take, and how arguments reach them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dydist.models.strategies.native.build import library
+
+_SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
+
+
+def takes(dtype: torch.dtype) -> bool:
+    """Whether there are kernels for a dtype."""
+    return dtype in _SUFFIXES
+
+
+def call(name: str, dtype: torch.dtype, *arguments: Tensor | Sequence[int] | int) -> None:
+    """Call the kernel `name` for `dtype` on the CPU, with torch's thread count behind `arguments`.
+
+    Contiguous tensors go as pointers to their values, lists as arrays of `long`, numbers as `long`.
+    """
+    function = getattr(library(), f"{name}_{_SUFFIXES[dtype]}")
+    function(*map(_pass, arguments), ctypes.c_int(torch.get_num_threads()))
+
+
+def _pass(argument: Tensor | Sequence[int] | int) -> object:
+    if isinstance(argument, Tensor):
+        return ctypes.c_void_p(argument.data_ptr())
+    if isinstance(argument, int):
+        return ctypes.c_long(argument)
+    return (ctypes.c_long * len(argument))(*argument)
