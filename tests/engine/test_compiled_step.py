@@ -54,6 +54,7 @@ def steps(compile: bool) -> tuple[list[StepSums], Engine]:
 def test_a_compiled_step_equals_an_eager_one_and_is_compiled_once() -> None:
     eager, plain = steps(compile=False)
     torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
     # Neither temperature nor learning rate is a constant of the graph.
     with torch._dynamo.config.patch(error_on_recompile=True):
         compiled, engine = steps(compile=True)
