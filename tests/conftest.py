@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from support import unpack
+
+# an example's deadline of 200 ms says how busy the machine is, and nothing else
+settings.register_profile("dydist", deadline=None)
+settings.load_profile("dydist")
 
 
 @pytest.fixture(scope="session", autouse=True)
