@@ -156,6 +156,7 @@ class Checkpointer:
                 identity=self._identity,
                 node=node,
                 stage_keep=config.stage_keep,
+                deadline_s=config.deadline_s,
                 rule=rule,
                 clock=self._clock,
                 now=self._now,

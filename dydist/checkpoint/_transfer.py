@@ -19,8 +19,6 @@ STAGE_WAIT_S = 30.0
 """The other processes of a node get so long to write their shares to its disk."""
 TIDYING_S = 10.0
 """After so long, trouble ends the tidying after a save instead of holding up the next save: that one tidies again."""
-LATE_UPLOAD_S = 120.0
-"""One attempt to upload what was left behind takes at most so long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +29,8 @@ class Surroundings:
     node: tuple[int, ...]
     """Ranks of the processes on this node; the first leads."""
     stage_keep: int
+    deadline_s: float
+    """What was left behind may take so long to upload, as a save may."""
     rule: Keep
     clock: Callable[[], float]
     now: Callable[[], float]
@@ -110,7 +110,7 @@ class Transfer:
         around = self._around
         began = around.clock()
         target = Retrying(
-            self._place, deadline=began + LATE_UPLOAD_S, clock=around.clock, cancelled=cancelled
+            self._place, deadline=began + around.deadline_s, clock=around.clock, cancelled=cancelled
         )
         try:
             left = next((found for found in staged(self._stage) if not found.set_aside), None)

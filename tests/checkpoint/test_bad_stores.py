@@ -133,6 +133,31 @@ def test_a_half_written_file_is_not_taken_for_a_whole_one(world: World, place: P
     verify(storage, survey(storage)[0])
 
 
+def test_a_confirmation_that_is_spoilt_on_the_way_is_read_again(world: World, place: Place) -> None:
+    class SpoiltOnce(Troubled):
+        spoilt = False
+
+        def read(self, name: str) -> Iterator[bytes]:
+            for chunk in self._inner.read(name):
+                yield b"?" + chunk[1:] if "part-" in name and not self.spoilt else chunk
+                self.spoilt |= "part-" in name
+
+    opened: list[SpoiltOnce] = []
+
+    def open_at(url: str, options: Any) -> Storage:
+        if "://" not in url:
+            return open_storage(url, options)
+        opened.append(SpoiltOnce(open_storage(url, options), lambda operation, name: None))
+        return opened[-1]  # type: ignore[return-value]
+
+    checkpointer = world.checkpointer(0, open_at=open_at)
+    checkpointer.restore()
+    save(checkpointer, 3, final=True)
+    checkpointer.close()
+    assert any(storage.spoilt for storage in opened)
+    assert_same(world.checkpointer(0).restore(), state_at(3))
+
+
 @pytest.mark.parametrize(
     "error",
     [

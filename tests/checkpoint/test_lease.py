@@ -127,6 +127,26 @@ def test_the_loser_notices_and_leaves_the_new_lease_alone(place: Place) -> None:
     assert other.token.encode() in b"".join(place.storage.read(LEASE))
 
 
+class SpoiltOnce(LocalStorage):
+    """A disk whose next read comes with a wrong byte."""
+
+    spoilt = False
+
+    def read(self, name: str) -> Iterator[bytes]:
+        for chunk in super().read(name):
+            yield chunk if self.spoilt else b"?" + chunk[1:]
+            self.spoilt = True
+
+
+def test_a_wrong_byte_on_the_way_does_not_end_a_run(place: Place) -> None:
+    lease = place.run(interval_s=60)
+    lease.acquire(1.0)
+    place.storage = SpoiltOnce(place.storage.root)
+    lease.check()
+    assert place.storage.spoilt
+    assert lease.lost is None
+
+
 class Watching(list):  # type: ignore[type-arg]
     """Notes that set an event when one comes."""
 
