@@ -36,7 +36,7 @@ def bench_loader(
     import statistics
     from dataclasses import asdict
 
-    start(None)
+    start(1)
     from dydist.bench.loader import loader_cost
     from dydist.bench.pairs import describe_machine
 

@@ -34,7 +34,7 @@ def bench_scaling(
     import statistics
     from dataclasses import asdict
 
-    start(None)
+    start(1)
     from dydist.bench.pairs import describe_machine
     from dydist.bench.scaling import WAYS, measure
     from dydist.bench.scaling_model import predict, step_multiply_adds
