@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -134,6 +135,19 @@ class Run:
                 process.join()
         return codes
 
+    def wait_for_step(self, run_dir: Path, step: int, timeout: float = 300) -> None:
+        """Wait until `step` or a later one is logged. AssertionError: time is up, or the run is over."""
+        deadline = time.monotonic() + timeout
+        while not any(line.get("step", 0) >= step for line in _whole_lines(run_dir / "metrics.jsonl")):
+            assert time.monotonic() < deadline, self.text()
+            assert any(process.is_alive() for process in self.processes), self.text()
+            time.sleep(0.01)
+
+    def signal(self, number: int, *ranks: int) -> None:
+        """Send a signal to these processes, or to all."""
+        for rank in ranks or range(len(self.processes)):
+            os.kill(self.processes[rank].pid or 0, number)
+
     def text(self) -> str:
         """What the processes printed."""
         return "\n".join(
@@ -157,6 +171,15 @@ def train(
     codes = run.wait()
     assert codes == [code] * world_size, f"exit codes {codes}\n{run.text()}"
     return run.text()
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file that may not be there yet, and may be in the middle of a write."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def metrics(run_dir: Path, kind: str = "step") -> list[dict[str, Any]]:
