@@ -110,7 +110,7 @@ def flags(runs: Path, place: Place, *more: object) -> list[object]:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long  # a minute and more: it waits for each fault's outcome
 def test_a_real_run_outlives_whatever_its_store_does(
     direct: Place, place: Place, proxy: FaultyProxy, tmp_path: Path
 ) -> None:
