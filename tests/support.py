@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import coverage
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -77,9 +76,6 @@ def _rank(
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    if (measured := coverage.Coverage.current()) is not None:
-        measured.stop()
-        measured.save()
     os._exit(code)  # DeepSpeed's threads can abort an interpreter that winds down
 
 

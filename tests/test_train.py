@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +35,6 @@ def steps_saved(run_dir: Path) -> list[int]:
     return sorted(found.step for found in survey(open_storage(str(run_dir / "checkpoints"))))
 
 
-def wait_for_step(run: Run, run_dir: Path, step: int) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            if metrics(run_dir)[-1]["step"] >= step:
-                return
-        except (OSError, ValueError, IndexError):
-            pass
-        assert time.monotonic() < deadline, run.text()
-        assert run.processes[0].is_alive(), run.text()
-        time.sleep(0.01)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an uninterrupted run."""
@@ -62,8 +48,8 @@ def test_a_signal_in_mid_epoch_saves_and_the_same_command_ends_with_the_same_bit
     number: signal.Signals, whole: Path, tmp_path: Path
 ) -> None:
     run = Run(flags(tmp_path, "cut"), 1, tmp_path / "log-cut")
-    wait_for_step(run, tmp_path / "cut", 25)
-    os.kill(run.processes[0].pid or 0, number)
+    run.wait_for_step(tmp_path / "cut", 25)
+    run.signal(number)
     assert run.wait() == [75], run.text()
     stopped = steps_saved(tmp_path / "cut")[-1]
     assert 25 <= stopped < STEPS
@@ -219,11 +205,10 @@ def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     run = Run(
         flags(tmp_path, "run", "--train.epochs", "500"), 1, tmp_path / "log", before=stop_is_never_agreed
     )
-    wait_for_step(run, tmp_path / "run", 3)
-    pid = run.processes[0].pid or 0
-    os.kill(pid, signal.SIGINT)
-    wait_for_step(run, tmp_path / "run", metrics(tmp_path / "run")[-1]["step"] + 3)
-    os.kill(pid, signal.SIGINT)
+    run.wait_for_step(tmp_path / "run", 3)
+    run.signal(signal.SIGINT)
+    run.wait_for_step(tmp_path / "run", metrics(tmp_path / "run")[-1]["step"] + 3)
+    run.signal(signal.SIGINT)
     assert run.wait(30) == [130]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -56,25 +55,6 @@ def final_fingerprint(runs: Path, name: str) -> str:
     return fingerprint(load(storage, survey(storage)[0]))
 
 
-def stop_at(run: Run, run_dir: Path, step: int, rank: int, number: int) -> None:
-    """Wait until `step` is logged, then send a signal to one process (SIGKILL: to all of them)."""
-    deadline = time.monotonic() + 600
-    while not any(line["step"] >= step for line in _lines(run_dir)):
-        assert time.monotonic() < deadline, run.text()
-        assert any(process.is_alive() for process in run.processes), run.text()
-        time.sleep(0.01)
-    victims = run.processes if number == signal.SIGKILL else [run.processes[rank]]
-    for process in victims:
-        os.kill(process.pid or 0, number)
-
-
-def _lines(run_dir: Path) -> list[dict]:
-    try:
-        return metrics(run_dir)
-    except (OSError, ValueError):  # not there yet, or its last line is being written
-        return []
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_one_to_four_processes_uninterrupted_and_cut_up_end_with_the_same_bits(
@@ -94,7 +74,8 @@ def test_one_to_four_processes_uninterrupted_and_cut_up_end_with_the_same_bits(
     arguments = flags(cifar10_exact_root, tmp_path, "chain", precision)
     for world_size, step in zip((4, 1, 3), cuts, strict=True):
         run = Run(arguments, world_size, tmp_path / "logs" / f"chain{world_size}")
-        stop_at(run, tmp_path / "chain", step, rng.randrange(world_size), signal.SIGUSR1)
+        run.wait_for_step(tmp_path / "chain", step)
+        run.signal(signal.SIGUSR1, rng.randrange(world_size))
         assert run.wait() == [75] * world_size, run.text()
     train(arguments, 2, tmp_path / "logs" / "chain2")
     table[f"4 → 1 → 3 → 2 at steps {cuts} (seed {seed})"] = final_fingerprint(tmp_path, "chain")
@@ -113,7 +94,8 @@ def test_killed_without_warning_and_back_on_other_processes(cifar10_exact_root: 
     cut = [*flags(cifar10_exact_root, tmp_path, "cut"), "--checkpoint.every_steps", "3"]
     for world_size, step in ((2, 5), (3, 14)):
         run = Run(cut, world_size, tmp_path / "logs" / f"cut{world_size}")
-        stop_at(run, tmp_path / "cut", step, 0, signal.SIGKILL)
+        run.wait_for_step(tmp_path / "cut", step)
+        run.signal(signal.SIGKILL)
         assert run.wait() == [-signal.SIGKILL] * world_size
     text = train(cut, 1, tmp_path / "logs" / "cut1")
     result = compare_runs(tmp_path / "whole", tmp_path / "cut")
@@ -138,7 +120,8 @@ def test_fast_sees_the_same_images_and_differs_by_rounding(cifar10_exact_root: P
     # back on another number of processes, from the middle of an epoch
     arguments = [*flags(cifar10_exact_root, tmp_path, "elastic", reduce="fast"), *gentle]
     run = Run(arguments, 4, tmp_path / "logs" / "elastic4")
-    stop_at(run, tmp_path / "elastic", 10, 2, signal.SIGTERM)
+    run.wait_for_step(tmp_path / "elastic", 10)
+    run.signal(signal.SIGTERM, 2)
     assert run.wait() == [75] * 4, run.text()
     train(arguments, 3, tmp_path / "logs" / "elastic3")
     hashes = [(line["step"], line["data_hash"]) for line in metrics(tmp_path / "elastic")]
