@@ -92,7 +92,8 @@ def test_every_series_that_the_docs_name_is_there(tmp_path: Path) -> None:
         for placeholder, value in names.items():
             tag = tag.replace(placeholder, value)
         documented.add(tag)
-    documented.remove("model/strategies/text_summary")  # written by a run itself: tests/test_run_strategies.py
+    # written by a run itself: tests/test_run_strategies.py
+    documented.remove("model/strategies/text_summary")
     assert documented <= there, documented - there
     generic = {re.sub(r"/[1-9]$", "/0", tag).replace("/dog", "/cat") for tag in there}
     hidden = {
