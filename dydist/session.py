@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ LOCAL = (
     "train.profile",
 )
 """Fields that say where and how it runs, and change nothing of the result."""
+
+LEAVING_S = 5.0
+"""Seconds kept for what comes after a last save: telling, leaving, and being put back into the queue."""
 
 
 class Session:
@@ -129,12 +133,19 @@ class Session:
         return {**model, **{name: own[name] for name in other}}
 
     def save(self, progress: Progress, *, final: bool) -> None:
-        """Save the state as of `progress.step`: at once where `final`, else in the background."""
+        """Save the state as of `progress.step`: at once where `final`, else in the background.
+
+        A final save is waited for within the time that is left: process 0's launcher knows when the job will be ended.
+        """
+        limit = self.config.checkpoint.deadline_s
+        if final:
+            limit = self.world.broadcast(seconds_left(limit, os.environ.get("DYDIST_UNTIL"), time.time()))
         self._checkpointer.save(
             progress.step,
             lambda: self._state(progress),
             accuracy=progress.last_accuracy if progress.evaluated_step == progress.step else None,
             final=final,
+            deadline_s=limit,
         )
 
     def close(self) -> None:
@@ -200,6 +211,11 @@ class Session:
                         f"{name} was {there[name]} and is {here[name]} here: the bits may differ from here on.",
                         level="warning",
                     )
+
+
+def seconds_left(limit: float, until: str | None, now: float) -> float:
+    """Seconds that a last save may take: `limit`, or less where the scheduler ends the job before (unix seconds)."""
+    return limit if until is None else min(limit, max(1.0, float(until) - now - LEAVING_S))
 
 
 def check_kernels(config: Config, world: World) -> None:

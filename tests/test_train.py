@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,31 @@ def test_saves_come_by_steps_minutes_and_epochs(tmp_path: Path) -> None:
     often = ("--checkpoint.every_minutes", "0.0001", "--checkpoint.keep", "99", "--train.max_steps", "20")
     train(flags(tmp_path, "minutes", *often), 2, tmp_path / "log-m")
     assert len(steps_saved(tmp_path / "minutes")) > 2
+
+
+def test_a_last_save_keeps_to_the_time_that_the_scheduler_leaves(tmp_path: Path) -> None:
+    arguments = flags(tmp_path, "run", "--train.max_steps", "4", "--checkpoint.every_steps", "3")
+    until = time.time() + 400
+    train(arguments, 2, tmp_path / "log", before=note_deadlines, DYDIST_UNTIL=str(until), NOTES=str(tmp_path))
+    (background, last), *others = (
+        [float(line) for line in (tmp_path / f"deadlines.{rank}").read_text().split()] for rank in range(2)
+    )
+    assert background == 600
+    assert 0 < last < 400
+    assert others == [[background, last]]
+
+
+def note_deadlines() -> None:
+    """Write down how long each save may take, a line a save."""
+    from dydist.checkpoint import Checkpointer
+
+    def save(self: Checkpointer, step: int, *arguments: Any, deadline_s: float, **more: Any) -> None:
+        with open(f"{os.environ['NOTES']}/deadlines.{os.environ['RANK']}", "a") as file:
+            file.write(f"{deadline_s}\n")
+        original(self, step, *arguments, deadline_s=deadline_s, **more)
+
+    original = Checkpointer.save
+    Checkpointer.save = save  # type: ignore[method-assign]
 
 
 def test_the_averaged_weights_are_evaluated_beside_the_weights(tmp_path: Path) -> None:

@@ -69,9 +69,13 @@ def environment(
     attempt: int,
     node: str,
     exit_dir: Path,
+    until: float | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> dict[str, str]:
-    """Variables of the training processes: the node's, the profile's, and what tells them of the job."""
+    """Variables of the training processes: the node's, the profile's, and what tells them of the job.
+
+    `until`: when the scheduler will end the job (unix seconds), where that is known.
+    """
     found = {name: value for name, value in environ.items() if not name.startswith(_OF_THE_SCHEDULER)}
     found |= {
         "PYTHONPATH": spec.code,
@@ -85,6 +89,8 @@ def environment(
         "PET_SIGNALS_TO_HANDLE": "SIGINT",
         "PET_SHUTDOWN_TIMEOUT": "3600",
     }
+    if until is not None:
+        found |= {"DYDIST_UNTIL": str(until)}
     if spec.interface is not None:
         found |= {"NCCL_SOCKET_IFNAME": spec.interface, "GLOO_SOCKET_IFNAME": spec.interface}
     if spec.cpu:

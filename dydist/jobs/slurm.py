@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from dydist.errors import UserError
 
@@ -143,6 +144,14 @@ def show(job: str) -> dict[str, str]:
             return {}
         raise
     return dict(re.findall(r"(\S+?)=(\S*)", text.splitlines()[0] if text else ""))
+
+
+def end_time(job: str) -> float | None:
+    """When the job's time limit ends it (unix seconds); None where it has none, or SLURM does not say."""
+    try:
+        return datetime.fromisoformat(show(job).get("EndTime", "")).timestamp()
+    except (SlurmError, ValueError):  # "Unknown"; a job can do without
+        return None
 
 
 def requeue(job: str) -> None:

@@ -7,7 +7,7 @@ import time
 
 from dydist.errors import EXIT_DONE
 from dydist.jobs import launch as launching
-from dydist.jobs import rendezvous
+from dydist.jobs import rendezvous, slurm
 from dydist.jobs.attempt import Kind, Outcome
 from dydist.jobs.context import NodeContext
 from dydist.jobs.spec import JobSpec
@@ -60,8 +60,9 @@ def _launch(context: NodeContext, spec: JobSpec, turn: int) -> Outcome:
         start_timeout_s=spec.start_timeout_s,
         hang_timeout_s=spec.hang_timeout_s,
     )
+    until = slurm.end_time(place.raw_job) if place.node == 0 and place.scheduler == "slurm" else None
     env = launching.environment(
-        spec, job=place.job, attempt=context.number, node=place.name, exit_dir=exit_dir
+        spec, job=place.job, attempt=context.number, node=place.name, exit_dir=exit_dir, until=until
     )
     launched = launching.Launch(spec, where, env, log)
     try:

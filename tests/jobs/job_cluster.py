@@ -208,15 +208,15 @@ class Job:
         os.kill(self.pid(rank), number)
 
     @contextmanager
-    def held(self, step: int) -> Iterator[None]:
-        """Training stands still once it has finished this step, so that no test races with its end."""
+    def held(self, step: int) -> Iterator[list[int]]:
+        """Training stands still once it has finished this step, so that no test races with its end: its pids."""
         self.at_step(step)
         files = list(self.starts()[-1].glob("exit-*/pid-*.json"))
         pids = [int(json.loads(file.read_text())["pid"]) for file in files]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         try:
-            yield
+            yield pids
         finally:
             for pid in pids:
                 with suppress(ProcessLookupError):

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from job_cluster import STEPS, Cluster, metrics, start_to_first_step, weights
 
@@ -36,8 +37,11 @@ def test_two_nodes_with_two_processes_each_equal_one_process(
         cluster.testcluster("undrain", "n2")
         job.until(lambda: job.starts(), 180, "the start")
         assert job.status()["state"] == "starting"
-        with job.held(2):
+        with job.held(2) as pids:
             status = job.status()
+            known = [psutil.Process(pid).environ() for pid in pids]
+        (until,) = {float(env["DYDIST_UNTIL"]) for env in known if env["RANK"] == "0"}
+        assert 0 < until - time.time() < 24 * 3600  # what a last save's time is cut to
         assert (status["state"], status["scheduler"], status["nodes"]) == ("running", "RUNNING", "n[1-2]")
         assert status["run"]["total_steps"] == STEPS
         assert status["updated_age_s"] < 30
