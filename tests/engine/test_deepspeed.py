@@ -96,20 +96,27 @@ def reference(cifar10_exact_root: Path, tmp_path_factory: pytest.TempPathFactory
     return runs
 
 
+QUICK = (
+    ("zero0", 2, "fp32"),
+    ("zero1", 4, "fp32"),
+    ("zero2", 3, "fp32"),
+    ("zero3", 2, "fp32"),
+    ("zero3", 2, "bf16"),
+)
+"""What the ordinary suite runs of the table below."""
+TABLE = [
+    *((f"zero{stage}", size, kind) for stage in range(4) for size in (2, 4) for kind in ("fp32", "bf16")),
+    ("zero2", 3, "fp32"),
+    ("zero3", 1, "fp32"),
+    ("zero2-offload", 2, "fp32"),
+    ("zero3-offload", 2, "fp32"),
+]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "world_size", "precision"),
-    [
-        ("zero0", 2, "fp32"),
-        ("zero1", 4, "fp32"),
-        ("zero2", 3, "fp32"),
-        pytest.param("zero3", 1, "fp32", marks=pytest.mark.long),
-        ("zero3", 2, "fp32"),
-        pytest.param("zero2-offload", 2, "fp32", marks=pytest.mark.long),
-        pytest.param("zero3-offload", 2, "fp32", marks=pytest.mark.long),
-        pytest.param("zero1", 2, "bf16", marks=pytest.mark.long),
-        ("zero3", 2, "bf16"),
-    ],
+    [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.long) for case in TABLE],
 )
 def test_twenty_losses_and_the_images_are_ddps(
     engine: str, world_size: int, precision: str, reference: Path, cifar10_exact_root: Path, tmp_path: Path
@@ -169,7 +176,15 @@ def dump_what_is_loaded() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("engine", "number"), [("zero2", signal.SIGTERM), ("zero3", signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("engine", "number"),
+    [
+        ("zero2", signal.SIGTERM),
+        ("zero3", signal.SIGKILL),
+        pytest.param("zero2", signal.SIGKILL, marks=pytest.mark.long),
+        pytest.param("zero3", signal.SIGTERM, marks=pytest.mark.long),
+    ],
+)
 def test_stopped_or_killed_it_goes_on_with_the_same_images(
     engine: str, number: signal.Signals, reference: Path, cifar10_exact_root: Path, tmp_path: Path
 ) -> None:
