@@ -51,8 +51,11 @@ def measure_monitor_cost(
     """Train on `config.data` in blocks, off-on then on-off in turns, so that a machine that drifts favours neither.
 
     On: metrics.jsonl, status.json, TensorBoard, the progress bar (drawn to nowhere), alerts, Prometheus, and the
-    probe with all its statistics. Off: none of it. The first block of each kind warms up and is not counted.
+    probe with all its statistics. Off: none of it. The first block of each kind warms up and is not counted. Nor are
+    the first `monitor.every_steps` steps of any block: what a start costs once (the graph, a grid of images) would
+    weigh on these short blocks as it does not on a run.
     """
+    settling = config.monitor.every_steps
     config = replace(config, train=replace(config.train, epochs=10**6, max_steps=None, eval_every_epochs=1e9))
     world = start_world(config)
     train_set = open_dataset(config.data, "train")
@@ -67,11 +70,13 @@ def measure_monitor_cost(
     progress = Progress()
 
     def block(on: bool, folder: Path) -> tuple[float, float]:
-        """Seconds a step in one block without its first step: by the clock, and of processor time."""
+        """Seconds a step in one block after its `settling` steps: by the clock, and of processor time."""
         nonlocal progress
-        begin, stamps, used = progress.step, [], []
+        begin, stamps, used = progress.step + settling, [], []
 
         def stamp(step: int) -> None:
+            if step <= begin:
+                return
             if world.device.type == "cuda" and step in (begin + 1, begin + steps):
                 torch.cuda.synchronize()
             stamps.append(time.perf_counter())
