@@ -42,6 +42,8 @@ _LASTING_NAMES = {
     "SFTPPermissionDenied", "SFTPNoSuchFile", "SFTPNoSuchPath", "SFTPWriteProtect", "SFTPNoSpaceOnFilesystem",
     "SFTPQuotaExceeded", "SFTPUnknownPrincipal",
 }  # fmt: skip
+_PASSING_NAMES = {"FileExpired"}
+"""s3fs, with HTTP 412: a file was replaced between the look at it and the read, as a lease is at each heartbeat."""
 _PASSING_MODULES = (
     "botocore",
     "aiobotocore",
@@ -65,6 +67,8 @@ def can_pass(error: BaseException) -> bool:
         return False
     seen: BaseException | None = error
     while seen is not None:
+        if type(seen).__name__ in _PASSING_NAMES:
+            return True
         if type(seen).__name__ in _LASTING_NAMES:
             return False
         status = _http_status(seen)

@@ -365,13 +365,17 @@ def test_refused_credentials_are_the_users_to_put_right(world: World) -> None:
 
 def test_which_errors_pass() -> None:
     from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+    from s3fs.utils import FileExpired
 
     def answer(status: int, code: str) -> ClientError:
         return ClientError(
             {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject"
         )
 
+    replaced = FileExpired("LEASE.json", '"etag"')  # s3fs raises it from the 412 of a conditional GET
+    replaced.__cause__ = answer(412, "PreconditionFailed")
     passing = [
+        replaced,
         TimeoutError(), ConnectionResetError(), EOFError(), OSError("SFTP: Failure"), OSError(errno.EIO, "x"),
         OSError(errno.ESTALE, "x"), answer(503, "SlowDown"), answer(500, "InternalError"), answer(429, "Throttling"),
         answer(400, "RequestTimeout"), EndpointConnectionError(endpoint_url="http://x"),

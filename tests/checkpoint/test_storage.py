@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from pathlib import Path
 
 import pytest
 from checkpoint_places import Place, SftpServer
 
 from dydist.checkpoint import Storage, open_storage, scrub
+from dydist.checkpoint._retry import Retrying
 from dydist.errors import UserError
 
 
@@ -50,6 +52,32 @@ def test_write_list_read_replace_delete(storage: Storage) -> None:
     assert storage.folders() == []
     assert storage.files("folder") == {}
     assert read(storage, "top") == b"x"
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(storage: Storage) -> None:
+    """As a lease is at each heartbeat: s3fs looks at a file first, and refuses to read another than it saw."""
+    storage.write("LEASE.json", lambda: [b"0"])
+    stop, failures = threading.Event(), []
+
+    def beat() -> None:
+        count = 0
+        while not stop.wait(0.05):
+            count += 1
+            try:
+                storage.write("LEASE.json", lambda data=b"%d" % count: [data])
+            except Exception as error:
+                failures.append(error)
+                return
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        patient = Retrying(storage, deadline=60, clock=lambda: 0.0, cancelled=threading.Event())
+        assert all(b"".join(patient.read("LEASE.json")).isdigit() for _ in range(10))
+    finally:
+        stop.set()
+        thread.join()
+    assert failures == []
 
 
 def test_large_files_go_in_parts(storage: Storage) -> None:
