@@ -9,11 +9,10 @@ from torch import nn
 
 from dydist.config import Config
 from dydist.engine import World
+from dydist.engine.core import AUTOCAST
 from dydist.models import DynamicLayer, apply_strategies, choose_strategies
 from dydist.models.choice import choice_table, describe_choice, lost_speed
 from dydist.records import Monitor, TextRecord
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def settle_strategies(
@@ -44,7 +43,7 @@ def settle_strategies(
                 images=max(1, config.train.batch_size // world.size),
                 measure=measure,
                 device=world.device,
-                dtype=DTYPES[config.train.precision],
+                dtype=AUTOCAST.get(config.train.precision, torch.float32),
             )
         chosen = world.broadcast(chosen)
         how = "as measured here" if measure else "by shape alone"
