@@ -82,7 +82,7 @@ def settle(recorded: dict[str, str], **sections: Any) -> tuple[dict[str, str], l
     model = dy_resnet18(width=0.0625, strategy=config.model.strategy)
     told = Told()
     layers = dynamic_layers(model, (3, 32, 32))
-    world = World(0, 1, 0, torch.device("cpu"), accelerator=None)  # type: ignore[arg-type]
+    world = World(0, 1, torch.device("cpu"))
     chosen = settle_strategies(config, model, layers, world, told, recorded=recorded)
     return chosen, [m.strategy for m in model.modules() if isinstance(m, DynamicConv2d)], told
 

@@ -24,13 +24,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """One process among `size`. `local_rank` counts on its node."""
+    """One process among `size`."""
 
     rank: int
     size: int
-    local_rank: int
     device: torch.device
-    accelerator: Accelerator
 
     def broadcast(self, value: T) -> T:
         """Process 0's value, on every process (a collective; any picklable value)."""
@@ -62,7 +60,7 @@ def environment_world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def start_world(config: Config, **accelerator_options: Any) -> World:
+def start_world(config: Config) -> World:
     """Set up this process: device, threads, determinism, process group."""
     parallel = config.parallel
     if parallel.device == "cuda" and not torch.cuda.is_available():
@@ -81,7 +79,6 @@ def start_world(config: Config, **accelerator_options: Any) -> World:
         cpu=use_cpu,
         mixed_precision="no",  # autocast is the engine's, so that all engines round alike
         kwargs_handlers=[group],
-        **accelerator_options,
     )
     set_numerics(config)
     if accelerator.num_processes != expected:
@@ -90,13 +87,7 @@ def start_world(config: Config, **accelerator_options: Any) -> World:
             "on CPU start them with `accelerate launch --multi_gpu --num_processes N` "
             "or launch/cpu_2.yaml, and with DeepSpeed use one of launch/deepspeed_*.yaml"
         )
-    return World(
-        rank=accelerator.process_index,
-        size=accelerator.num_processes,
-        local_rank=accelerator.local_process_index,
-        device=accelerator.device,
-        accelerator=accelerator,
-    )
+    return World(rank=accelerator.process_index, size=accelerator.num_processes, device=accelerator.device)
 
 
 def thread_count(config: Config) -> int | None:

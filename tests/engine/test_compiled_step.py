@@ -37,7 +37,7 @@ def steps(compile: bool) -> tuple[list[StepSums], Engine]:
         train=TrainConfig(batch_size=8, compile=compile),
         parallel=ParallelConfig(shards=2),
     )
-    world = World(0, 1, 0, torch.device("cpu"), accelerator=None)  # type: ignore[arg-type]
+    world = World(0, 1, torch.device("cpu"))
     engine = DdpEngine(config, Small(), world)
     generator = torch.Generator().manual_seed(1)
     sums = []
