@@ -115,17 +115,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
         )
         if (slow := slow_precision(config.train.precision, world.device.type, build.cpu())) is not None:
             monitor.note(slow, level="warning")
-        probe = RunProbe(
-            config,
-            engine.model,
-            rank=world.rank,
-            size=world.size,
-            device=world.device,
-            gather=world.gather,
-            test_set=test_set,
-            run_dir=run_dir,
-            monitor=monitor,
-        )
+        probe = RunProbe(config, engine.model, world, test_set=test_set, run_dir=run_dir, monitor=monitor)
         loop = Loop(
             config,
             engine,

@@ -90,17 +90,7 @@ def loop_cost(*, stem: Stem, batch_size: int, width: float, steps: int, folder: 
     run_dir = folder / config.run.name
     run_dir.mkdir(parents=True)
     monitor = build_monitors(config, run_dir, world_size=1)
-    probe = _Probe(
-        config,
-        engine.model,
-        rank=0,
-        size=1,
-        device=world.device,
-        gather=world.gather,
-        test_set=test_set,
-        run_dir=run_dir,
-        monitor=monitor,
-    )
+    probe = _Probe(config, engine.model, world, test_set=test_set, run_dir=run_dir, monitor=monitor)
     loop = Loop(
         config,
         engine,

@@ -133,10 +133,7 @@ def _everything(
         probe = RunProbe(
             config,
             engine.model,
-            rank=world.rank,
-            size=world.size,
-            device=world.device,
-            gather=world.gather,
+            world,
             test_set=open_dataset(config.data, "test"),
             run_dir=folder,
             monitor=monitor,

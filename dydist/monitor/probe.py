@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import psutil
@@ -36,6 +36,20 @@ from dydist.records import (
 SHOWN_IMAGES = 32
 
 
+class Processes(Protocol):
+    """The processes of a run, as seen from one of them. `dydist.engine.World` is one; a probe needs no engine."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+    def gather(self, value: Any, /) -> list[Any]:
+        """Every process's value, by rank, on every process (a collective)."""
+        ...
+
+
 class RunProbe:
     """Statistics of attention, weights, times and memory at logged steps; images, graph, profile (`Probe`).
 
@@ -47,40 +61,42 @@ class RunProbe:
         self,
         config: Config,
         model: nn.Module,
+        world: Processes,
         *,
-        rank: int,
-        size: int,
-        device: torch.device,
-        gather: Callable[[Any], list[Any]],
         test_set: ImageDataset,
         run_dir: Path,
         monitor: Monitor,
     ) -> None:
         self._config, self._model, self._monitor = config, model, monitor
-        self._rank, self._size, self._device, self._gather = rank, size, device, gather
+        self._rank, self._size, self._device, self._gather = (
+            world.rank,
+            world.size,
+            world.device,
+            world.gather,
+        )
         self._test_set = test_set
         # a hook that comes and goes would have a compiled network compiled anew each time
         self._attention = AttentionStatistics(nn.Identity() if config.train.compile else model)
         # with ZeRO-3 a process holds slices of the weights, and looking at the whole ones is a collective
         sharded = config.parallel.zero == 3
         self._weights = WeightStatistics(nn.Identity() if sharded else model)
-        self._timer = StepTimer(model, device)
+        self._timer = StepTimer(model, world.device)
         self._process = psutil.Process(os.getpid())
         self._profiler: StepProfiler | None = None
-        if config.train.profile is not None and rank == 0:
+        if config.train.profile is not None and world.rank == 0:
             first, last = profile_range(config.train.profile)
             self._profiler = StepProfiler(first, last, run_dir / "profile", tell=monitor.note)
         self._waiting: dict[int, tuple[Any, Tensor, Tensor | None]] = {}
         self._evaluation: EvaluationStatistics | None = None
         self._images_due = True
         self._step = 0
-        self._graph_due = rank == 0 and not sharded
+        self._graph_due = world.rank == 0 and not sharded
         if sharded:
             monitor.note(
                 "With parallel.zero=3 no process holds whole weights: no weight norms, update ratio, "
                 "similarity of kernels, histograms or model graph are shown."
             )
-        self._stragglers = StragglerWatch(gather(socket.gethostname()))
+        self._stragglers = StragglerWatch(world.gather(socket.gethostname()))
 
     def before_step(self, step: int, *, logged: bool) -> None:
         if self._graph_due:

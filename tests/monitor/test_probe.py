@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dydist.config import Config, DataConfig, MonitorConfig
 from dydist.data import ImageDataset, open_dataset
+from dydist.engine import World
 from dydist.models import dy_resnet18
 from dydist.monitor import NullMonitor, NullProbe
 from dydist.monitor.evaluation import EvaluationStatistics
@@ -47,10 +48,8 @@ def digits() -> ImageDataset:
 def make_probe(
     config: Config, model: nn.Module, digits: ImageDataset, folder: Path, monitor: Kept
 ) -> RunProbe:
-    return RunProbe(
-        config, model, rank=0, size=1, device=CPU, gather=lambda value: [value], test_set=digits,
-        run_dir=folder, monitor=monitor,
-    )  # fmt: skip
+    world = World(0, 1, CPU)
+    return RunProbe(config, model, world, test_set=digits, run_dir=folder, monitor=monitor)
 
 
 def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
