@@ -22,14 +22,13 @@ def learning_rate(optim: OptimConfig, *, step: int, steps_per_epoch: int, epochs
     warmup = optim.warmup_epochs * steps_per_epoch
     if step < warmup:
         return optim.lr * (step + 1) / math.ceil(warmup)
+    if optim.schedule == "milestones":
+        passed = sum(step >= round(milestone * total) for milestone in optim.milestones)
+        return optim.lr * optim.gamma**passed
+    progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
     if optim.schedule == "cosine":
-        progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
         return optim.lr_end + (optim.lr - optim.lr_end) * 0.5 * (1.0 + math.cos(math.pi * progress))
-    if optim.schedule == "linear":
-        progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
-        return optim.lr + (optim.lr_end - optim.lr) * progress
-    passed = sum(step >= round(milestone * total) for milestone in optim.milestones)
-    return optim.lr * optim.gamma**passed
+    return optim.lr + (optim.lr_end - optim.lr) * progress
 
 
 def temperature(schedule: TemperatureConfig, *, step: int, steps_per_epoch: int) -> float:
@@ -40,6 +39,6 @@ def temperature(schedule: TemperatureConfig, *, step: int, steps_per_epoch: int)
     """
     length = schedule.epochs * steps_per_epoch
     position = step if schedule.per == "step" else step // steps_per_epoch * steps_per_epoch
-    if length <= 0 or position >= length:
+    if position >= length:
         return schedule.end
     return schedule.start + (schedule.end - schedule.start) * position / length

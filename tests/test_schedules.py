@@ -23,6 +23,10 @@ def test_warm_up_rises_in_a_line_and_reaches_the_peak() -> None:
     rates = [learning_rate(optim, step=step, steps_per_epoch=8, epochs=4) for step in range(6)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4] == 1.0 > rates[5]
+    for schedule in ("cosine", "linear"):  # what follows takes the steps that are left: 4 to 32
+        optim = OptimConfig(lr=1.0, lr_end=0.2, warmup_epochs=0.5, schedule=schedule)
+        assert learning_rate(optim, step=18, steps_per_epoch=8, epochs=4) == pytest.approx(0.6)
+        assert learning_rate(optim, step=31, steps_per_epoch=8, epochs=4) < 0.24
 
 
 def test_cosine_and_linear_pass_through_their_middle_and_end() -> None:
@@ -30,6 +34,7 @@ def test_cosine_and_linear_pass_through_their_middle_and_end() -> None:
         optim = OptimConfig(lr=1.0, lr_end=0.2, schedule=schedule)
         assert learning_rate(optim, step=50, steps_per_epoch=10, epochs=10) == pytest.approx(0.6)
         assert learning_rate(optim, step=100, steps_per_epoch=10, epochs=10) == pytest.approx(0.2)
+        assert learning_rate(optim, step=1, steps_per_epoch=1, epochs=1) == pytest.approx(0.2)
     quarter = OptimConfig(lr=1.0, schedule="cosine")
     assert learning_rate(quarter, step=25, steps_per_epoch=10, epochs=10) == pytest.approx(0.8535533906)
 
