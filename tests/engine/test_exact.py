@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -11,11 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import Run, metrics, train
+from support import PRELOAD, Run, free_port, metrics, train
+from test_engines import configure, make
 
 from dydist.checkpoint import load, open_storage, survey
 from dydist.compare import compare_runs, fingerprint
-from dydist.data.loader import StepBatch
+from dydist.data.loader import ShardedLoader, StepBatch
+from dydist.data.order import rank_shards
+from dydist.engine import Votes, World, start_world
 
 STEPS = 24
 
@@ -53,6 +57,58 @@ def flags(root: Path, runs: Path, name: str, precision: str = "fp32", reduce: st
 def final_fingerprint(runs: Path, name: str) -> str:
     storage = open_storage(str(runs / name / "checkpoints"))
     return fingerprint(load(storage, survey(storage)[0]))
+
+
+def last_steps_of_an_epoch(world: World) -> dict[str, Any]:
+    """A full step and the small last one, with 4 images for eight shards. The last process votes, then the first."""
+    config = configure(parallel={"shards": 8}, data={"drop_last": False})
+    engine, dataset, order = make(config, world)
+    mine = rank_shards(world.rank, world.size, 8)
+    with ShardedLoader(
+        dataset, config.data, order, mine, device=world.device, start=3, stop=5, together=False
+    ) as loader:
+        full, small = loader
+    first = Votes(stop=world.rank == world.size - 1)
+    sums = [engine.train_step(full, lr=0.05, temperature=5.0, votes=first)()]
+    second = Votes(save=world.rank == 0)
+    sums += [engine.train_step(small, lr=0.05, temperature=5.0, votes=second)()]
+    return {"sums": sums, "norm": engine.grad_norm(), **engine.model_state()}
+
+
+def one_of_several(rank: int, size: int, port: int, result: Path) -> None:
+    """Runs in a process of its own, with the environment that torchrun gives it."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), LOCAL_WORLD_SIZE=str(size))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    world = start_world(configure(parallel={"device": "cpu", "timeout_s": 60}))
+    torch.save(last_steps_of_an_epoch(world), result)
+    world.close()
+
+
+def test_three_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    alone = last_steps_of_an_epoch(start_world(configure(parallel={"device": "cpu"})))
+    torch.set_num_threads(before)
+    torch.use_deterministic_algorithms(False)
+    assert [(sums.stop, sums.save) for sums in alone["sums"]] == [(True, False), (False, True)]
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    port, results = free_port(), [tmp_path / str(rank) for rank in range(3)]
+    processes = [
+        context.Process(target=one_of_several, args=(rank, 3, port, result))
+        for rank, result in enumerate(results)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    for result in results:
+        state = torch.load(result, weights_only=False)
+        assert state.keys() == alone.keys()
+        assert state["sums"] == alone["sums"]
+        differ = [name for name, value in alone.items() if not np.array_equal(state[name], value)]
+        assert differ == []
 
 
 @pytest.mark.slow
