@@ -1,7 +1,8 @@
-"""What one training process leaves for whoever started it, in the folder that DYDIST_EXIT_DIR names.
+"""What one training process is told by whoever started it, and what it leaves for them.
 
-`pid-RANK.json` at start, `heartbeat-RANK` touched at most once a second, `rank-RANK.json` at the end with the
-true exit code: a launcher between the two maps every failure to 1. Without the variable nothing is written.
+It is told in variables: its job (`job_name`), when that ends (`job_end`), and in DYDIST_EXIT_DIR the folder for what
+it leaves. That is `pid-RANK.json` at start, `heartbeat-RANK` touched at most once a second, and `rank-RANK.json` at the
+end with the true exit code: a launcher between the two maps every failure to 1. Without the variable nothing is written.
 """
 
 from __future__ import annotations
@@ -10,7 +11,19 @@ import json
 import os
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
+
+
+def job_name(environ: Mapping[str, str]) -> str | None:
+    """The cluster job's identifier, the same after it was requeued; None where there is no job."""
+    return environ.get("DYDIST_JOB") or environ.get("SLURM_JOB_ID") or None
+
+
+def job_end(environ: Mapping[str, str]) -> float | None:
+    """When the scheduler will end the job (unix seconds); None where that is not known."""
+    until = environ.get("DYDIST_UNTIL")
+    return None if until is None else float(until)
 
 
 class ProcessReport:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import socket
 import sys
@@ -61,12 +60,25 @@ LEAVING_S = 5.0
 
 
 class Session:
-    """Saves and restores one run. All methods are called by all processes together."""
+    """Saves and restores one run. All methods are called by all processes together.
+
+    `job`: the cluster job's identifier, or None. `job_end`: when the scheduler will end it (unix seconds), or None. A
+    last save keeps to what process 0 knows of that.
+    """
 
     def __init__(
-        self, config: Config, engine: Engine, world: World, run_dir: Path, data: DataDescription
+        self,
+        config: Config,
+        engine: Engine,
+        world: World,
+        run_dir: Path,
+        data: DataDescription,
+        *,
+        job: str | None,
+        job_end: float | None,
     ) -> None:
         self.config, self.engine, self.world, self.data = config, engine, world, data
+        self._job_end = job_end
         check_kernels(config, world)
         self.strategies: dict[str, str] = {}
         """How each dynamic layer is computed (`run_strategies`): saved, and read back by `restore`."""
@@ -83,7 +95,7 @@ class Session:
             gather=world.gather,
             on_record=self._record,
             on_note=self._note,
-            job=os.environ.get("DYDIST_JOB") or os.environ.get("SLURM_JOB_ID") or "",
+            job=job or "",
         )
 
     def report_to(self, monitor: Monitor) -> None:
@@ -135,11 +147,11 @@ class Session:
     def save(self, progress: Progress, *, final: bool) -> None:
         """Save the state as of `progress.step`: at once where `final`, else in the background.
 
-        A final save is waited for within the time that is left: process 0's launcher knows when the job will be ended.
+        A final save is waited for within the time that is left.
         """
         limit = self.config.checkpoint.deadline_s
         if final:
-            limit = self.world.broadcast(seconds_left(limit, os.environ.get("DYDIST_UNTIL"), time.time()))
+            limit = self.world.broadcast(seconds_left(limit, self._job_end, time.time()))
         self._checkpointer.save(
             progress.step,
             lambda: self._state(progress),
@@ -213,9 +225,9 @@ class Session:
                     )
 
 
-def seconds_left(limit: float, until: str | None, now: float) -> float:
+def seconds_left(limit: float, until: float | None, now: float) -> float:
     """Seconds that a last save may take: `limit`, or less where the scheduler ends the job before (unix seconds)."""
-    return limit if until is None else min(limit, max(1.0, float(until) - now - LEAVING_S))
+    return limit if until is None else min(limit, max(1.0, until - now - LEAVING_S))
 
 
 def check_kernels(config: Config, world: World) -> None:

@@ -23,7 +23,7 @@ if __name__ == "__main__":  # run by path: the package's own folder must not sha
 from dydist.config import Config
 from dydist.config_reader import read_config, to_yaml
 from dydist.errors import EXIT_DONE, EXIT_ERROR, EXIT_STOPPED, EXIT_USAGE, DivergedError, UserError
-from dydist.process_report import ProcessReport
+from dydist.process_report import ProcessReport, job_end, job_name
 from dydist.stop import StopRequest, stop_with_parent
 
 if TYPE_CHECKING:
@@ -106,7 +106,15 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
         model = build_model_for(config, train_set)
         layers = dynamic_layers(model, train_set.images.shape[1:])
         engine = build_engine(config, model, world)
-        session = Session(config, engine, world, run_dir, DataDescription.of(train_set))
+        session = Session(
+            config,
+            engine,
+            world,
+            run_dir,
+            DataDescription.of(train_set),
+            job=job_name(os.environ),
+            job_end=job_end(os.environ),
+        )
         progress = session.restore()
         monitor = prepare_run_folder(config, run_dir, world)  # now the place is known to be this run's
         session.report_to(monitor)

@@ -11,6 +11,8 @@ from typing import Any
 
 import psutil
 
+from dydist.process_report import job_name
+
 PACKAGES = ("dydist", "torch", "accelerate", "deepspeed", "torchvision", "numpy")
 
 
@@ -22,7 +24,7 @@ def identity(world_size: int) -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "job": os.environ.get("DYDIST_JOB") or os.environ.get("SLURM_JOB_ID"),
+        "job": job_name(os.environ),
         "world_size": world_size,
         "versions": {"python": platform.python_version(), **_versions()},
         "hardware": {

@@ -15,6 +15,7 @@ from dydist.monitor.files import json_bytes, replace_file
 from dydist.monitor.jsonlines import read_lines
 from dydist.monitor.null import NullMonitor
 from dydist.monitor.pace import Pace
+from dydist.process_report import job_name
 from dydist.records import CheckpointRecord, EvaluationRecord, RunSummary, StepRecord
 
 HEARTBEAT_S = 5.0
@@ -49,7 +50,7 @@ class StatusFile(NullMonitor):
             "state": "starting", "step": None, "total_steps": None, "epoch": None, "loss": None,
             "accuracy": None, "best_accuracy": None, "images_per_s": None, "eta_s": None, "lr": None,
             "temperature": None, "last_checkpoint": None, "host": socket.gethostname(), "pid": os.getpid(),
-            "world_size": world_size, "job": environ.get("DYDIST_JOB") or environ.get("SLURM_JOB_ID"),
+            "world_size": world_size, "job": job_name(environ),
             "started": now(), "progressed": None, "updated": None, "message": "", "alerts": [],
         }  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
