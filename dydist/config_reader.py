@@ -109,6 +109,17 @@ def to_dict(config: Any) -> dict[str, Any]:
     }
 
 
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections → one value a dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
 def to_yaml(config: Config) -> str:
     """Every value, as `--config` takes it back. The caller redacts secrets first."""
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)

@@ -2,7 +2,7 @@
 
 It is told in variables: its job (`job_name`), when that ends (`job_end`), and in DYDIST_EXIT_DIR the folder for what
 it leaves. That is `pid-RANK.json` at start, `heartbeat-RANK` touched at most once a second, and `rank-RANK.json` at the
-end with the true exit code: a launcher between the two maps every failure to 1. Without the variable nothing is written.
+end with the true exit code: a launcher between the two maps every failure to 1. Without that folder nothing is left.
 """
 
 from __future__ import annotations

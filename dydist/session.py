@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dydist import __version__
 from dydist.checkpoint import Checkpointer, TrainingState, redact
 from dydist.config import Config
-from dydist.config_reader import to_dict
+from dydist.config_reader import flatten, to_dict
 from dydist.data import ImageDataset
 from dydist.data.description import DataDescription
 from dydist.engine import Engine, Progress, World
@@ -276,14 +276,3 @@ def processor_name() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries by dotted path."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat

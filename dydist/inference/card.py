@@ -8,7 +8,7 @@ from typing import Any
 
 from dydist import __version__
 from dydist.config import Config
-from dydist.config_reader import to_dict
+from dydist.config_reader import flatten, to_dict
 from dydist.inference.formats import FORMATS
 from dydist.inference.trained import TrainedModel
 from dydist.models.cost import network_cost
@@ -127,11 +127,7 @@ def to_markdown(card: dict[str, Any]) -> str:
         "exported with": ", ".join(f"{name} {number}" for name, number in card["exported_with"].items()),
     }
     table = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
-    settings = "\n".join(
-        f"| `{section}.{name}` | {value} |"
-        for section, values in card["configuration"].items()
-        for name, value in (values.items() if isinstance(values, dict) else [])
-    )
+    settings = "\n".join(f"| `{name}` | {value} |" for name, value in flatten(card["configuration"]).items())
     return f"""# {card["name"]}
 
 {card["what"]}
@@ -158,7 +154,6 @@ Classes, in order: {", ".join(card["classes"])}.
 
 | field | value |
 | --- | --- |
-| `seed` | {card["configuration"]["seed"]} |
 {settings}
 """
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -27,7 +25,7 @@ def build_monitors(
     Writes status.json at once, so build it only after the run's place is known to be free. `console`: where
     progress goes; default standard output.
     """
-    from dydist.config_reader import to_dict
+    from dydist.config_reader import flatten, to_dict
     from dydist.monitor.tensorboard import TensorBoard, local_folder  # imports torch
 
     folder, url = local_folder(config.monitor.logdir, run_dir)
@@ -57,13 +55,3 @@ def build_monitors(
         monitors.append(PrometheusFile(Path(config.monitor.prometheus_file), config.run.name))
     everyone.add(monitors)
     return everyone
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections → one value a dotted name."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= (
-            flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-        )
-    return flat

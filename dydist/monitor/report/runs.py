@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from dydist.config_reader import flatten
 from dydist.errors import UserError
 from dydist.monitor.jsonlines import read_lines
 
@@ -96,14 +97,6 @@ def group_runs(runs: Sequence[RunData]) -> list[Group]:
         label = ", ".join(f"{n}={v}" for n, v in key if n in varying)
         groups.append(Group(label or members[0].name, members))
     return groups
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections → one value a dotted name."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _local(name: str) -> bool:
