@@ -146,10 +146,10 @@ def choice_table(layers: Mapping[str, DynamicLayer], chosen: Mapping[str, str]) 
 
 def lost_speed(chosen: Mapping[str, str], device: torch.device | str) -> str | None:
     """Why layers that should compute in C++ do not here, in words for the user; None where nothing is lost."""
-    fused = sum(name == "fused" for name in chosen.values())
-    if not fused or torch.device(device).type != "cpu" or not (why := reason()):
+    native = sum(name in ("fused", "winograd") for name in chosen.values())
+    if not native or torch.device(device).type != "cpu" or not (why := reason()):
         return None
     return (
-        f"{fused} dynamic convolutions are made for C++ kernels, which are not there ({why}): they compute the same, "
+        f"{native} dynamic convolutions are made for C++ kernels, which are not there ({why}): they compute the same, "
         "more slowly. Install g++ or set CXX, then start again"
     )

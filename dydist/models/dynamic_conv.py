@@ -89,7 +89,7 @@ class DynamicConv2d(nn.Module):
         """Images [N, in, H, W] → [N, out, H', W']."""
         return dynamic_conv2d(
             x,
-            self.attention(x.mean((2, 3))),
+            self.attention(_pool(x)),
             self.weight,
             self.bias,
             self.stride,
@@ -106,3 +106,12 @@ class DynamicConv2d(nn.Module):
         parts += [f"{n}={getattr(self, n)}" for n, usual in optional.items() if getattr(self, n) != usual]
         parts += [f"bias={self.bias is not None}", f"kernels={self.kernels}", f"strategy={self.strategy}"]
         return ", ".join(parts)
+
+
+def _pool(x: Tensor) -> Tensor:
+    """Mean over all positions, [N, C]. The same bits as `x.mean((2, 3))`, but its gradient is not written out for every
+    pixel before it is added to the convolution's. Half precisions could overflow in the sum.
+    """
+    if x.dtype in (torch.float16, torch.bfloat16):
+        return x.mean((2, 3))
+    return x.sum((2, 3)) / (x.shape[2] * x.shape[3])

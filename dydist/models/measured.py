@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dydist.models.strategies import Geometry, Shape, dynamic_conv2d
 from dydist.models.strategies.native import build, identity, library
+from dydist.models.strategies.winograd import suits
 
 MEASURED_IMAGES = 32
 """At most so many images are used to measure: ratios between strategies hardly change beyond."""
@@ -57,6 +58,8 @@ class Problem:
         names = ["mix", "blocked"]
         if self.device.type == "cpu":  # elsewhere it computes by `blocked`
             names.append("fused")
+            if suits(self.shape.kernel, self.geometry):
+                names.append("winograd")
         if self.shape.pixels <= TAPS_PIXELS:
             names.append("taps")
         return tuple(names)

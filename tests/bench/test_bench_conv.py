@@ -11,7 +11,9 @@ from dydist.bench.conv import limit, peak_memory
 from dydist.bench.pairs import Ratio, take_turns
 from dydist.bench.reference import PublicDynamicConv2d
 from dydist.cli.main import main
-from dydist.models.strategies import Shape, dynamic_conv2d
+from dydist.models.strategies import Geometry, Shape, dynamic_conv2d
+
+SAME = Geometry((1, 1), (1, 1), (1, 1), 1)
 
 
 def test_conv_tells_every_layer(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,8 +65,8 @@ def test_a_ratio_is_the_median_over_pairs() -> None:
 
 def test_the_limit_on_paper() -> None:
     """4x4 pixels, 4 kernels: 20 + 20 + 24 multiply-adds a weight instead of 48."""
-    assert limit(Shape(64, 4, 512, 512, 1, (3, 3), (4, 4))) == pytest.approx(64 / 48)
-    assert limit(Shape(64, 4, 512, 512, 1, (3, 3), (1, 1))) == 4.0  # one pixel: mix outputs
+    assert limit(Shape(64, 4, 512, 512, (3, 3), (4, 4), SAME)) == pytest.approx(64 / 48)
+    assert limit(Shape(64, 4, 512, 512, (3, 3), (1, 1), SAME)) == 4.0  # one pixel: mix outputs
 
 
 def test_the_reference_is_dynamic_convolution() -> None:

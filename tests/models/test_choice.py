@@ -18,7 +18,7 @@ from dydist.models.choice import choice_table, describe_choice
 from dydist.models.measured import Problem, Times
 from dydist.models.strategies import Geometry, Shape
 
-CANDIDATES = ("mix", "blocked", "fused")
+CANDIDATES = ("mix", "blocked", "fused", "winograd")
 """What is timed on a CPU for more than 16 output pixels, in this order."""
 
 
@@ -34,7 +34,9 @@ def by_rule(model: nn.Module, images: int = 8, side: int = 32) -> dict[str, str]
 def test_the_rule_names_a_strategy_for_every_layer() -> None:
     chosen = by_rule(small())
     assert len(chosen) == 19
-    assert chosen["layer1.0.conv1"] == "fused"  # 16 x 16 pixels
+    assert chosen["layer1.0.conv1"] == "fused"  # 16 x 16 pixels, 8 channels
+    assert chosen["layer2.0.conv2"] == "winograd"  # 8 x 8 pixels, 16 channels
+    assert chosen["layer2.0.conv1"] == "fused"  # stride 2
     assert chosen["layer4.1.conv2"] == "taps"  # 2 x 2
     assert chosen["layer4.0.downsample.0"] == "fused"  # 2 x 2, no padding to leave out
     assert by_rule(small(), side=64)["layer1.0.conv1"] == "blocked"  # 32 x 32
@@ -178,8 +180,8 @@ def test_two_at_once_measure_once_and_choose_alike(tmp_path: Path) -> None:
 
 def test_what_is_worth_timing(tmp_path: Path) -> None:
     def candidates(pixels: int, device: str) -> tuple[str, ...]:
-        shape = Shape(2, 4, 8, 8, 1, (3, 3), (pixels, 1))
         geometry = Geometry((1, 1), (1, 1), (1, 1), 1)
+        shape = Shape(2, 4, 8, 8, (3, 3), (pixels, 1), geometry)
         size, weight = (2, 8, pixels, 1), (4, 8, 8, 3, 3)
         return Problem(shape, size, weight, geometry, torch.float32, torch.device(device)).candidates()
 

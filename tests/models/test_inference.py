@@ -54,8 +54,10 @@ def test_every_layer_of_the_network_takes_its_strategy() -> None:
     model = dy_resnet18(width=0.125)
     with Operators() as ran:
         model(torch.randn(4, 3, 32, 32)).sum().backward()
-    counts = {name: ran.names.count(f"dydist.{name}.default") for name in ("blocked", "fused", "taps")}
-    assert counts == {"blocked": 4, "fused": 15, "taps": 0}
+    counts = {
+        name: ran.names.count(f"dydist.{name}.default") for name in ("blocked", "fused", "winograd", "taps")
+    }
+    assert counts == {"blocked": 4, "fused": 9, "winograd": 6, "taps": 0}
     backward = {name: ran.names.count(f"dydist.{name}_backward.default") for name in counts}
     assert backward == counts
     # All other convolutions: the stem's, forward and backward.

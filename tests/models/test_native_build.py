@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dydist.models.strategies import Geometry, dynamic_conv2d
+from dydist.models.strategies import dynamic_conv2d
 from dydist.models.strategies.native import build
 
 COMPILER = shutil.which("g++") or shutil.which("c++")
@@ -88,16 +88,15 @@ def test_a_failing_compiler_is_quoted(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
-def test_bits_do_not_depend_on_the_number_of_threads() -> None:
+@pytest.mark.parametrize("strategy", ["fused", "winograd"])
+def test_bits_do_not_depend_on_the_number_of_threads(strategy: str) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(9, 40, 7, 7, generator=generator, requires_grad=True)
     attention = torch.rand(9, 4, generator=generator, requires_grad=True)
     weight = torch.randn(4, 40, 40, 3, 3, generator=generator, requires_grad=True)
 
     def compute() -> list[torch.Tensor]:
-        out = dynamic_conv2d(
-            x, attention, weight, None, *Geometry((1, 1), (1, 1), (1, 1), 1), strategy="fused"
-        )
+        out = dynamic_conv2d(x, attention, weight, None, (1, 1), (1, 1), strategy=strategy)
         return [out.detach(), *torch.autograd.grad(out.square().sum(), (x, attention, weight))]
 
     before = torch.get_num_threads()
@@ -112,15 +111,16 @@ def test_bits_do_not_depend_on_the_number_of_threads() -> None:
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
-def test_an_image_does_not_depend_on_its_batch() -> None:
+@pytest.mark.parametrize("strategy", ["fused", "winograd"])
+def test_an_image_does_not_depend_on_its_batch(strategy: str) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(9, 16, 6, 6, generator=generator)
     attention = torch.rand(9, 4, generator=generator)
     weight = torch.randn(4, 24, 16, 3, 3, generator=generator)
-    together = dynamic_conv2d(x, attention, weight, None, (1, 1), (1, 1), strategy="fused")
+    together = dynamic_conv2d(x, attention, weight, None, (1, 1), (1, 1), strategy=strategy)
     for i in range(9):
         alone = dynamic_conv2d(
-            x[i : i + 1], attention[i : i + 1], weight, None, (1, 1), (1, 1), strategy="fused"
+            x[i : i + 1], attention[i : i + 1], weight, None, (1, 1), (1, 1), strategy=strategy
         )
         assert torch.equal(alone[0], together[i])
 

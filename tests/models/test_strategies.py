@@ -82,7 +82,35 @@ def test_equals_the_loop(strategy: str, case: Case) -> None:
         torch.testing.assert_close(got, want)
 
 
-TYPICAL = Case(6, 4, 16, 24, (3, 3), (8, 8), Geometry((1, 1), (1, 1), (1, 1), 1), True, 0)
+SAME = Geometry((1, 1), (1, 1), (1, 1), 1)
+WINOGRADS = [
+    # (padding, size): tiles of 2x2 that end within the output or beyond it; rows fill a register tile or not
+    ((1, 1), (8, 8)),
+    ((0, 2), (9, 4)),
+    ((2, 0), (5, 12)),
+    ((1, 1), (1, 2)),
+    ((1, 0), (13, 14)),
+]
+
+
+@pytest.mark.parametrize("kernels", [1, 4, 6])
+@pytest.mark.parametrize(("padding", "size"), WINOGRADS)
+@pytest.mark.parametrize(("images", "channels"), [(1, (3, 5)), (6, (20, 33)), (9, (140, 18))])
+def test_winograd_equals_the_loop(
+    images: int, channels: tuple[int, int], kernels: int, padding: tuple[int, int], size: tuple[int, int]
+) -> None:
+    """Odd sizes, channels that fill no vector or several mixed tiles, images that fill no group of four."""
+    geometry = Geometry((1, 1), padding, (1, 1), 1)
+    case = Case(images, kernels, *channels, (3, 3), size, geometry, False, 0)
+    tensors = case.tensors()
+    expected = loop(*tensors, geometry)  # type: ignore[arg-type]
+    out = dynamic_conv2d(*tensors, *geometry, strategy="winograd")  # type: ignore[misc, arg-type]
+    torch.testing.assert_close(out, expected)
+    for got, want in zip(gradients(out, tensors), gradients(expected, tensors), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+TYPICAL = Case(6, 4, 16, 24, (3, 3), (8, 8), SAME, True, 0)
 
 
 @pytest.mark.parametrize("strategy", NAMES)
@@ -135,7 +163,7 @@ def test_an_empty_batch_gives_an_empty_output(strategy: str) -> None:
 def test_an_unknown_strategy_names_the_known_ones() -> None:
     tensors = TYPICAL.tensors()
     with pytest.raises(
-        UserError, match=r"model.strategy: 'fastest'.*auto, grouped, mix, blocked, fused, taps"
+        UserError, match=r"model.strategy: 'fastest'.*auto, grouped, mix, blocked, fused, winograd, taps"
     ):
         dynamic_conv2d(*tensors, *TYPICAL.geometry, strategy="fastest")  # type: ignore[misc, arg-type]
 
@@ -143,5 +171,5 @@ def test_an_unknown_strategy_names_the_known_ones() -> None:
 def test_the_rule_depends_on_the_shape_alone() -> None:
     """Same answer whatever the number of images: it must not change with the world size."""
     for channels, side in itertools.product((64, 128, 256, 512), (1, 2, 4, 8, 16, 32)):
-        shapes = [Shape(n, 4, channels, channels, 1, (3, 3), (side, side)) for n in (1, 2, 16, 128)]
+        shapes = [Shape(n, 4, channels, channels, (3, 3), (side, side), SAME) for n in (1, 2, 16, 128)]
         assert len({rule(shape) for shape in shapes}) == 1

@@ -5,6 +5,7 @@ rounding.
 - `mix`: K convolutions, outputs mixed
 - `blocked`: kernels for a few images at a time, built again in the backward pass
 - `fused`: C++ kernels that mix a tile of a kernel in cache and use it there
+- `winograd`: the same in Winograd's form, for 3x3 kernels with stride 1
 - `taps`: matrix products by tap, for maps of a few pixels
 - `auto`: one of them for each layer and shape: by `rule`, or as measured (`dydist.models.choice`)
 

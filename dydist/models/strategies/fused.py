@@ -22,18 +22,18 @@ def available() -> bool:
     return library() is not None
 
 
-def _forward(x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+def forward(x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     size = geometry.output_size((x.shape[2], x.shape[3]), (weight.shape[3], weight.shape[4]))
-    if not _can_run(x, size):
+    if not can_run(x, size):
         return blocked.forward(x, attention, weight, geometry)
     if not takes(x.dtype):
-        return _forward(x.float(), attention.float(), weight.float(), geometry).to(x.dtype)
+        return forward(x.float(), attention.float(), weight.float(), geometry).to(x.dtype)
     out = x.new_empty(x.shape[0], weight.shape[1], *size)
-    call("forward", x.dtype, _sizes(x, weight, geometry, size), x, attention, weight, out)
+    call("forward", x.dtype, sizes_of(x, weight, geometry, size), x, attention, weight, out)
     return out
 
 
-def _backward(
+def backward(
     grad: Tensor,
     x: Tensor,
     attention: Tensor,
@@ -42,13 +42,13 @@ def _backward(
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     size = (grad.shape[2], grad.shape[3])
-    if not _can_run(x, size):
+    if not can_run(x, size):
         return blocked.backward(grad, x, attention, weight, geometry, wanted)
     if not takes(x.dtype):
-        made = _backward(grad.float(), x.float(), attention.float(), weight.float(), geometry, wanted)
+        made = backward(grad.float(), x.float(), attention.float(), weight.float(), geometry, wanted)
         return made[0].to(x.dtype), made[1].to(x.dtype), made[2].to(x.dtype)
     grad_x, grad_attention, grad_weight = (x.new_empty(0) for _ in range(3))
-    sizes = _sizes(x, weight, geometry, size)
+    sizes = sizes_of(x, weight, geometry, size)
     if wanted[0]:
         grad_x = torch.empty_like(x)
         call("input_gradient", x.dtype, sizes, grad, attention, weight, grad_x)
@@ -58,11 +58,12 @@ def _backward(
     return grad_x, grad_attention, grad_weight
 
 
-def _can_run(x: Tensor, size: tuple[int, int]) -> bool:
+def can_run(x: Tensor, size: tuple[int, int]) -> bool:
+    """Whether the C++ kernels take x, for an output of `size` pixels."""
     return x.device.type == "cpu" and x.shape[0] > 0 and min(size) > 0 and available()
 
 
-def _sizes(x: Tensor, weight: Tensor, geometry: Geometry, size: tuple[int, int]) -> list[int]:
+def sizes_of(x: Tensor, weight: Tensor, geometry: Geometry, size: tuple[int, int]) -> list[int]:
     """`Sizes` as native/vectors.h has them."""
     groups = geometry.groups
     return [
@@ -71,4 +72,4 @@ def _sizes(x: Tensor, weight: Tensor, geometry: Geometry, size: tuple[int, int])
     ]
 
 
-fused = operator("fused", _forward, _backward)
+fused = operator("fused", forward, backward)

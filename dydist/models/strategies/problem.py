@@ -36,16 +36,21 @@ class Shape:
     kernels: int
     in_channels: int
     out_channels: int
-    groups: int
     kernel: Pair
     output: Pair
+    geometry: Geometry
 
     @classmethod
     def of(cls, x: Tensor, weight: Tensor, geometry: Geometry) -> Shape:
         """Sizes of x [N, C, H, W] meeting weight [K, out, C/groups, kh, kw]."""
         kernel = (weight.shape[3], weight.shape[4])
         output = geometry.output_size((x.shape[2], x.shape[3]), kernel)
-        return cls(x.shape[0], weight.shape[0], x.shape[1], weight.shape[1], geometry.groups, kernel, output)
+        return cls(x.shape[0], weight.shape[0], x.shape[1], weight.shape[1], kernel, output, geometry)
+
+    @property
+    def groups(self) -> int:
+        """As in `torch.nn.functional.conv2d`."""
+        return self.geometry.groups
 
     @property
     def pixels(self) -> int:

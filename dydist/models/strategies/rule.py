@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dydist.models.strategies.problem import Shape
+from dydist.models.strategies.winograd import suits
 
 FEW_PIXELS = 8
 """Up to so many output pixels, `taps`: vectors would be half empty, and many taps meet only padding."""
+WINOGRAD_PIXELS, WINOGRAD_CHANNELS = 36, 16
+"""From so many output pixels and channels on, `winograd`: with fewer, mixing 16 values for 9 costs more than it saves,
+and vectors of channels would be half empty."""
 MANY_PIXELS = 256
-"""Beyond so many, mixing kernels costs next to nothing, and a library's convolution is faster than ours."""
+"""Beyond so many, mixing kernels costs next to nothing, and a library's convolution is faster than `fused`."""
 
 
 def rule(shape: Shape, device: str = "cpu") -> str:
@@ -24,5 +28,11 @@ def rule(shape: Shape, device: str = "cpu") -> str:
     if shape.pixels == 1 or (shape.pixels <= FEW_PIXELS and shape.kernel != (1, 1)):
         return "taps"
     if device == "cpu":
+        if suits(shape.kernel, shape.geometry) and _fills_winograd(shape):
+            return "winograd"
         return "fused" if shape.pixels <= MANY_PIXELS else "blocked"
     return by_cost
+
+
+def _fills_winograd(shape: Shape) -> bool:
+    return shape.pixels >= WINOGRAD_PIXELS and min(shape.in_channels, shape.out_channels) >= WINOGRAD_CHANNELS

@@ -13,12 +13,16 @@
 //   pixels.h           what taps see of an image
 //   mixed_kernels.h    forward, gradient of x
 //   kernel_gradient.h  gradients of the kernels and of pi
+//   winograd_forms.h   images, kernels and outputs to and from Winograd's form
+//   winograd.h         forward, gradient of x in that form
+//   winograd_gradient.h  gradients of the kernels and of pi in that form
 //   taps.h             taps of kernels apart and together
 
 #include "kernel_gradient.h"
 #include "mixed_kernels.h"
 #include "taps.h"
 #include "vectors.h"
+#include "winograd_gradient.h"
 
 #define EXPORT(T, NAME)                                                                                              \
   extern "C" void forward_##NAME(const Sizes* s, const T* x, const T* pi, const T* w, T* out, int threads) {         \
@@ -31,6 +35,17 @@
                                          T* grad_w, T* grad_pi, int threads) {                                       \
     if (s->kernels == 4) kernel_gradient<T, 4>(*s, grad, x, pi, w, grad_w, grad_pi, threads);                        \
     else kernel_gradient<T, 0>(*s, grad, x, pi, w, grad_w, grad_pi, threads);                                        \
+  }                                                                                                                  \
+  extern "C" void winograd_forward_##NAME(const Sizes* s, const T* x, const T* pi, const T* w, T* out, int threads) { \
+    winograd_forward<T>(*s, x, pi, w, out, threads);                                                                 \
+  }                                                                                                                  \
+  extern "C" void winograd_input_gradient_##NAME(const Sizes* s, const T* grad, const T* pi, const T* w, T* grad_x, int t) { \
+    winograd_input_gradient<T>(*s, grad, pi, w, grad_x, t);                                                          \
+  }                                                                                                                  \
+  extern "C" void winograd_kernel_gradient_##NAME(const Sizes* s, const T* grad, const T* x, const T* pi, const T* w, \
+                                         T* grad_w, T* grad_pi, int threads) {                                       \
+    if (s->kernels == 4) winograd_kernel_gradient<T, 4>(*s, grad, x, pi, w, grad_w, grad_pi, threads);               \
+    else winograd_kernel_gradient<T, 0>(*s, grad, x, pi, w, grad_w, grad_pi, threads);                               \
   }                                                                                                                  \
   extern "C" void split_taps_##NAME(const T* from, Index rows, Index taps, const Index* chosen, Index count, T* to,  \
                                     int threads) {                                                                   \

@@ -80,13 +80,14 @@ inline void multiply(const T* w, const T* x, T* sum, Index sum_step, Index lengt
 constexpr int kRegisters = kBytes == 64 ? 16 : 8;  // accumulators that leave room for operands
 
 // The same for any number of rows and of vectors; x is in panels of one vector, x[vector][l][lane].
-template <typename T, int ROW, int INNER>
+template <typename T, int ROW, int INNER, bool FRESH = false>
 void multiply_all(const T* w, const T* x, Index panel, T* sum, Index sum_step, Index length, Index rows, Index vectors) {
   for (Index j = 0; j < vectors; ++j, x += panel, sum += kLanes<T>) {
     Index i = 0;
     for (; i + kRegisters <= rows; i += kRegisters)
-      multiply<T, kRegisters, ROW, INNER>(w + i * ROW, x, sum + i * sum_step, sum_step, length);
-    for (; i < rows; ++i) multiply<T, 1, ROW, INNER>(w + i * ROW, x, sum + i * sum_step, sum_step, length);
+      multiply<T, kRegisters, ROW, INNER, FRESH>(w + i * ROW, x, sum + i * sum_step, sum_step, length);
+    for (; i + 4 <= rows; i += 4) multiply<T, 4, ROW, INNER, FRESH>(w + i * ROW, x, sum + i * sum_step, sum_step, length);
+    for (; i < rows; ++i) multiply<T, 1, ROW, INNER, FRESH>(w + i * ROW, x, sum + i * sum_step, sum_step, length);
   }
 }
 

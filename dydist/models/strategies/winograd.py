@@ -1,0 +1,68 @@
+"""`winograd`: `fused` in Winograd's form, for 3x3 kernels with stride 1.
+
+A tile of 2x2 outputs takes 16 multiply-adds an input channel instead of 36 (F(2x2, 3x3): Lavin and Gray,
+arXiv:1509.09308, section 4.1). Kernels enter that form linearly, so the K kernels are transformed once a
+call and mixed there: K·16/9 + H·W·4/9 multiply-adds a weight and image instead of K + H·W. On maps of
+8x8 and more, dynamic convolution then costs less than an ordinary one by its sum. Rounding is a few times
+that of the sum, as in every library's Winograd convolution. What it does not suit is computed by `fused`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dydist.models.strategies import fused
+from dydist.models.strategies.custom import operator
+from dydist.models.strategies.native.call import call, takes
+from dydist.models.strategies.problem import Geometry, Pair
+
+
+def suits(kernel: Pair, geometry: Geometry) -> bool:
+    """Whether a convolution can be computed so: 3x3, next to next pixel, at most two pixels of padding."""
+    plain = geometry.stride == (1, 1) and geometry.dilation == (1, 1) and geometry.groups == 1
+    return plain and kernel == (3, 3) and max(geometry.padding) <= 2
+
+
+def _forward(x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    size = geometry.output_size((x.shape[2], x.shape[3]), (weight.shape[3], weight.shape[4]))
+    if not _can_run(x, weight, geometry, size):
+        return fused.forward(x, attention, weight, geometry)
+    if not takes(x.dtype):
+        return _forward(x.float(), attention.float(), weight.float(), geometry).to(x.dtype)
+    out = x.new_empty(x.shape[0], weight.shape[1], *size)
+    call("winograd_forward", x.dtype, fused.sizes_of(x, weight, geometry, size), x, attention, weight, out)
+    return out
+
+
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    attention: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    wanted: tuple[bool, bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    size = (grad.shape[2], grad.shape[3])
+    if not _can_run(x, weight, geometry, size):
+        return fused.backward(grad, x, attention, weight, geometry, wanted)
+    if not takes(x.dtype):
+        made = _backward(grad.float(), x.float(), attention.float(), weight.float(), geometry, wanted)
+        return made[0].to(x.dtype), made[1].to(x.dtype), made[2].to(x.dtype)
+    grad_x, grad_attention, grad_weight = (x.new_empty(0) for _ in range(3))
+    sizes = fused.sizes_of(x, weight, geometry, size)
+    if wanted[0]:
+        grad_x = torch.empty_like(x)
+        call("winograd_input_gradient", x.dtype, sizes, grad, attention, weight, grad_x)
+    if wanted[1]:
+        grad_attention, grad_weight = torch.empty_like(attention), torch.empty_like(weight)
+        to = (grad_weight, grad_attention)
+        call("winograd_kernel_gradient", x.dtype, sizes, grad, x, attention, weight, *to)
+    return grad_x, grad_attention, grad_weight
+
+
+def _can_run(x: Tensor, weight: Tensor, geometry: Geometry, size: Pair) -> bool:
+    return suits((weight.shape[3], weight.shape[4]), geometry) and fused.can_run(x, size)
+
+
+winograd = operator("winograd", _forward, _backward)
