@@ -8,8 +8,9 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 
-from dydist.config import ABOVE, BELOW_ONE, LOWEST, Config
+from dydist.config import Config
 from dydist.config_reader import describe, fields, read_config
+from dydist.config_rules import ABOVE, BELOW_ONE, LOWEST
 from dydist.errors import UserError
 
 PAGE = Path(__file__).with_suffix(".md")

@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 from dydist.compare_statistics import Difference, difference
 from dydist.config import ModelConfig
 from dydist.config_reader import build, flatten, read_yaml
+from dydist.config_rules import is_local
 from dydist.errors import UserError
 from dydist.monitor.jsonlines import read_lines
 
 if TYPE_CHECKING:
     from dydist.models.cost import Cost
-IGNORED = ("seed", "run.", "checkpoint.", "monitor.", "parallel.", "data.root", "data.download")
-"""Fields that do not make another row: where and how a run ran, and its seed."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,8 @@ def with_differences(rows: Sequence[Row], baseline: str | None) -> tuple[list[Ro
 
 def tabulate(results: Sequence[Result]) -> list[Row]:
     """One row for each setting, labelled by the fields in which the rows differ; best mean accuracy first."""
-    names = sorted({name for result in results for name in result.settings if not name.startswith(IGNORED)})
+    given = {name for result in results for name in result.settings}
+    names = sorted(name for name in given if name != "seed" and not is_local(name))
     different = [n for n in names if len({str(result.settings.get(n)) for result in results}) > 1]
     groups: dict[str, list[Result]] = {}
     for result in results:

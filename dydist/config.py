@@ -1,13 +1,12 @@
 """The whole configuration of a run: one frozen dataclass a section, each field with a line under it.
 
 A run is a pure function of these values (docs/design.md). They come from a YAML file, then flags over it;
-`dydist.config_reader` reads both. `Config.validate` holds what a single field's type cannot say.
+`dydist.config_reader` reads both. `dydist.config_rules` holds what a single field's type cannot say.
 Imports neither torch nor numpy, so that a mistake is told at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -228,117 +227,9 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
-    @property
-    def shard_size(self) -> int:
-        """Images of one shard of a full batch."""
-        return self.train.batch_size // self.parallel.shards
-
     def validate(self, *, world_size: int = 1) -> None:
         """Raise UserError with every broken rule, one a line, each naming its field."""
-        problems = [*_ranges(self)]
-        if self.parallel.shards >= 1:
-            problems += _combinations(self, world_size)
-        if problems:
-            raise UserError("\n".join(problems))
+        from dydist.config_rules import problems
 
-
-LOWEST: dict[str, float] = {
-    "seed": 0, "model.kernels": 1, "data.crop_padding": 0, "data.cutout": 0, "data.mixup": 0, "data.cutmix": 0,
-    "data.limit": 1, "train.epochs": 1, "train.batch_size": 1, "train.max_steps": 1, "train.eval_batch_size": 1,
-    "optim.weight_decay": 0, "optim.lr_end": 0, "optim.warmup_epochs": 0, "optim.lr": 0,
-    "temperature.epochs": 0, "parallel.shards": 1, "parallel.threads": 1, "parallel.guard_every_steps": 0,
-    "checkpoint.every_steps": 1, "checkpoint.keep": 1, "checkpoint.keep_every_steps": 1,
-    "checkpoint.stage_keep": 1, "monitor.every_steps": 1, "monitor.histograms_every_steps": 0,
-}  # fmt: skip
-"""Fields that must be at least this."""
-ABOVE: dict[str, float] = {
-    "model.width": 0, "model.reduction": 0, "train.clip_norm": 0, "train.eval_every_epochs": 0, "optim.gamma": 0,
-    "temperature.start": 0, "temperature.end": 0, "parallel.timeout_s": 0, "checkpoint.every_minutes": 0,
-    "checkpoint.deadline_s": 0,
-}  # fmt: skip
-"""Fields that must be above this."""
-BELOW_ONE = ("model.dropout", "train.label_smoothing", "train.ema_decay", "optim.momentum")
-"""Fields that must be at least 0 and below 1."""
-
-
-def _ranges(config: Config) -> Iterator[str]:
-    """Values outside what one field allows."""
-    for path, low in LOWEST.items():
-        value = _get(config, path)
-        if value is not None and not low <= value < float("inf"):
-            yield f"{path}: {value} is not allowed; it must be a number of at least {low:g}"
-    for path, low in ABOVE.items():
-        value = _get(config, path)
-        if value is not None and not low < value < float("inf"):
-            yield f"{path}: {value} is not allowed; it must be a number above {low:g}"
-    for path in BELOW_ONE:
-        value = _get(config, path)
-        if value is not None and not 0 <= value < 1:
-            yield f"{path}: {value} is not allowed; it must be at least 0 and below 1"
-    name = config.run.name
-    if not name or name in (".", "..") or any(c in name for c in "/\\\0\n"):
-        yield f"run.name: {name!r} is not allowed; it must be a folder name without / or \\"
-
-
-def _combinations(config: Config, world_size: int) -> Iterator[str]:
-    """Values that are fine alone and impossible together."""
-    batch, shards = config.train.batch_size, config.parallel.shards
-    if batch % shards:
-        near = sorted({max(1, batch // shards) * shards, (batch // shards + 1) * shards})
-        yield (
-            f"train.batch_size: {batch} cannot be cut into parallel.shards={shards} equal shards; "
-            f"use a multiple of {shards}, such as {' or '.join(map(str, near))}, or other shards"
-        )
-    if world_size > shards:
-        yield (
-            f"parallel.shards: {shards} shards cannot be shared by {world_size} processes; "
-            f"start at most {shards} processes, or set parallel.shards to {world_size} or more"
-        )
-    marks = config.optim.milestones
-    if any(not 0 < mark < 1 for mark in marks):
-        yield f"optim.milestones: {list(marks)} is not allowed; each is a fraction of the epochs between 0 and 1"
-    elif list(marks) != sorted(set(marks)):
-        yield f"optim.milestones: {list(marks)} is out of order; use {sorted(set(marks))}"
-    if config.train.epochs >= 1 and config.optim.warmup_epochs >= config.train.epochs:
-        yield (
-            f"optim.warmup_epochs: {config.optim.warmup_epochs:g} leaves nothing of train.epochs="
-            f"{config.train.epochs}; it must be smaller"
-        )
-    if config.optim.nesterov and config.optim.momentum == 0:
-        yield "optim.nesterov: needs optim.momentum above 0"
-    if config.data.mixup > 0 and config.data.cutmix > 0:
-        yield "data.mixup: cannot be used together with data.cutmix; set one of them to 0"
-    if not config.data.augment and (config.data.cutout or config.data.mixup or config.data.cutmix):
-        yield "data.augment: false contradicts data.cutout, data.mixup or data.cutmix; set those to 0, or augment"
-    if config.parallel.zero and config.parallel.engine != "deepspeed":
-        yield f"parallel.zero: {config.parallel.zero} needs parallel.engine=deepspeed"
-    lowest_stage = {"none": 0, "optimizer": 1, "param": 3, "all": 3}[config.parallel.offload]
-    if config.parallel.zero < lowest_stage:
-        yield f"parallel.offload: {config.parallel.offload} needs parallel.zero={lowest_stage} or more"
-    if config.parallel.engine == "deepspeed" and config.train.compile:
-        yield "train.compile: true needs parallel.engine=ddp; ZeRO's hooks do not go through a compiled network"
-    if config.parallel.zero == 3 and config.train.ema_decay is not None:
-        yield (
-            f"train.ema_decay: {config.train.ema_decay:g} needs parallel.zero=0, 1 or 2; with 3 no process holds "
-            "the weights that are averaged"
-        )
-    if config.parallel.engine == "deepspeed" and config.parallel.reduce == "exact":
-        yield "parallel.reduce: exact needs parallel.engine=ddp; DeepSpeed sums gradients in its own order"
-    if config.train.precision == "fp16" and config.train.compile and config.parallel.device == "cpu":
-        yield "train.precision: fp16 cannot be compiled on a CPU; use bf16 or fp32"
-    if config.model.attention == "sigmoid" and config.model.kind == "static":
-        yield "model.attention: sigmoid needs model.kind=dynamic; a static network has no attention"
-    steps = config.train.profile
-    first, _, last = (steps or "1:1").partition(":")
-    if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
-        yield f"train.profile: {steps!r} is not allowed; give the first and the last step, such as 10:20"
-    resume = config.checkpoint.resume
-    if resume not in ("auto", "never") and not resume.isdigit() and "/" not in resume:
-        yield f"checkpoint.resume: {resume!r} is not allowed; use auto, never, a step, or a checkpoint's path or URL"
-
-
-def _get(config: Config, path: str) -> Any:
-    value: Any = config
-    for name in path.split("."):
-        value = getattr(value, name)
-    return value
+        if found := problems(self, world_size):
+            raise UserError("\n".join(found))

@@ -18,6 +18,7 @@ from dydist import __version__
 from dydist.checkpoint import Checkpointer, TrainingState, redact
 from dydist.config import Config
 from dydist.config_reader import flatten, to_dict
+from dydist.config_rules import is_local
 from dydist.data import ImageDataset
 from dydist.data.description import DataDescription
 from dydist.engine import Engine, Progress, World
@@ -43,17 +44,6 @@ IDENTITY = (
     "parallel.shards",
 )
 """Fields that say which run this is: with another value, step N would mean something else."""
-LOCAL = (
-    "run.dir",
-    "parallel.device",
-    "parallel.timeout_s",
-    "checkpoint",
-    "monitor",
-    "data.root",
-    "data.download",
-    "train.profile",
-)
-"""Fields that say where and how it runs, and change nothing of the result."""
 
 LEAVING_S = 5.0
 """Seconds kept for what comes after a last save: telling, leaving, and being put back into the queue."""
@@ -213,7 +203,7 @@ class Session:
                 )
             )
         for name in changed:
-            if not any(name == local or name.startswith(f"{local}.") for local in (*LOCAL, "run")):
+            if not is_local(name):
                 self._note(f"{name} was {before[name]} until now, and is {now[name]} from here on.")
         if self.config.parallel.reduce == "exact":
             there, here = extra.get("environment", {}), environment(self.world)

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 from scipy import stats
 from support import REPOSITORY, metrics, train
@@ -89,6 +90,27 @@ def test_seeds_are_one_row_with_their_spread(
     out = capsys.readouterr().out
     assert "optim.lr=0.05" in out
     assert "not finished" not in out
+
+
+def test_other_shards_are_another_row_and_another_machine_is_not(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Batch norm takes its statistics over a shard; how many threads computed it decides nothing."""
+    written = (runs / "a" / "config.yaml").read_text()
+    shards = yaml.safe_load(written)["parallel"]["shards"]
+    for name, old, new in (
+        ("threads", "  threads: 1", "  threads: 2"),
+        ("shards", f"  shards: {shards}", f"  shards: {2 * shards}"),
+    ):
+        shutil.copytree(runs / "a", tmp_path / name)
+        assert written.count(old) == 1
+        (tmp_path / name / "config.yaml").write_text(written.replace(old, new))
+    assert main(["compare", str(runs / "a"), str(tmp_path), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {row["label"]: row["runs"] for row in rows} == {
+        f"parallel.shards={shards}": 2,
+        f"parallel.shards={2 * shards}": 1,
+    }
 
 
 def test_a_run_that_is_not_at_its_end_is_named(

@@ -9,7 +9,7 @@ from typing import Any
 
 from support import REPOSITORY
 
-from dydist import config
+from dydist import config_rules
 from dydist.config_reader import fields
 
 SCRIPT = REPOSITORY / "docs" / "configuration.py"
@@ -26,7 +26,7 @@ def test_the_page_is_current() -> None:
 
 
 def test_every_rule_has_an_example() -> None:
-    rules = ast.walk(ast.parse(inspect.getsource(config._combinations)))
+    rules = ast.walk(ast.parse(inspect.getsource(config_rules._combinations)))
     made = script()
     refusals = {made["refusal"](*example) for example in made["IMPOSSIBLE"]}
     assert len(refusals) == sum(isinstance(one, ast.Yield) for one in rules)
@@ -34,6 +34,6 @@ def test_every_rule_has_an_example() -> None:
 
 
 def test_ranges_name_fields_that_there_are() -> None:
-    ranged = [*config.LOWEST, *config.ABOVE, *config.BELOW_ONE]
+    ranged = [*config_rules.LOWEST, *config_rules.ABOVE, *config_rules.BELOW_ONE]
     assert len(ranged) == len(set(ranged))
     assert set(ranged) <= {path for path, _, _ in fields()}

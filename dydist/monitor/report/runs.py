@@ -11,11 +11,9 @@ from typing import Any
 import yaml
 
 from dydist.config_reader import flatten
+from dydist.config_rules import is_local
 from dydist.errors import UserError
 from dydist.monitor.jsonlines import read_lines
-
-LOCAL_FIELDS = ("seed", "run", "monitor", "checkpoint", "data.root", "data.download", "parallel.device")
-"""What may differ between runs that are repetitions of one another."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,11 @@ def read_run(folder: Path) -> RunData:
 
 
 def group_runs(runs: Sequence[RunData]) -> list[Group]:
-    """Runs that differ in LOCAL_FIELDS alone come together; a group is named by what sets it apart."""
-    keys = [tuple(sorted((n, str(v)) for n, v in run.config.items() if not _local(n))) for run in runs]
+    """Runs that differ in the seed, and in where and how they ran, are one group, named by what sets it apart."""
+    keys = [
+        tuple(sorted((n, str(v)) for n, v in run.config.items() if n != "seed" and not is_local(n)))
+        for run in runs
+    ]
     distinct = list(dict.fromkeys(keys))
     varying = {
         n for n, _ in set().union(*map(set, distinct)) - set(distinct[0]).intersection(*map(set, distinct))
@@ -97,10 +98,6 @@ def group_runs(runs: Sequence[RunData]) -> list[Group]:
         label = ", ".join(f"{n}={v}" for n, v in key if n in varying)
         groups.append(Group(label or members[0].name, members))
     return groups
-
-
-def _local(name: str) -> bool:
-    return any(name == local or name.startswith(f"{local}.") for local in LOCAL_FIELDS)
 
 
 def _load(path: Path, parse: Callable[[str], Any]) -> Any:
