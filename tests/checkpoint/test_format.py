@@ -20,7 +20,7 @@ from dydist.checkpoint import (
     survey,
     verify,
 )
-from dydist.checkpoint._format import Manifest, _seal
+from dydist.checkpoint._format import Manifest, _seal, folder_name, leftover_step, step_of
 from dydist.checkpoint._storage import LocalStorage
 from dydist.errors import UserError
 
@@ -52,6 +52,34 @@ def test_the_sample_is_still_readable(place: LocalStorage) -> None:
 def test_a_manifest_is_written_as_in_the_sample() -> None:
     raw = (SAMPLE / FOLDER / "MANIFEST.json").read_bytes()
     assert Manifest.decode(raw).encode() == raw
+
+
+def test_folder_names_tell_the_step_and_nothing_else_does() -> None:
+    assert step_of(folder_name(42)) == 42
+    assert step_of(folder_name(12_345_678_901)) == 12_345_678_901
+    assert (
+        leftover_step(".step-000000042.9b0c.partial") == leftover_step(".step-000000042.9b0c.replaced") == 42
+    )
+    for other in ("step-42", "step-000000042.old", ".step-000000042.9b0c.partial", "latest"):
+        assert step_of(other) is None
+    for other in (FOLDER, ".step-000000042.partial", ".step-000000042.9b0c.partial.old"):
+        assert leftover_step(other) is None
+
+
+def test_a_damaged_manifest_says_what_is_wrong() -> None:
+    good = (SAMPLE / FOLDER / "MANIFEST.json").read_bytes()
+    values = json.loads(good)
+    del values["checksum"]
+    for bad, message in (
+        (good[:-10], r"MANIFEST\.json cannot be read: JSONDecodeError"),
+        (b"[]", r"MANIFEST\.json cannot be read"),
+        (good.replace(b"0.875", b"0.975"), r"MANIFEST\.json does not match its own checksum"),
+        (_seal({**values, "format": "another"}), r"MANIFEST\.json does not match its own checksum"),
+        (good + b"\n", r"MANIFEST\.json was altered"),
+        (_seal({**values, "surprise": 1}), r"MANIFEST\.json lacks what a version 1 manifest has"),
+    ):
+        with pytest.raises(DamagedError, match=message):
+            Manifest.decode(bad)
 
 
 def test_a_newer_format_is_refused_and_not_passed_over(place: LocalStorage) -> None:

@@ -74,6 +74,8 @@ def test_a_missing_shard_is_noticed() -> None:
     sums.push(1)
     with pytest.raises(AssertionError, match="missing"):
         sums.results()
+    with pytest.raises(ValueError, match="shorter"):
+        ReductionPlan.make(4, 2).combine(["0+1"], join)
 
 
 def test_three_processes_and_eight_shards() -> None:
