@@ -1,1 +1,8 @@
-"""Benchmarks that come with the package: each compares two ways within one run. docs/results.md has figures."""
+"""Benchmarks that come with the package: each compares two ways within one run. docs/performance.md has figures.
+
+- `conv` (against `reference`, what public code does), `parts`: dynamic convolution, and where a step's time goes
+- `engines`, `exact`: one back end or reduction against another
+- `loader`, `loop`, `monitor`, `checkpoint`: what a run does beside arithmetic
+- `scaling`: two processes against one here; `scaling_model`: many GPUs, on paper
+- `pairs`, `local`, `elsewhere`: measuring in turns, and the processes of a measurement
+"""

@@ -6,7 +6,7 @@ Run as a module it is one fresh process of the memory measurement.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -56,7 +56,7 @@ def layer_costs(
 
 
 def limit(shape: Shape) -> float:
-    """Multiply-adds of forward and backward over those of a static convolution, the least that is known.
+    """Multiply-adds of forward and backward over those of a static convolution, both by their sums: the least known.
 
     Mixing kernels takes P + K a weight forward and for the gradient of x (P pixels, K kernels), and P + 2K for the
     gradients of kernels and attention. Mixing outputs takes K times a static convolution.
@@ -66,11 +66,20 @@ def limit(shape: Shape) -> float:
 
 
 def step_costs(
-    *, stem: Stem, batch_size: int, width: float, kinds: Sequence[Kind], pairs: int
+    *,
+    stem: Stem,
+    batch_size: int,
+    width: float,
+    kinds: Sequence[Kind],
+    pairs: int,
+    beside: Mapping[str, Callable[[], Any]] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of whole training steps (forward, backward, SGD with momentum) of each kind of network, in turns."""
+    """Seconds of whole training steps (forward, backward, SGD with momentum) of each kind of network, in turns.
+
+    `beside`: more ways by name, such as steps of another process (`dydist.bench.elsewhere`).
+    """
     ways: dict[str, Callable[[], Any]] = {kind: train_step(kind, stem, batch_size, width) for kind in kinds}
-    return take_turns(ways, pairs=pairs)
+    return take_turns(ways | dict(beside or {}), pairs=pairs)
 
 
 def peak_memory(kind: Kind, *, stem: Stem, batch_size: int, width: float) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dydist.cli.bench_output import print_json, print_machine, print_table, start
 
@@ -33,7 +33,7 @@ def bench_conv(
         stem: cifar, strided or imagenet; images have 32 pixels.
         batch_size: Images.
         width: Multiplies every channel count.
-        strategies: Strategies to measure: auto, grouped, mix, blocked, fused, taps.
+        strategies: Strategies to measure: auto, grouped, mix, blocked, fused, winograd, taps.
         pairs: Pairs of passes.
         threads: CPU threads; torch's default where not given.
         json: Print the result as JSON.
@@ -67,6 +67,7 @@ def bench_step(
     batch_size: int = 64,
     width: float = 1.0,
     public: bool = True,
+    public_in_large_pages: bool = False,
     memory: bool = False,
     loop: bool = False,
     pairs: int = 5,
@@ -75,8 +76,9 @@ def bench_step(
 ) -> int:
     """Whole training steps: DY-ResNet18 over static ResNet-18, and the public way of dynamic convolution over ours.
 
-    The public way is one convolution with groups = images. All take turns within one run; the ratio is the median
-    over pairs, with the least and the greatest.
+    The public way is one convolution with groups = images. It runs in a process of its own with torch as it comes, as
+    its users run it: a training process of dydist has its memory in large pages, which the public way gains from too.
+    All take turns; the ratio is the median over pairs, with the least and the greatest.
 
     Example: dydist bench step --stem imagenet --batch-size 64 --memory
 
@@ -85,6 +87,7 @@ def bench_step(
         batch_size: Images of a step.
         width: Multiplies every channel count.
         public: Measure the public way too. It is slow.
+        public_in_large_pages: Measure the public way once more, with its memory in large pages as ours.
         memory: Measure peak memory too, each network in a fresh process.
         loop: Measure the training loop's own cost too: 25 steps of a real run, less forward, backward and optimiser.
         pairs: Pairs of steps.
@@ -95,14 +98,24 @@ def bench_step(
     from dataclasses import asdict
 
     start(threads)
-    from dydist.bench.conv import Kind, peak_memory, step_costs
+    from contextlib import ExitStack
+
+    from dydist.bench.conv import Kind, peak_memory, step_costs, train_step
+    from dydist.bench.elsewhere import steps_elsewhere
     from dydist.bench.pairs import Ratio, describe_machine
 
     kinds: list[Kind] = ["static", "dynamic", *(["public"] if public else [])]  # type: ignore[list-item]
-    seconds = step_costs(stem=stem, batch_size=batch_size, width=width, kinds=kinds, pairs=pairs)
+    network: dict[str, Any] = {"stem": stem, "batch_size": batch_size, "width": width}
+    with ExitStack() as processes:
+        beside = {}
+        if public:
+            beside["public"] = processes.enter_context(steps_elsewhere("public", **network))
+        here = [kind for kind in kinds if kind != "public"]
+        if public_in_large_pages:
+            beside["public, large pages"] = train_step("public", **network)
+        seconds = step_costs(**network, kinds=here, pairs=pairs, beside=beside)
     ratios = {"dynamic / static": Ratio.of(seconds["dynamic"], seconds["static"])}
-    if public:
-        ratios["public / dynamic"] = Ratio.of(seconds["public"], seconds["dynamic"])
+    ratios |= {f"{name} / dynamic": Ratio.of(seconds[name], seconds["dynamic"]) for name in beside}
     peaks = {
         kind: peak_memory(kind, stem=stem, batch_size=batch_size, width=width)
         for kind in (kinds if memory else [])
@@ -123,9 +136,9 @@ def bench_step(
     print_table(
         header,
         [
-            [kind, f"{1000 * statistics.median(seconds[kind]):.0f}"]
-            + ([f"{peaks[kind] / 2**20:.0f}"] if memory else [])
-            for kind in kinds
+            [name, f"{1000 * statistics.median(taken):.0f}"]
+            + ([f"{peaks[name] / 2**20:.0f}" if name in peaks else ""] if memory else [])
+            for name, taken in seconds.items()
         ],
     )
     for name, ratio in ratios.items():

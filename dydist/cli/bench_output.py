@@ -6,10 +6,11 @@ from typing import Any
 
 
 def start(threads: int | None) -> None:
-    """Set up as a training process does: memory in large pages before torch allocates any, then threads."""
-    import os
+    """Set up as a training process is, before torch allocates memory; then threads."""
+    from dydist.config import Config
+    from dydist.train import prepare_environment
 
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    prepare_environment(Config())
     import torch
 
     if threads is not None:

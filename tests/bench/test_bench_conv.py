@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dydist.bench.conv import limit, peak_memory
+from dydist.bench.elsewhere import steps_elsewhere
 from dydist.bench.pairs import Ratio, take_turns
 from dydist.bench.reference import PublicDynamicConv2d
 from dydist.cli.main import main
@@ -35,12 +36,25 @@ def test_conv_tells_every_layer(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_step_tells_ratios(capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--width", "0.0625", "--batch-size", "4", "--pairs", "2", "--stem", "strided"]
-    assert main(["bench", "step", *small, "--json"]) == 0
+    assert main(["bench", "step", *small, "--public-in-large-pages", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert set(told["ratios"]) == {"dynamic / static", "public / dynamic"}
+    assert set(told["ratios"]) == {
+        "dynamic / static",
+        "public / dynamic",
+        "public, large pages / dynamic",
+    }
     assert len(told["seconds"]["public"]) == 2
     assert main(["bench", "step", *small, "--no-public"]) == 0
     assert "dynamic / static: " in capsys.readouterr().out
+
+
+def test_a_process_that_ends_is_said_with_its_code(capfd: pytest.CaptureFixture[str]) -> None:
+    with (
+        steps_elsewhere("public", stem="nowhere", batch_size=1, width=0.0625) as step,  # type: ignore[arg-type]
+        pytest.raises(RuntimeError, match="the process of the public network ended with 1"),
+    ):
+        step()
+    assert "nowhere" in capfd.readouterr().err
 
 
 def test_an_unknown_strategy_is_one_line_and_exit_2(capsys: pytest.CaptureFixture[str]) -> None:

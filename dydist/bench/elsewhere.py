@@ -1,0 +1,70 @@
+"""Training steps in a process of their own, with torch as it comes: how those who use the public way run it.
+
+Run as a module it is that process: it takes one step for each line that it reads, and answers it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from dydist.bench.conv import Kind, train_step
+from dydist.models.resnet import Stem
+
+
+@contextmanager
+def steps_elsewhere(kind: Kind, *, stem: Stem, batch_size: int, width: float) -> Iterator[Callable[[], None]]:
+    """A function that has one training step taken, and returns when it is done.
+
+    The process has this one's number of threads, and none of what dydist sets in its own environment; it waits, at no
+    cost, while it is not asked. Raises RuntimeError, with its last words, where it ends.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    arguments = [kind, stem, str(batch_size), str(width), str(torch.get_num_threads())]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dydist.bench.elsewhere", *arguments],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    asked, answered = process.stdin, process.stdout
+
+    def step() -> None:
+        try:
+            asked.write("step\n")
+            asked.flush()
+            done = answered.readline()
+        except BrokenPipeError:
+            done = ""
+        if done != "done\n":
+            raise RuntimeError(f"the process of the {kind} network ended with {process.wait()}: see above")
+
+    try:
+        yield step
+    finally:
+        process.kill()
+        process.wait()
+        asked.close()
+        answered.close()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """One step for each line of standard input."""
+    kind, stem, batch_size, width, threads = arguments
+    torch.set_num_threads(int(threads))
+    step = train_step(kind, stem, int(batch_size), float(width))  # type: ignore[arg-type]
+    for _ in sys.stdin:
+        step()
+        print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
