@@ -1,3 +1,15 @@
-"""dydist: training jobs for dynamic-convolution networks. Importing it imports neither torch nor deepspeed."""
+"""dydist: training jobs for dynamic-convolution networks. Importing it imports neither torch nor deepspeed.
+
+- `train`: one process of a run; `session` and `run_strategies` tie its engine to checkpoints and to strategies
+- `config`, `config_rules`, `config_reader`: what a run is, what it may be, and reading that
+- `schedules`, `randomness`: learning rate, temperature and every draw, as functions of the step
+- `records`, `errors`: what a run says to its monitors, and to people
+- `process_report`, `stop`: between a process and its launcher
+- `compare`, `compare_many`, `compare_plot`, `compare_statistics`: runs beside each other
+- `shipped`: files that come with the package; `torchvision_shim`: torchvision where its operators do not load
+
+The packages: `models`, `data`, `engine`, `checkpoint`, `monitor`, `inference`, `jobs`, `bench`, and `cli` over all.
+docs/design.md says what knows what.
+"""
 
 __version__ = "0.1.0"

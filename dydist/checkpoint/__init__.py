@@ -9,8 +9,9 @@
 - the errors (`_errors`)
 
 Inside: `_policy` decides what all processes must decide alike, `_save` writes and commits one save, `_pipeline` runs
-saves in the background, `_stage` is the node's own disk, `_lease` allows one writer, `_restore` chooses at a start,
-`_retry` tries again what can pass. Nothing here knows engines or clusters; docs/checkpoints.md tells users.
+saves in the background (`_transfer`: what becomes of one), `_stage` is the node's own disk, `_lease` allows one writer,
+`_restore` chooses at a start (`_beginning`: among what `checkpoint.resume` allows), `_retry` tries again what can pass.
+Nothing here knows engines or clusters; docs/checkpoints.md tells users.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Runs as jobs of a cluster: submitted, launched on its nodes, watched, and brought back.
 
 On the machine that submits: `profile` (a site's settings), `snapshot` (code as it was), `submit` with `sbatch`,
-`sweep`, `status`, `logs`, `task_log`, `registry` (which jobs there are), `slurm` (its commands).
+`sweep`, `status`, `logs`, `task_log`, `cancel`, `registry` (which jobs there are), `slurm` (its commands),
+`report` (what a preflight found out).
 On each node: `node` (the task), `context`, `preflight` with `checks`, `place_check` and `probe`, `supervise` with
 `launch`, `watch`, `rendezvous` and `scratch`, `conclude` with `decide`. Between nodes: `attempt` and `files`. Between
 both: `spec`.

@@ -2,9 +2,14 @@
 
 - `build_monitors`: everything a configuration asks for; `NullMonitor`: for every process but 0.
 - `Monitors`: hands records to many, and lets none of them stop training.
-- `JsonLines`: metrics.jsonl and events.jsonl. `StatusFile`: status.json.
-- `TerminalProgress`, `LineProgress`, `QuietProgress`: the terminal, a log file, almost nothing.
-- `dydist.monitor.tensorboard.TensorBoard` (imports torch).
+- `JsonLines`: metrics.jsonl and events.jsonl. `StatusFile`: status.json. `alerts`: what a person would want to know.
+  `prometheus`: a file for node exporter. `files`, `hardware`: how and with what they are written.
+- `TerminalProgress`, `LineProgress`, `QuietProgress`: the terminal, a log file, almost nothing; of `text` and `pace`.
+- `tensorboard.TensorBoard` (imports torch) with `eventlog`, `layout`, `images`; `shipping`: its log on a remote
+  store; `viewing`: looking at it.
+- `probe.RunProbe` (imports torch): what is measured inside the loop, by `attention`, `weights`, `timing`, `stragglers`,
+  `evaluation`, `profiling` and `graph`; `NullProbe` measures nothing.
+- `report`: a page about runs, from what they left.
 """
 
 from dydist.monitor.build import build_monitors
