@@ -36,6 +36,7 @@ def evaluate(
     world: World,
     *,
     batch_size: int,
+    together: bool = False,
     observe: Callable[[Tensor, Tensor], None] | None = None,
     heartbeat: Callable[[], None] = lambda: None,
 ) -> Evaluation:
@@ -43,16 +44,13 @@ def evaluate(
 
     The split is cut into blocks of `batch_size` images, dealt to processes in turn. A block's sums are computed
     by one process and added up in the order of the blocks in float64, so one and N processes agree to the bit
-    where their kernels do. `observe(logits, labels)` sees the blocks of this process. `heartbeat()` is called
-    after every block, so that a long evaluation is not taken for a hang.
+    where their kernels do. `together`: every call of `predict` is a collective (ZeRO-3 gathers the weights in it), so
+    all processes make the same number of them. `observe(logits, labels)` sees the blocks of this process.
+    `heartbeat()` is called after every block, so that a long evaluation is not taken for a hang.
     """
     blocks = -(-len(dataset) // batch_size)
     sums = torch.zeros(blocks, 2, dtype=torch.float64)
-    for block in range(world.rank, -(-blocks // world.size) * world.size, world.size):
-        if block >= blocks:  # ZeRO-3 gathers the weights in every pass, so all processes make the same number
-            image = torch.from_numpy(dataset.images[:1].copy()).to(world.device)
-            predict(normalise(image, dataset.mean, dataset.std))
-            continue
+    for block in range(world.rank, blocks, world.size):
         rows = slice(block * batch_size, (block + 1) * batch_size)
         images = torch.from_numpy(dataset.images[rows].copy()).to(world.device)
         labels = torch.from_numpy(dataset.labels[rows].copy()).to(world.device)
@@ -62,6 +60,9 @@ def evaluate(
         loss = F.cross_entropy(logits, labels, reduction="none").double().sum()
         sums[block] = torch.stack([loss, (logits.argmax(1) == labels).sum().double()]).cpu()
         heartbeat()
+    if together and world.rank >= blocks % world.size > 0:
+        image = torch.from_numpy(dataset.images[:1].copy()).to(world.device)
+        predict(normalise(image, dataset.mean, dataset.std))
     if world.size > 1:
         shared = sums.to(world.device)
         dist.all_reduce(shared)  # each block is non-zero on one process alone: nothing is rounded

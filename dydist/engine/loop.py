@@ -153,6 +153,7 @@ class Loop:
                     self.test_set,
                     self.world,
                     batch_size=self.config.train.eval_batch_size,
+                    together=self.config.parallel.zero == 3,
                     observe=None if ema else self._probe.begin_evaluation(),
                     heartbeat=lambda: self._heartbeat(step),
                 )
