@@ -59,11 +59,11 @@ def final_fingerprint(runs: Path, name: str) -> str:
     return fingerprint(load(storage, survey(storage)[0]))
 
 
-def last_steps_of_an_epoch(world: World) -> dict[str, Any]:
-    """A full step and the small last one, with 4 images for eight shards. The last process votes, then the first."""
-    config = configure(parallel={"shards": 8}, data={"drop_last": False})
+def last_steps_of_an_epoch(world: World, shards: int) -> dict[str, Any]:
+    """A full step and the small last one of 4 images. The last process votes, then the first."""
+    config = configure(parallel={"shards": shards}, data={"drop_last": False})
     engine, dataset, order = make(config, world)
-    mine = rank_shards(world.rank, world.size, 8)
+    mine = rank_shards(world.rank, world.size, shards)
     with ShardedLoader(
         dataset, config.data, order, mine, device=world.device, start=3, stop=5, together=False
     ) as loader:
@@ -75,21 +75,27 @@ def last_steps_of_an_epoch(world: World) -> dict[str, Any]:
     return {"sums": sums, "norm": engine.grad_norm(), **engine.model_state()}
 
 
+def both_ways(world: World) -> list[dict[str, Any]]:
+    """With several subtrees a process and shards that stay empty (8), and with one shard a process (3)."""
+    return [last_steps_of_an_epoch(world, shards) for shards in (8, 3)]
+
+
 def one_of_several(rank: int, size: int, port: int, result: Path) -> None:
     """Runs in a process of its own, with the environment that torchrun gives it."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), LOCAL_WORLD_SIZE=str(size))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     world = start_world(configure(parallel={"device": "cpu", "timeout_s": 60}))
-    torch.save(last_steps_of_an_epoch(world), result)
+    torch.save(both_ways(world), result)
     world.close()
 
 
 def test_three_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     before = torch.get_num_threads()
-    alone = last_steps_of_an_epoch(start_world(configure(parallel={"device": "cpu"})))
+    alone = both_ways(start_world(configure(parallel={"device": "cpu"})))
     torch.set_num_threads(before)
     torch.use_deterministic_algorithms(False)
-    assert [(sums.stop, sums.save) for sums in alone["sums"]] == [(True, False), (False, True)]
+    for state in alone:
+        assert [(sums.stop, sums.save) for sums in state["sums"]] == [(True, False), (False, True)]
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
@@ -104,11 +110,11 @@ def test_three_processes_take_the_steps_of_one(tmp_path: Path) -> None:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
     for result in results:
-        state = torch.load(result, weights_only=False)
-        assert state.keys() == alone.keys()
-        assert state["sums"] == alone["sums"]
-        differ = [name for name, value in alone.items() if not np.array_equal(state[name], value)]
-        assert differ == []
+        for mine, state in zip(torch.load(result, weights_only=False), alone, strict=True):
+            assert mine.keys() == state.keys()
+            assert mine["sums"] == state["sums"]
+            differ = [name for name, value in state.items() if not np.array_equal(mine[name], value)]
+            assert differ == []
 
 
 @pytest.mark.slow
