@@ -8,42 +8,58 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 
 
-def run_processes(module: str, arguments: Sequence[str], world_size: int) -> str:
+def run_processes(
+    module: str, arguments: Sequence[str], world_size: int, *, timeout_s: float = 3600.0
+) -> str:
     """Run `python -m module arguments…` as `world_size` processes; what process 0 printed.
 
-    Raises RuntimeError with the last lines of the first process that failed; the others are killed.
+    Raises RuntimeError with the last lines of the first process that failed, or where one has not ended after
+    `timeout_s` seconds; the others are killed.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = []
-    for rank in range(world_size):
-        environment = dict(os.environ)
-        if world_size > 1:
-            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": str(port)}
-            environment |= {
-                "WORLD_SIZE": str(world_size),
-                "LOCAL_WORLD_SIZE": str(world_size),
-                "MASTER_ADDR": "127.0.0.1",
-            }
-        command = [sys.executable, "-m", module, *arguments]
-        processes.append(
-            subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    with ExitStack() as started, ThreadPoolExecutor(world_size) as pool:
+        processes = [
+            started.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", module, *arguments],
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
             )
-        )
-    with ThreadPoolExecutor(world_size) as pool:  # each is read from as it goes: a full pipe would stop it
-        ends = {pool.submit(process.communicate): process for process in processes}
+            for environment in _environments(world_size)
+        ]
+        # each is read from as it goes: a full pipe would stop it
+        ends = {pool.submit(process.communicate, None, timeout_s): process for process in processes}
         try:
             for end in as_completed(ends):
-                process = ends[end]
-                if process.returncode:
-                    said = end.result()[1][-2000:]
-                    rank = processes.index(process)
-                    raise RuntimeError(f"process {rank} ended with {process.returncode}:\n{said}")
+                rank = processes.index(ends[end])
+                try:
+                    _, said = end.result()
+                except subprocess.TimeoutExpired as error:
+                    raise RuntimeError(f"process {rank} had not ended after {timeout_s:g} s") from error
+                if code := ends[end].returncode:
+                    raise RuntimeError(f"process {rank} ended with {code}:\n{said[-2000:]}")
         finally:
             for process in processes:  # after a failure: they would wait for it until a collective times out
                 process.kill()
     return next(end.result()[0] for end, process in ends.items() if process is processes[0])
+
+
+def _environments(world_size: int) -> list[dict[str, str]]:
+    """Each process's environment, by rank. A process alone is told of no world."""
+    if world_size == 1:
+        return [dict(os.environ)]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    world = {
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    return [os.environ | world | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]

@@ -27,6 +27,12 @@ def test_a_process_that_fails_ends_the_others() -> None:
         run_processes("timeit", ["-n", "1", "-r", "1", code], 2)
 
 
+def test_a_process_that_hangs_is_ended() -> None:
+    code = "import threading\nthreading.Event().wait()"
+    with pytest.raises(RuntimeError, match=r"process 0 had not ended after 0\.5 s"):
+        run_processes("timeit", ["-n", "1", "-r", "1", code], 1, timeout_s=0.5)
+
+
 @pytest.mark.long
 def test_it_measures() -> None:
     cost = measure("zero2", 2, steps=2, batch_size=16, shards=8, width=0.0625, stem="strided")
