@@ -32,12 +32,16 @@ def test_a_share_is_measured_in_bytes() -> None:
         "two": torch.zeros(5, dtype=torch.float32),
         "three": torch.zeros(5, dtype=torch.int8),
     }
-    shares = split(TrainingState(step=0, model=model, optimizer={"wide": torch.zeros(1)}), 2)
+    state = TrainingState(
+        step=0, model=model, optimizer={"wide": torch.zeros(1)}, ema={"wide": torch.zeros(1)}
+    )
+    shares = split(state, 2)
+    assert shares[0]["model"]["wide"] is model["wide"]
     assert {
         share: {kind: sorted(named) for kind, named in kinds.items()} for share, kinds in shares.items()
     } == {
         0: {"model": ["wide"]},
-        1: {"model": ["three", "two"], "optimizer": ["wide"]},
+        1: {"model": ["three", "two"], "ema": ["wide"], "optimizer": ["wide"]},
     }
 
 
@@ -95,15 +99,19 @@ def test_a_file_is_what_the_safetensors_package_reads(monkeypatch: pytest.Monkey
     }
     first, *rest = (bytes(chunk) for chunk in encode(tensors))
     assert max(map(len, rest)) == 16
-    length = int.from_bytes(first[:8], "little")
-    assert length % 8 == 0
-    assert length == len(first) - 8
+    assert int.from_bytes(first[:8], "little") == len(first) - 8
     assert json.loads(first[8:])["transposed"]["shape"] == [4, 3]
     read = decode(b"".join([first, *rest]))
     assert read.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert read[name].dtype == tensor.dtype
         assert torch.equal(read[name], tensor), name
+
+
+def test_the_tensors_begin_at_a_multiple_of_eight_bytes() -> None:
+    for letters in range(8):
+        header = next(encode({"x" * letters: torch.zeros(1)}))
+        assert len(header) % 8 == 0
 
 
 def test_a_type_that_no_checkpoint_holds_is_named() -> None:
