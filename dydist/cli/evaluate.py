@@ -51,9 +51,11 @@ def evaluate(
     from dydist.data import open_dataset
     from dydist.engine import start_world
     from dydist.inference import evaluate_trained
+    from dydist.train import prepare_environment
 
     model = open_trained(checkpoint, step=step, ema=ema, options=storage_options, data_root=data_root)
     config = model.config
+    prepare_environment(config)  # before the first product of matrices: MKL then reads what it was told
     dataset = open_dataset(replace(config.data, root=data_root or config.data.root, download=False), split)
     world = start_world(replace(config, parallel=replace(config.parallel, device=device)))
     began = time.monotonic()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -40,9 +42,10 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory, cifar10_exact_root: Path) 
 
 @pytest.fixture(autouse=True)
 def _numerics() -> Iterator[None]:
-    """`dydist evaluate` takes the run's threads and kernels: the other tests have theirs back."""
+    """`dydist evaluate` takes the run's threads, kernels and environment: the other tests have theirs back."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    yield
+    with patch.dict(os.environ):
+        yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
 
