@@ -57,9 +57,8 @@ class _Outcomes:
         self._seen = seen
 
     def __call__(self, logits: Tensor, labels: Tensor) -> None:
-        confidence, predicted = logits.double().softmax(1).max(1)
-        # not the softmax's class: rounding can make two equal there
-        predicted = logits.argmax(1)
+        confidence = logits.double().softmax(1).amax(1)
+        predicted = logits.argmax(1)  # not the softmax's class: rounding can make two equal there
         self.blocks.append(torch.stack([confidence, predicted.double(), labels.double()]).cpu().numpy())
         self._seen(len(labels))
 

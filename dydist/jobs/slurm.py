@@ -71,8 +71,6 @@ class JobInfo:
     state: str
     nodes: str = ""
     reason: str = ""
-    restarts: int = 0
-    exit_code: str = ""
     comment: str = ""
 
 
@@ -87,7 +85,7 @@ ENDED = frozenset(
 
 def jobs(ids: Sequence[str] = ()) -> dict[str, JobInfo]:
     """The jobs of `ids`, or all of mine, that the controller remembers; arrays by element. One call to SLURM."""
-    format_ = "--format=%i|%T|%N|%r|%k|%F|%K"
+    format_ = "--format=%i|%T|%N|%r|%k"
     if ids:
         # Unknown ids among several are left out by squeue; a single unknown one is an error, and means the same.
         wanted = ",".join(sorted({one.partition("_")[0] for one in ids}, key=int))
@@ -118,19 +116,15 @@ def accounting(ids: Sequence[str]) -> dict[str, JobInfo]:
     try:
         text = run(
             "sacct", "--noheader", "--parsable2", "--allocations", "--jobs", wanted,
-            "--format=JobID,State,NodeList,Reason,ExitCode", tries=1, timeout_s=20,
+            "--format=JobID,State,NodeList,Reason", tries=1, timeout_s=20,
         )  # fmt: skip
     except SlurmError:
         return {}
     found = {}
     for line in text.splitlines():
-        job, state, nodes, reason, code = line.split("|")[:5]
+        job, state, nodes, reason = line.split("|")[:4]
         found[job] = JobInfo(
-            job=job,
-            state=state.split()[0] if state else "UNKNOWN",
-            nodes=nodes,
-            reason=_no(reason),
-            exit_code=code,
+            job=job, state=state.split()[0] if state else "UNKNOWN", nodes=nodes, reason=_no(reason)
         )
     return found
 

@@ -27,7 +27,7 @@ class EvaluationStatistics:
     """Sees the blocks of one process (block rank, rank + size, …, as dydist.engine.evaluate deals them)."""
 
     def __init__(self, *, rank: int, size: int, block: int, classes: int, device: torch.device) -> None:
-        self._next, self._stride, self._block = rank * block, size * block, block
+        self._next, self._stride = rank * block, size * block
         self._classes = classes
         self._sums = torch.zeros(classes * classes + 1, dtype=torch.int64, device=device)
         self._worst: list[Tensor] = []
