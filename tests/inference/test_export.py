@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from docs.pages import blocks
 from inference.conftest import STEPS
 
 from dydist.cli.main import main
@@ -60,6 +61,11 @@ def test_exports_agree_with_the_original_on_a_thousand_real_images(
     run = FORMATS[to].open(file)
     for batch in (1, 2, 3, 97):
         assert np.abs(run(thousand[:batch]) - expected[:batch]).max() < 1e-4
+    if to == "onnx":  # the page's lines
+        (shown,) = [block.text for block in blocks("docs/inference.md") if block.language == "python"]
+        file.rename("cifar10.onnx")
+        exec(shown, names)
+        assert np.shape(names["logits"]) == (7, 10)
     told = (tmp_path / f"{file.name}.md").read_text()
     assert card["load"] in told
     assert card["step"] == STEPS
