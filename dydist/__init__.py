@@ -1,7 +1,7 @@
 """dydist: training jobs for dynamic-convolution networks. Importing it imports neither torch nor deepspeed.
 
 - `train`: one process of a run; `session` and `run_strategies` tie its engine to checkpoints and to strategies
-- `config`, `config_rules`, `config_reader`: what a run is, what it may be, and reading that
+- `config`, `config_rules`, `config_reader`, `config_help`: what a run is, what it may be, reading and explaining that
 - `schedules`, `randomness`: learning rate, temperature and every draw, as functions of the step
 - `records`, `errors`: what a run says to its monitors, and to people
 - `process_report`, `stop`: between a process and its launcher

@@ -19,7 +19,6 @@ from dydist.shipped import RECIPES, find_file
 
 HIDDEN = "<hidden>"
 """Stands for a secret in a written config.yaml."""
-PROGRAM = "accelerate launch dydist/train.py"
 
 
 class _Loader(yaml.SafeLoader):
@@ -43,6 +42,8 @@ def read_config(arguments: Sequence[str]) -> Config:
     SystemExit(0) on --help. `Config.validate` is the caller's, who knows the world size.
     """
     if any(argument in ("-h", "--help") for argument in arguments):
+        from dydist.config_help import print_help
+
         print_help()
         raise SystemExit(0)
     file, flags = _split(arguments)
@@ -136,41 +137,6 @@ def fields(kind: type[Any] = Config, prefix: str = "") -> Iterator[tuple[str, An
             factory = field.default_factory
             default = field.default if factory is dataclasses.MISSING else factory()
             yield path, hints[field.name], default
-
-
-def print_help() -> None:
-    """Every field with its default and its line, by section (tyro reads them from the dataclasses)."""
-    import tyro
-    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
-
-    registry = ConstructorRegistry()
-
-    @registry.primitive_rule
-    def mapping(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-        """Show mappings like other fields; tyro alone would leave out one that is empty."""
-        if get_origin(info.type) is not dict:
-            return None
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="{KEY: VALUE}",
-            instance_from_str=lambda texts: _load_yaml(texts[0]),
-            is_instance=lambda value: isinstance(value, dict),
-            str_from_instance=lambda value: [str(value)],
-        )
-
-    tyro.cli(
-        tyro.conf.configure(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)(Config),
-        prog=PROGRAM,
-        description=(
-            "Train one run of dydist. Values come from --config FILE (a YAML recipe, see launch/recipes/, or a "
-            "run's config.yaml), then from flags over it. Run again, the same command goes on from the newest "
-            "valid checkpoint.\n\nExample: accelerate launch dydist/train.py --config "
-            "launch/recipes/cifar10-small.yaml --data.root data --train.epochs 2"
-        ),
-        args=["--help"],
-        use_underscores=True,
-        registry=registry,
-    )
 
 
 def describe(kind: Any) -> str:
