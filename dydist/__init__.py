@@ -4,7 +4,7 @@
 - `config`, `config_rules`, `config_reader`, `config_help`: what a run is, what it may be, reading and explaining that
 - `schedules`, `randomness`: learning rate, temperature and every draw, as functions of the step
 - `records`, `errors`: what a run says to its monitors, and to people
-- `process_report`, `stop`: between a process and its launcher
+- `process_report`, `stop`: between a process and its launcher; `machine`: what it runs on
 - `compare`, `compare_many`, `compare_plot`, `compare_statistics`: runs beside each other
 - `shipped`: files that come with the package; `torchvision_shim`: torchvision where its operators do not load
 

@@ -23,6 +23,7 @@ from dydist.data import ImageDataset
 from dydist.data.description import DataDescription
 from dydist.engine import Engine, Progress, World
 from dydist.errors import UserError
+from dydist.machine import processor_name
 from dydist.models import build_model
 from dydist.models.strategies import native
 from dydist.randomness import derived_seed
@@ -257,12 +258,3 @@ def environment(world: World) -> dict[str, Any]:
         "kernels": native.identity(),
         "threads": torch.get_num_threads(),
     }
-
-
-def processor_name() -> str:
-    """The CPU's model, where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")

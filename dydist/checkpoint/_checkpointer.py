@@ -144,16 +144,15 @@ class Checkpointer:
     def _start(self, node: tuple[int, ...]) -> Pipeline:
         config = self._config
         rule = Keep(keep=config.keep, keep_every_steps=config.keep_every_steps, keep_best=config.keep_best)
-        self._identity = Identity(
+        identity = Identity(
             run=self._run_name, job=self._job, rank=self._rank, world_size=self._world_size, hosts=self._hosts
         )
         self._node = node
-
         self._pipeline = Pipeline(
             self._place,
             self._stage,
             Surroundings(
-                identity=self._identity,
+                identity=identity,
                 node=node,
                 stage_keep=config.stage_keep,
                 deadline_s=config.deadline_s,

@@ -6,11 +6,11 @@ import importlib.metadata
 import os
 import platform
 import socket
-from pathlib import Path
 from typing import Any
 
 import psutil
 
+from dydist.machine import processor_name
 from dydist.process_report import job_name
 
 PACKAGES = ("dydist", "torch", "accelerate", "deepspeed", "torchvision", "numpy")
@@ -28,7 +28,7 @@ def identity(world_size: int) -> dict[str, Any]:
         "world_size": world_size,
         "versions": {"python": platform.python_version(), **_versions()},
         "hardware": {
-            "cpu": _cpu(),
+            "cpu": processor_name(),
             "cores": psutil.cpu_count(logical=True),
             "memory_bytes": psutil.virtual_memory().total,
             "gpus": gpus,
@@ -45,12 +45,3 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _cpu() -> str:
-    """The processor's name, where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
