@@ -38,8 +38,7 @@ def subtrees(low: int, high: int, shards: int) -> list[Node]:
         descend(left, middle)
         descend(middle, right)
 
-    if low < high:
-        descend(0, shards)
+    descend(0, shards)
     return found
 
 

@@ -142,4 +142,4 @@ def test_float_sums_are_equal_to_the_bit_on_all_world_sizes(shards: int, seed: i
 
 
 def test_subtrees_of_nothing() -> None:
-    assert subtrees(3, 3, 8) == []
+    assert [subtrees(shard, shard, 8) for shard in range(9)] == [[]] * 9
