@@ -90,7 +90,7 @@ def settle(recorded: dict[str, str], **sections: Any) -> tuple[dict[str, str], l
 def test_exact_goes_by_shape_and_a_configured_strategy_is_kept() -> None:
     chosen, taken, told = settle({}, parallel=ParallelConfig(reduce="exact"))
     assert list(chosen.values()) == taken
-    assert told.notes == [("info", "dynamic convolutions: 12 fused, 4 blocked, 3 winograd (by shape alone)")]
+    assert told.notes == [("info", "dynamic convolutions: 9 fused, 6 winograd, 4 blocked (by shape alone)")]
     assert isinstance(told.details[0], TextRecord)
     again, taken, told = settle(dict.fromkeys(chosen, "mix"), parallel=ParallelConfig(reduce="exact"))
     assert (set(again.values()), set(taken), told.notes) == ({"mix"}, {"mix"}, [])

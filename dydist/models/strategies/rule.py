@@ -7,9 +7,13 @@ from dydist.models.strategies.winograd import suits
 
 FEW_PIXELS = 8
 """Up to so many output pixels, `taps`: vectors would be half empty, and many taps meet only padding."""
-WINOGRAD_PIXELS, WINOGRAD_CHANNELS = 36, 16
-"""From so many output pixels and channels on, `winograd`: with fewer, mixing 16 values for 9 costs more than it saves,
-and vectors of channels would be half empty."""
+WINOGRAD_PIXELS, WINOGRAD_CHANNELS = 16, 16
+"""From so many output pixels and channels on, `winograd`: with fewer channels its vectors would be half empty."""
+WINOGRAD_LARGE = 36
+"""From so many output pixels on whatever the channels: below it, 16 values are mixed for 9 that save little arithmetic,
+which pays only where all transformed kernels stay in cache."""
+WINOGRAD_CACHE = 256 * 256
+"""Up to so many pairs of channels they do (16 MiB with 4 kernels)."""
 MANY_PIXELS = 256
 """Beyond so many, mixing kernels costs next to nothing, and a library's convolution is faster than `fused`."""
 
@@ -35,4 +39,6 @@ def rule(shape: Shape, device: str = "cpu") -> str:
 
 
 def _fills_winograd(shape: Shape) -> bool:
-    return shape.pixels >= WINOGRAD_PIXELS and min(shape.in_channels, shape.out_channels) >= WINOGRAD_CHANNELS
+    inputs, outputs = shape.in_channels, shape.out_channels
+    least = WINOGRAD_PIXELS if inputs * outputs <= WINOGRAD_CACHE else WINOGRAD_LARGE
+    return shape.pixels >= least and min(inputs, outputs) >= WINOGRAD_CHANNELS
