@@ -8,12 +8,8 @@ from dydist.models.strategies.winograd import suits
 FEW_PIXELS = 8
 """Up to so many output pixels, `taps`: vectors would be half empty, and many taps meet only padding."""
 WINOGRAD_PIXELS, WINOGRAD_CHANNELS = 16, 16
-"""From so many output pixels and channels on, `winograd`: with fewer channels its vectors would be half empty."""
-WINOGRAD_LARGE = 36
-"""From so many output pixels on whatever the channels: below it, 16 values are mixed for 9 that save little arithmetic,
-which pays only where all transformed kernels stay in cache."""
-WINOGRAD_CACHE = 256 * 256
-"""Up to so many pairs of channels they do (16 MiB with 4 kernels)."""
+"""From so many output pixels and channels on, `winograd`: with fewer, its vectors of channels and its sums would be
+half empty."""
 MANY_PIXELS = 256
 """Beyond so many, mixing kernels costs next to nothing, and a library's convolution is faster than `fused`."""
 
@@ -32,13 +28,8 @@ def rule(shape: Shape, device: str = "cpu") -> str:
     if shape.pixels == 1 or (shape.pixels <= FEW_PIXELS and shape.kernel != (1, 1)):
         return "taps"
     if device == "cpu":
-        if suits(shape.kernel, shape.geometry) and _fills_winograd(shape):
+        filled = min(shape.in_channels, shape.out_channels) >= WINOGRAD_CHANNELS
+        if filled and shape.pixels >= WINOGRAD_PIXELS and suits(shape.kernel, shape.geometry):
             return "winograd"
         return "fused" if shape.pixels <= MANY_PIXELS else "blocked"
     return by_cost
-
-
-def _fills_winograd(shape: Shape) -> bool:
-    inputs, outputs = shape.in_channels, shape.out_channels
-    least = WINOGRAD_PIXELS if inputs * outputs <= WINOGRAD_CACHE else WINOGRAD_LARGE
-    return shape.pixels >= least and min(inputs, outputs) >= WINOGRAD_CHANNELS

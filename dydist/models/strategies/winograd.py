@@ -17,6 +17,10 @@ from dydist.models.strategies.custom import operator
 from dydist.models.strategies.native.call import call, takes
 from dydist.models.strategies.problem import Geometry, Pair
 
+SMALL_MAP = 36
+"""Below so many output pixels gradients of kernels are summed as in `fused`: spreading 16 values for 9 over K kernels
+costs more than their products save."""
+
 
 def suits(kernel: Pair, geometry: Geometry) -> bool:
     """Whether a convolution can be computed so: 3x3, next to next pixel, at most two pixels of padding."""
@@ -57,7 +61,8 @@ def _backward(
     if wanted[1]:
         grad_attention, grad_weight = torch.empty_like(attention), torch.empty_like(weight)
         to = (grad_weight, grad_attention)
-        call("winograd_kernel_gradient", x.dtype, sizes, grad, x, attention, weight, *to)
+        kernel = "kernel_gradient" if size[0] * size[1] < SMALL_MAP else "winograd_kernel_gradient"
+        call(kernel, x.dtype, sizes, grad, x, attention, weight, *to)
     return grad_x, grad_attention, grad_weight
 
 

@@ -12,7 +12,7 @@ constexpr Index kGroup = 4;  // images whose dW~_n are kept before they are adde
 
 // For up to kGroup images: total[k] += sum_n pi[n][k] · product[n] and lanes[n][k] += product[n] · w[k], a tile each.
 template <typename T, int K>
-void spread(const T* product, const T* pi, const T* w, T* total, T* lanes, Index images, Index kernels) {
+void spread(const T* product, const T* pi, const T* w, T* __restrict total, T* __restrict lanes, Index images, Index kernels) {
   constexpr Index kSize = kRegisters * kLanes<T>;
   if constexpr (K != 0) {
     if (images == kGroup) {

@@ -37,7 +37,7 @@ void prefetch(const T* weight, Index step, Index fan_in, Index kernels, Index ro
 
 // tile[m][row][column] = sum_k pi[m][k] · packed[row][k][column], for one or two images m.
 template <typename T, int K, int IMAGES>
-void mix_fixed(const T* packed, const T* pi, Index kernels, Index rows, Index columns, T* tile, Index tile_step) {
+void mix_fixed(const T* packed, const T* pi, Index kernels, Index rows, Index columns, T* __restrict tile, Index tile_step) {
   const Index count = K ? K : kernels;
   for (Index o = 0; o < rows; ++o, packed += count * kTile, tile += kStride)
     for (Index r = 0; r < columns; r += kLanes<T>) {

@@ -15,7 +15,7 @@ constexpr Index kTilesOfBlock = 256;   // about so many tiles are transformed be
 
 // tile[m][channel][lane] = sum_k pi[m][k] · u[channel][k][lane], for up to kQuad images m.
 template <typename T, int K, int IMAGES>
-void mix_channels_fixed(const T* u, const T* pi, Index kernels, Index channels, T* tile) {
+void mix_channels_fixed(const T* u, const T* pi, Index kernels, Index channels, T* __restrict tile) {
   const Index count = K ? K : kernels;
   for (Index c = 0; c < channels; ++c, u += count * kLanes<T>, tile += kLanes<T>) {
     Vec<T> sum[IMAGES];
