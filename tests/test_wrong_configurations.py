@@ -29,7 +29,7 @@ WRONG_FLAGS = [
     ("--optim.momentum 1", "optim.momentum: 1 is not allowed; it must be at least 0 and below 1"),
     ("--model.kind dynamc", "it must be one of dynamic, static; did you mean dynamic?"),
     ("--model.attention relu", "model.attention: 'relu' is not allowed; it must be one of softmax, sigmoid"),
-    ("--model.strategy quick", "it must be one of auto, grouped, mix, blocked, fused, taps"),
+    ("--model.strategy quick", "it must be one of auto, grouped, mix, blocked, fused, winograd, taps"),
     ("--model.width 0", "model.width: 0 is not allowed; it must be a number above 0"),
     ("--model.kernels 0", "model.kernels: 0 is not allowed"),
     ("--model.kind static --model.attention sigmoid", "model.attention: sigmoid needs model.kind=dynamic"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from models.reference import loop
 from torch import Tensor
 
+from dydist.config import ModelConfig
 from dydist.errors import UserError
 from dydist.models.strategies import NAMES, Geometry, Shape, dynamic_conv2d, rule
 
@@ -158,6 +160,10 @@ def test_an_empty_batch_gives_an_empty_output(strategy: str) -> None:
     assert attention is not None
     out = dynamic_conv2d(x[:0], attention[:0], weight, bias, *TYPICAL.geometry, strategy=strategy)  # type: ignore[arg-type]
     assert out.shape == (0, 24, 8, 8)
+
+
+def test_a_configuration_may_name_every_strategy() -> None:
+    assert get_args(get_type_hints(ModelConfig)["strategy"]) == NAMES
 
 
 def test_an_unknown_strategy_names_the_known_ones() -> None:

@@ -1,4 +1,4 @@
-"""C++ for `fused` and `taps`: built on first use, kept in a cache, loaded with ctypes.
+"""C++ for `fused`, `winograd` and `taps`: built on first use, kept in a cache, loaded with ctypes.
 
 - `build`: find a compiler, build once for this CPU, load
 - `kernels.cpp` and the headers that it lists: the kernels
