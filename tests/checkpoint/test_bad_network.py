@@ -176,7 +176,7 @@ def test_a_real_run_outlives_whatever_its_store_does(
 
 
 def test_a_slow_store_costs_no_memory(place: Place, proxy: FaultyProxy, tmp_path: Path) -> None:
-    """Saves come much faster than 100 kB/s: what is kept in memory is one copy and what is on its way."""
+    """Saves come much faster than 100 kB/s: what is kept in memory is two copies at most and what is on its way."""
     size = 24 << 20
     weights = {"w": torch.zeros(size, dtype=torch.uint8)}
     world = World(1, place, tmp_path)
@@ -191,7 +191,7 @@ def test_a_slow_store_costs_no_memory(place: Place, proxy: FaultyProxy, tmp_path
         peak = max(peak, process.memory_info().rss - before)
     proxy.set("none")
     checkpointer.close(0)
-    assert peak < 3 * size, f"memory grew by {peak >> 20} MiB for a state of {size >> 20} MiB"
+    assert peak < 3.5 * size, f"memory grew by {peak >> 20} MiB for a state of {size >> 20} MiB"
     assert any("given up for newer ones" in note for note in world.notes)
 
 
