@@ -23,14 +23,9 @@ def available() -> bool:
 
 
 def forward(x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    size = geometry.output_size((x.shape[2], x.shape[3]), (weight.shape[3], weight.shape[4]))
-    if not can_run(x, size):
+    if not can_run(x, geometry.output_size((x.shape[2], x.shape[3]), (weight.shape[3], weight.shape[4]))):
         return blocked.forward(x, attention, weight, geometry)
-    if not takes(x.dtype):
-        return forward(x.float(), attention.float(), weight.float(), geometry).to(x.dtype)
-    out = x.new_empty(x.shape[0], weight.shape[1], *size)
-    call("forward", x.dtype, sizes_of(x, weight, geometry, size), x, attention, weight, out)
-    return out
+    return run_forward("forward", x, attention, weight, geometry)
 
 
 def backward(
@@ -41,20 +36,45 @@ def backward(
     geometry: Geometry,
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    size = (grad.shape[2], grad.shape[3])
-    if not can_run(x, size):
+    if not can_run(x, (grad.shape[2], grad.shape[3])):
         return blocked.backward(grad, x, attention, weight, geometry, wanted)
+    kernels = ("input_gradient", "kernel_gradient")
+    return run_backward(kernels, grad, x, attention, weight, geometry, wanted)
+
+
+def run_forward(kernel: str, x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """The output, by the C++ function `kernel`; where there is none for x's dtype, in float32."""
     if not takes(x.dtype):
-        made = backward(grad.float(), x.float(), attention.float(), weight.float(), geometry, wanted)
+        return run_forward(kernel, x.float(), attention.float(), weight.float(), geometry).to(x.dtype)
+    size = geometry.output_size((x.shape[2], x.shape[3]), (weight.shape[3], weight.shape[4]))
+    out = x.new_empty(x.shape[0], weight.shape[1], *size)
+    call(kernel, x.dtype, _sizes(x, weight, geometry, size), x, attention, weight, out)
+    return out
+
+
+def run_backward(
+    kernels: tuple[str, str],
+    grad: Tensor,
+    x: Tensor,
+    attention: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    wanted: tuple[bool, bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, and of attention and weight, by the C++ functions `kernels`; dtypes as in `run_forward`."""
+    if not takes(x.dtype):
+        single = (grad.float(), x.float(), attention.float(), weight.float())
+        made = run_backward(kernels, *single, geometry, wanted)
         return made[0].to(x.dtype), made[1].to(x.dtype), made[2].to(x.dtype)
+    for_input, for_kernels = kernels
     grad_x, grad_attention, grad_weight = (x.new_empty(0) for _ in range(3))
-    sizes = sizes_of(x, weight, geometry, size)
+    sizes = _sizes(x, weight, geometry, (grad.shape[2], grad.shape[3]))
     if wanted[0]:
         grad_x = torch.empty_like(x)
-        call("input_gradient", x.dtype, sizes, grad, attention, weight, grad_x)
+        call(for_input, x.dtype, sizes, grad, attention, weight, grad_x)
     if wanted[1]:
         grad_attention, grad_weight = torch.empty_like(attention), torch.empty_like(weight)
-        call("kernel_gradient", x.dtype, sizes, grad, x, attention, weight, grad_weight, grad_attention)
+        call(for_kernels, x.dtype, sizes, grad, x, attention, weight, grad_weight, grad_attention)
     return grad_x, grad_attention, grad_weight
 
 
@@ -63,7 +83,7 @@ def can_run(x: Tensor, size: tuple[int, int]) -> bool:
     return x.device.type == "cpu" and x.shape[0] > 0 and min(size) > 0 and available()
 
 
-def sizes_of(x: Tensor, weight: Tensor, geometry: Geometry, size: tuple[int, int]) -> list[int]:
+def _sizes(x: Tensor, weight: Tensor, geometry: Geometry, size: tuple[int, int]) -> list[int]:
     """`Sizes` as native/vectors.h has them."""
     groups = geometry.groups
     return [

@@ -9,12 +9,10 @@ that of the sum, as in every library's Winograd convolution. What it does not su
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from dydist.models.strategies import fused
 from dydist.models.strategies.custom import operator
-from dydist.models.strategies.native.call import call, takes
 from dydist.models.strategies.problem import Geometry, Pair
 
 SMALL_MAP = 36
@@ -32,11 +30,7 @@ def _forward(x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -
     size = geometry.output_size((x.shape[2], x.shape[3]), (weight.shape[3], weight.shape[4]))
     if not _can_run(x, weight, geometry, size):
         return fused.forward(x, attention, weight, geometry)
-    if not takes(x.dtype):
-        return _forward(x.float(), attention.float(), weight.float(), geometry).to(x.dtype)
-    out = x.new_empty(x.shape[0], weight.shape[1], *size)
-    call("winograd_forward", x.dtype, fused.sizes_of(x, weight, geometry, size), x, attention, weight, out)
-    return out
+    return fused.run_forward("winograd_forward", x, attention, weight, geometry)
 
 
 def _backward(
@@ -50,20 +44,9 @@ def _backward(
     size = (grad.shape[2], grad.shape[3])
     if not _can_run(x, weight, geometry, size):
         return fused.backward(grad, x, attention, weight, geometry, wanted)
-    if not takes(x.dtype):
-        made = _backward(grad.float(), x.float(), attention.float(), weight.float(), geometry, wanted)
-        return made[0].to(x.dtype), made[1].to(x.dtype), made[2].to(x.dtype)
-    grad_x, grad_attention, grad_weight = (x.new_empty(0) for _ in range(3))
-    sizes = fused.sizes_of(x, weight, geometry, size)
-    if wanted[0]:
-        grad_x = torch.empty_like(x)
-        call("winograd_input_gradient", x.dtype, sizes, grad, attention, weight, grad_x)
-    if wanted[1]:
-        grad_attention, grad_weight = torch.empty_like(attention), torch.empty_like(weight)
-        to = (grad_weight, grad_attention)
-        kernel = "kernel_gradient" if size[0] * size[1] < SMALL_MAP else "winograd_kernel_gradient"
-        call(kernel, x.dtype, sizes, grad, x, attention, weight, *to)
-    return grad_x, grad_attention, grad_weight
+    of_kernels = "kernel_gradient" if size[0] * size[1] < SMALL_MAP else "winograd_kernel_gradient"
+    kernels = ("winograd_input_gradient", of_kernels)
+    return fused.run_backward(kernels, grad, x, attention, weight, geometry, wanted)
 
 
 def _can_run(x: Tensor, weight: Tensor, geometry: Geometry, size: Pair) -> bool:

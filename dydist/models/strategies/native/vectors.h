@@ -14,7 +14,7 @@ namespace {
 
 using Index = long;
 
-struct Sizes {  // In the order in which `fused.sizes_of` gives them.
+struct Sizes {  // In the order in which `fused._sizes` gives them.
   Index images, kernels, groups, in, out;  // in and out channels of one group
   Index height, width, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, out_h, out_w;
   Index taps() const { return kernel_h * kernel_w; }
