@@ -24,9 +24,13 @@ class StopRequest:
         """Whether a signal came."""
         return self.signal is not None
 
-    def __enter__(self) -> StopRequest:
+    def listen(self) -> StopRequest:
+        """Take the signals from now on, until `ignore_signals`."""
         self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
+
+    def __enter__(self) -> StopRequest:
+        return self.listen()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
@@ -40,6 +44,15 @@ class StopRequest:
             if self._interrupts == 2:
                 os._exit(128 + number)
         self.signal = number
+
+
+def ignore_signals() -> None:
+    """From here to the end of the process: a warning that comes late must not turn a finished run into a killed one.
+
+    Python gives handlers of its own back as it winds down; what is ignored stays ignored.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def stop_with_parent() -> None:

@@ -24,7 +24,7 @@ from dydist.config import Config
 from dydist.config_reader import read_config, to_yaml
 from dydist.errors import EXIT_DONE, EXIT_ERROR, EXIT_STOPPED, EXIT_USAGE, DivergedError, UserError
 from dydist.process_report import ProcessReport, job_end, job_name
-from dydist.stop import StopRequest, stop_with_parent
+from dydist.stop import StopRequest, ignore_signals, stop_with_parent
 
 if TYPE_CHECKING:
     from dydist.engine import Progress, World
@@ -32,16 +32,21 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one process within a program that goes on; returns its exit code."""
+    with StopRequest() as stop:
+        return run_process(sys.argv[1:] if arguments is None else arguments, stop)
+
+
+def run_process(arguments: Sequence[str], stop: StopRequest) -> int:
     """Run one process; returns its exit code. UserError becomes one line on process 0 and exit 2."""
     report = ProcessReport.from_environment()
     report.start()
     try:
-        with StopRequest() as stop:  # before anything slow is imported: a signal may come at any time
-            if "LOCAL_RANK" in os.environ or any(name.startswith("ACCELERATE_") for name in os.environ):
-                stop_with_parent()
-            config = read_config(sys.argv[1:] if arguments is None else arguments)
-            config.validate(world_size=int(os.environ.get("WORLD_SIZE", "1")))
-            code = run(config, report, stop)
+        if "LOCAL_RANK" in os.environ or any(name.startswith("ACCELERATE_") for name in os.environ):
+            stop_with_parent()
+        config = read_config(arguments)
+        config.validate(world_size=int(os.environ.get("WORLD_SIZE", "1")))
+        code = run(config, report, stop)
     except UserError as error:
         if (
             os.environ.get("LOCAL_RANK", "0") == "0"
@@ -228,11 +233,12 @@ def prepare_run_folder(config: Config, run_dir: Path, world: World) -> Monitor:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process. Everything is closed and written by now.
+    """End the process, whatever signals still come. Everything is closed and written by now.
 
     Under DeepSpeed at once: the threads that it leaves behind have aborted an interpreter that was winding down
     (`terminate called without an active exception`), which turns a finished run's 0 into 134.
     """
+    ignore_signals()
     if "deepspeed" in sys.modules:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -241,4 +247,4 @@ def leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    leave(main())
+    leave(run_process(sys.argv[1:], StopRequest().listen()))  # listens before anything slow is imported

@@ -50,6 +50,7 @@ def _rank(
     log: str,
     environment: dict[str, str],
     before: Callable[[], None] | None,
+    hold: tuple[int, Path] | None,
 ) -> None:
     """One training process, with the environment that torchrun gives it."""
     with open(log, "ab", buffering=0) as file:
@@ -65,18 +66,36 @@ def _rank(
             MASTER_ADDR="127.0.0.1",
             MASTER_PORT=str(port),
         )
-    from dydist.train import main
+    from dydist.stop import StopRequest
+    from dydist.train import run_process
 
+    stop = StopRequest().listen()
+    if hold is not None:
+        _hold(*hold)
     if before is not None:
         before()
     try:
-        code = main(arguments)
+        code = run_process(arguments, stop)
     except BaseException:
         traceback.print_exc()
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # DeepSpeed's threads can abort an interpreter that winds down
+
+
+def _hold(step: int, signalled: Path) -> None:
+    """In a training process: after `step`, wait for the file."""
+    from dydist.process_report import ProcessReport
+
+    heartbeat = ProcessReport.heartbeat
+
+    def holding(self: ProcessReport, at: int) -> None:
+        heartbeat(self, at)
+        while at >= step and not signalled.exists():
+            time.sleep(0.01)
+
+    ProcessReport.heartbeat = holding  # type: ignore[method-assign]
 
 
 PRELOAD = [
@@ -94,7 +113,8 @@ A test file may add what its own runs need, before the first of them.
 class Run:
     """`world_size` processes of one run, forked from a server that has torch loaded: up in a moment.
 
-    `before` is called in each process before training starts, to break something on purpose.
+    `before` is called in each process before training starts, to break something on purpose. After step `hold` the
+    run waits until it was sent a signal: it must not be over before a busy machine comes to that.
     """
 
     def __init__(
@@ -103,17 +123,21 @@ class Run:
         world_size: int,
         log: Path,
         before: Callable[[], None] | None = None,
+        hold: int | None = None,
         **environment: str,
     ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
+        self._signalled = Path(f"{log}.signalled")
+        holding = None if hold is None else (hold, self._signalled)
         port = free_port()
         texts = [str(argument) for argument in arguments]
         self.processes = [
             context.Process(
-                target=_rank, args=(rank, world_size, port, texts, f"{log}.{rank}", environment, before)
+                target=_rank,
+                args=(rank, world_size, port, texts, f"{log}.{rank}", environment, before, holding),
             )
             for rank in range(world_size)
         ]
@@ -132,9 +156,15 @@ class Run:
         return codes
 
     def wait_for_step(self, run_dir: Path, step: int, timeout: float = 300) -> None:
-        """Wait until `step` or a later one is logged. AssertionError: time is up, or the run is over."""
+        """Wait until these processes train and `step` or a later one is logged, by them or by those before them.
+
+        AssertionError: time is up, or the run is over.
+        """
         deadline = time.monotonic() + timeout
-        while not any(line.get("step", 0) >= step for line in _whole_lines(run_dir / "metrics.jsonl")):
+        while not (
+            _trains(run_dir, self.processes[0].pid)
+            and any(line.get("step", 0) >= step for line in _whole_lines(run_dir / "metrics.jsonl"))
+        ):
             assert time.monotonic() < deadline, self.text()
             assert any(process.is_alive() for process in self.processes), self.text()
             time.sleep(0.01)
@@ -143,6 +173,7 @@ class Run:
         """Send a signal to these processes, or to all."""
         for rank in ranks or range(len(self.processes)):
             os.kill(self.processes[rank].pid or 0, number)
+        self._signalled.touch()
 
     def text(self) -> str:
         """What the processes printed."""
@@ -167,6 +198,14 @@ def train(
     codes = run.wait()
     assert codes == [code] * world_size, f"exit codes {codes}\n{run.text()}"
     return run.text()
+
+
+def _trains(run_dir: Path, pid: int | None) -> bool:
+    """Whether it is process `pid` that the run's status tells of: it takes signals then."""
+    try:
+        return bool(json.loads((run_dir / "status.json").read_text())["pid"] == pid)
+    except FileNotFoundError:
+        return False
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:

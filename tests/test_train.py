@@ -48,7 +48,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_signal_in_mid_epoch_saves_and_the_same_command_ends_with_the_same_bits(
     number: signal.Signals, whole: Path, tmp_path: Path
 ) -> None:
-    run = Run(flags(tmp_path, "cut"), 1, tmp_path / "log-cut")
+    run = Run(flags(tmp_path, "cut"), 1, tmp_path / "log-cut", hold=40)
     run.wait_for_step(tmp_path / "cut", 25)
     run.signal(number)
     assert run.wait() == [75], run.text()
@@ -66,6 +66,28 @@ def test_a_signal_in_mid_epoch_saves_and_the_same_command_ends_with_the_same_bit
         for run_dir in (whole, tmp_path / "cut")
     ]
     assert evaluations[0] == evaluations[1]
+
+
+def test_signals_while_a_finished_run_ends_do_not_kill_it(tmp_path: Path) -> None:
+    """From its last word until the process is gone: a scheduler's warning must not turn done into killed."""
+    command = [
+        sys.executable,
+        REPOSITORY / "dydist/train.py",
+        *flags(tmp_path, "run", "--train.max_steps", "2"),
+    ]
+    process = subprocess.Popen(
+        [str(part) for part in command], env={**os.environ, "DYDIST_EXIT_DIR": str(tmp_path / "exit")}
+    )
+    while not (tmp_path / "exit" / "rank-0.json").exists():
+        assert process.poll() is None
+        time.sleep(0.001)
+    sent = 0
+    while process.poll() is None:
+        process.send_signal(signal.SIGUSR1 if sent % 2 else signal.SIGTERM)
+        sent += 1
+        time.sleep(0.001)
+    assert sent > 10
+    assert process.returncode == 0
 
 
 def test_a_finished_run_says_so_and_changes_nothing(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def test_stopped_or_killed_it_goes_on_with_the_same_images(
 ) -> None:
     more = ("--train.clip_norm", "1.0", "--checkpoint.every_steps", "3")
     arguments = flags(cifar10_exact_root, tmp_path, "cut", engine, *more)
-    run = Run(arguments, 2, tmp_path / "logs" / "first")
+    run = Run(arguments, 2, tmp_path / "logs" / "first", hold=17)
     run.wait_for_step(tmp_path / "cut", 8)
     run.signal(number, *(() if number == signal.SIGKILL else (1,)))
     expected = -signal.SIGKILL if number == signal.SIGKILL else 75
