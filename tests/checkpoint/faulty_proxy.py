@@ -21,9 +21,13 @@ from urllib.parse import urlsplit
 SLOW_BYTES_PER_S = 100_000
 SLICE = 10_000
 
-FAULTS = ("none", "unavailable", "throttled", "dropped", "hanging", "slow", "half", "spoilt", "reordered")
+FAULTS = (
+    *("none", "unavailable", "throttled", "dropped", "hanging", "slow", "half"),
+    *("spoilt", "spoilt once", "reordered"),
+)
 """none · 503 · SlowDown · reset in the middle of the body · no answer · 100 kB/s each way · half of a file is stored
-and "200 OK" answered · a wrong byte in each tensor file that is read · listings in reverse order."""
+and "200 OK" answered · a wrong byte in each tensor file that is read · the same, at its first read alone · listings in
+reverse order."""
 
 
 class FaultyProxy(ThreadingHTTPServer):
@@ -38,6 +42,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.fault = "none"
         self.every = 1
         self.seen: Counter[str] = Counter()
+        self.read: set[tuple[str, str | None]] = set()
         self.turns = itertools.count(1)
         self.over = threading.Event()
 
@@ -115,7 +120,10 @@ class _Handler(BaseHTTPRequestHandler):
             answer = response.read()
         finally:
             connection.close()
-        if fault == "spoilt" and self.command == "GET" and tensors and answer:
+        read = (self.path, self.headers.get("Range"))
+        spoilt = fault == "spoilt" or (fault == "spoilt once" and read not in self.server.read)
+        if spoilt and self.command == "GET" and tensors and answer:
+            self.server.read.add(read)
             answer = answer[:-1] + bytes([answer[-1] ^ 1])
         if fault == "reordered" and "list-type" in self.path:
             answer = _reversed_listing(answer)
