@@ -52,6 +52,8 @@ IMPOSSIBLE = [
     ("--parallel.engine deepspeed --parallel.zero 3 --train.ema_decay 0.99", 1),
     ("--parallel.engine deepspeed --parallel.reduce exact", 1),
     ("--train.precision fp16 --train.compile true --parallel.device cpu", 1),
+    ("--train.compile_mode reduce-overhead", 1),
+    ("--train.compile true --train.compile_mode reduce-overhead --parallel.reduce exact", 1),
     ("--model.kind static --model.attention sigmoid", 1),
     ("--train.profile 20:10", 1),
     ("--checkpoint.resume newest", 1),

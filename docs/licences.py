@@ -45,7 +45,9 @@ PURPOSES = {
     "mypy": "types",
     "pytest": "tests",
     "pytest-cov": "coverage",
+    "pytest-xdist": "tests on two cores at once",
     "ruff": "style",
+    "triton": "GPU kernels, interpreted and compiled without a GPU; comes with torch for NVIDIA GPUs",
     "types-PyYAML": "types for mypy",
     "types-psutil": "types for mypy",
 }

@@ -41,7 +41,7 @@ class ModelConfig:
     """Multiplies every channel count (64, 128, 256, 512)."""
     dropout: float = 0.1
     """Dropout before the classifier."""
-    strategy: Literal["auto", "grouped", "mix", "blocked", "fused", "winograd", "taps"] = "auto"
+    strategy: Literal["auto", "grouped", "mix", "blocked", "fused", "winograd", "taps", "triton"] = "auto"
     """How dynamic convolutions are computed: auto chooses for each layer; or one for all (docs/performance.md)."""
     bias: bool = False
     """Give dynamic convolutions K biases, mixed like the kernels."""
@@ -87,6 +87,8 @@ class TrainConfig:
     """fp32 (a GPU multiplies in TF32 unless reduce=exact), or autocast to bf16 or fp16 (fp16 with loss scaling)."""
     compile: bool = False
     """torch.compile the network."""
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
+    """torch.compile's mode. On a GPU the other two replay CUDA graphs; not yet run on one."""
     clip_norm: float | None = None
     """Clip the gradient of the global batch to this 2-norm."""
     label_smoothing: float = 0.0

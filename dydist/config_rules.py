@@ -117,6 +117,14 @@ def _combinations(config: Config, world_size: int) -> Iterator[str]:
         yield "parallel.reduce: exact needs parallel.engine=ddp; DeepSpeed sums gradients in its own order"
     if config.train.precision == "fp16" and config.train.compile and config.parallel.device == "cpu":
         yield "train.precision: fp16 cannot be compiled on a CPU; use bf16 or fp32"
+    if (mode := config.train.compile_mode) != "default":
+        if not config.train.compile:
+            yield f"train.compile_mode: {mode} needs train.compile=true"
+        if config.parallel.reduce == "exact":
+            yield (
+                f"train.compile_mode: {mode} needs parallel.reduce=fast; CUDA graphs would keep the memory of all of "
+                "a step's passes, and tuned kernels differ from machine to machine"
+            )
     if config.model.attention == "sigmoid" and config.model.kind == "static":
         yield "model.attention: sigmoid needs model.kind=dynamic; a static network has no attention"
     steps = config.train.profile

@@ -30,9 +30,13 @@ def settle_strategies(
     computes as it did. A run's first start measures on process 0 where the sums are `fast`, and goes by shape
     where they are `exact`: a measured choice would depend on noise. Call it before the first pass (nothing is
     compiled yet), on all processes. `layers` were looked at before the engine took the network
-    (`dynamic_layers`). Where the strategy is configured, or nothing is dynamic, there is nothing to record.
+    (`dynamic_layers`). Where the strategy is configured, or nothing is dynamic, there is nothing to record. Either
+    way the monitor is told of kernels that the layers are made for and that are not there.
     """
-    if config.model.strategy != "auto" or not layers:
+    if config.model.strategy != "auto":
+        _tell_lost_speed({name: layer.strategy for name, layer in layers.items()}, world, monitor)
+        return {}
+    if not layers:
         return {}
     chosen = dict(recorded)
     if not chosen:
@@ -50,6 +54,10 @@ def settle_strategies(
         monitor.note(f"dynamic convolutions: {describe_choice(chosen)} ({how})")
     apply_strategies(model, chosen)
     monitor.detail(TextRecord(tag="model/strategies", text=choice_table(layers, chosen)))
+    _tell_lost_speed(chosen, world, monitor)
+    return chosen
+
+
+def _tell_lost_speed(chosen: Mapping[str, str], world: World, monitor: Monitor) -> None:
     if (lost := lost_speed(chosen, world.device)) is not None:
         monitor.note(lost, level="warning")
-    return chosen

@@ -96,3 +96,11 @@ def test_exact_goes_by_shape_and_a_configured_strategy_is_kept() -> None:
     assert (set(again.values()), set(taken), told.notes) == ({"mix"}, {"mix"}, [])
     chosen, taken, told = settle({"layer1.0.conv1": "taps"}, model=ModelConfig(strategy="blocked"))
     assert (chosen, set(taken), told.notes, told.details) == ({}, {"blocked"}, [], [])
+
+
+def test_a_configured_strategy_that_cannot_run_here_is_told() -> None:
+    chosen, taken, told = settle({}, model=ModelConfig(strategy="triton"))
+    assert (chosen, set(taken)) == ({}, {"triton"})
+    ((level, text),) = told.notes
+    assert level == "warning"
+    assert "19 dynamic convolutions are made for Triton's kernels, which need an NVIDIA GPU" in text

@@ -36,7 +36,7 @@ class TorchEngine:
         self.config, self.world, self.device = config, world, world.device
         self.model = model.to(self.device)
         if config.train.compile:
-            self.model.compile()
+            self.model.compile(mode=config.train.compile_mode)
         self.statistics = attach_statistics(self.model, self.device)
         self.names = [name for name, _ in self.model.named_parameters()]
         self.parameters = [parameter for _, parameter in self.model.named_parameters()]
@@ -67,6 +67,7 @@ class TorchEngine:
         self, batch: StepBatch, *, lr: float, temperature: float, votes: Votes
     ) -> Callable[[], StepSums]:
         """See `Engine.train_step`."""
+        begin_step(self.config)
         self.model.train()
         set_temperature(self.model, temperature)
         small = self._reduce_gradients(batch, votes)
@@ -195,6 +196,12 @@ class TorchEngine:
             self._norm = nn.utils.clip_grad_norm_(self.parameters, self.config.train.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+
+def begin_step(config: Config) -> None:
+    """Say, where CUDA graphs are replayed, that what they gave out in earlier steps may be overwritten."""
+    if config.train.compile_mode != "default":  # the call imports torch's compiler
+        torch.compiler.cudagraph_mark_step_begin()
 
 
 def make_optimizer(config: Config, model: nn.Module) -> torch.optim.SGD:

@@ -21,7 +21,7 @@ from dydist.config import Config
 from dydist.data.dataset import ImageDataset
 from dydist.data.loader import ShardedLoader
 from dydist.data.order import Order, rank_shards
-from dydist.engine.core import AUTOCAST
+from dydist.engine.core import AUTOCAST, begin_step
 from dydist.engine.evaluate import evaluate
 from dydist.engine.guard import check_agreement, check_finite
 from dydist.engine.protocol import Engine, StepSums, Votes
@@ -183,14 +183,15 @@ class Loop:
 
     def _predict(self, ema: bool) -> Callable[[Tensor], Tensor] | None:
         model = self.engine.model.eval()
-        if not ema:
-            return model
-        averaged = self.engine.averaged_state()
-        return (
-            None
-            if averaged is None
-            else lambda images: torch.func.functional_call(model, averaged, (images,))
-        )
+        averaged = self.engine.averaged_state() if ema else {}
+        if averaged is None:
+            return None
+
+        def predict(images: Tensor) -> Tensor:
+            begin_step(self.config)
+            return torch.func.functional_call(model, averaged, (images,)) if averaged else model(images)
+
+        return predict
 
     def _autocast(self) -> AbstractContextManager[object]:
         precision = AUTOCAST.get(self.config.train.precision)

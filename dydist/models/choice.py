@@ -20,6 +20,7 @@ from dydist.models.dynamic_conv import DynamicConv2d
 from dydist.models.measured import Problem, Times
 from dydist.models.strategies import Geometry, Shape, check_strategy, rule
 from dydist.models.strategies.native import cache_folder, reason
+from dydist.models.strategies.triton import available as triton_available
 
 MARGIN = 0.95
 """Another strategy than the rule's must take at most so much of its time: less is noise."""
@@ -145,11 +146,22 @@ def choice_table(layers: Mapping[str, DynamicLayer], chosen: Mapping[str, str]) 
 
 
 def lost_speed(chosen: Mapping[str, str], device: torch.device | str) -> str | None:
-    """Why layers that should compute in C++ do not here, in words for the user; None where nothing is lost."""
+    """Why layers that should compute in C++ or by Triton do not here, in words for the user; None where all do."""
+    device = torch.device(device).type
     native = sum(name in ("fused", "winograd") for name in chosen.values())
-    if not native or torch.device(device).type != "cpu" or not (why := reason()):
-        return None
-    return (
-        f"{native} dynamic convolutions are made for C++ kernels, which are not there ({why}): they compute the same, "
-        "more slowly. Install g++ or set CXX, then start again"
-    )
+    if native and device == "cpu" and (why := reason()):
+        return (
+            f"{_layers(native)} made for C++ kernels, which are not there ({why}): they compute the same, "
+            "more slowly. Install g++ or set CXX, then start again"
+        )
+    on_gpus = sum(name == "triton" for name in chosen.values())
+    if on_gpus and not triton_available(device):
+        return (
+            f"{_layers(on_gpus)} made for Triton's kernels, which need an NVIDIA GPU and the package triton: "
+            "they compute the same by blocked. Leave model.strategy at auto here"
+        )
+    return None
+
+
+def _layers(count: int) -> str:
+    return "1 dynamic convolution is" if count == 1 else f"{count} dynamic convolutions are"

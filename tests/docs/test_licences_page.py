@@ -22,10 +22,16 @@ LOADED_BY_OTHERS = {
     "mypy": ".ci/run",
     "ruff": ".ci/run",
     "pytest-cov": ".ci/run",
+    "pytest-xdist": "tests/run.sh",
     "types-PyYAML": "mypy",
     "types-psutil": "mypy",
 }
-COMES_WITH = {"asyncssh": "sshfs", "botocore": "s3fs", "coverage": "pytest-cov"}
+COMES_WITH = {
+    "asyncssh": "sshfs",
+    "botocore": "s3fs",
+    "coverage": "pytest-cov",
+    "triton": "torch for NVIDIA GPUs",
+}
 """Modules of packages that a declared one needs and hands to us."""
 
 
