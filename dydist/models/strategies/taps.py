@@ -9,6 +9,7 @@ than mixing kernels, whose taps would each be used once or twice.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -68,16 +69,36 @@ def _pixels_first(x: Tensor, groups: int) -> Tensor:
     return x.view(x.shape[0], groups, x.shape[1] // groups, -1).permute(3, 1, 0, 2).contiguous()
 
 
+def _sum_products(totals: Tensor, products: Iterable[tuple[int, Tensor, Tensor]]) -> None:
+    """totals[i] = the sum of left @ right over all (i, left, right); zero where there is none for i."""
+    begun = set()
+    for i, left, right in products:
+        if i in begun:
+            totals[i].baddbmm_(left, right)
+        else:
+            torch.bmm(left, right, out=totals[i])
+            begun.add(i)
+    for i in set(range(len(totals))) - begun:
+        totals[i].zero_()
+
+
 def _forward(x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     size, kernel = (x.shape[2], x.shape[3]), (weight.shape[3], weight.shape[4])
     images, (kernels, out_channels), groups = x.shape[0], weight.shape[:2], geometry.groups
     met = meetings(size, kernel, geometry)
     pixels = _pixels_first(x, groups)
-    each = x.new_zeros(met.output[0] * met.output[1], groups, images, kernels * (out_channels // groups))
-    for tap, pairs in zip(_by_tap(weight, met, groups), met.pairs.values(), strict=True):
-        columns = tap.flatten(1, 2).transpose(1, 2)  # [groups, C/groups, K · out/groups]
-        for out, place in pairs:
-            each[out].baddbmm_(pixels[place], columns)
+    each = x.new_empty(met.output[0] * met.output[1], groups, images, kernels * (out_channels // groups))
+    columns = (
+        _by_tap(weight, met, groups).flatten(2, 3).transpose(2, 3)
+    )  # [taps, groups, C/groups, K · out/groups]
+    _sum_products(
+        each,
+        (
+            (out, pixels[place], tap)
+            for tap, pairs in zip(columns, met.pairs.values(), strict=True)
+            for out, place in pairs
+        ),
+    )
     mixed = torch.einsum("pgnko,nk->ngop", each.unflatten(3, (kernels, -1)), attention)
     return mixed.reshape(images, out_channels, *met.output)
 
@@ -97,12 +118,16 @@ def _backward(
     by_tap = _by_tap(weight, met, groups)
     grads = _pixels_first(grad, groups)  # [P, groups, N, out/groups]
     # Gradient of x through each kernel by itself: mixed it is x's, and its product with x is that of π.
-    per_kernel = x.new_zeros(size[0] * size[1], groups * kernels, images, x.shape[1] // groups)
-    for tap, pairs in zip(by_tap, met.pairs.values(), strict=True):
-        rows = tap.flatten(0, 1)  # [groups · K, out/groups, C/groups]
-        for out, place in pairs:
-            repeated = grads[out].repeat_interleave(kernels, 0)
-            per_kernel[place].baddbmm_(repeated, rows)
+    per_kernel = x.new_empty(size[0] * size[1], groups * kernels, images, x.shape[1] // groups)
+    repeated = grads.repeat_interleave(kernels, 1)
+    _sum_products(
+        per_kernel,
+        (
+            (place, repeated[out], tap)
+            for tap, pairs in zip(by_tap.flatten(1, 2), met.pairs.values(), strict=True)
+            for out, place in pairs
+        ),
+    )
     each = per_kernel.unflatten(1, (groups, kernels))
     grad_x, grad_attention, grad_weight = (x.new_empty(0) for _ in range(3))
     if for_x:
@@ -111,10 +136,15 @@ def _backward(
         pixels = _pixels_first(x, groups)
         grad_attention = torch.einsum("qgknc,qgnc->nk", each, pixels).contiguous()
         weighted = torch.einsum("pgno,nk->pgkon", grads, attention).flatten(2, 3)  # rows: K · out/groups
-        sums = x.new_zeros(by_tap.shape).flatten(2, 3)
-        for total, pairs in zip(sums, met.pairs.values(), strict=True):
-            for out, place in pairs:
-                total.baddbmm_(weighted[out], pixels[place])
+        sums = x.new_empty(by_tap.shape).flatten(2, 3)
+        _sum_products(
+            sums,
+            (
+                (number, weighted[out], pixels[place])
+                for number, pairs in enumerate(met.pairs.values())
+                for out, place in pairs
+            ),
+        )
         apart = (
             sums.view(by_tap.shape).transpose(1, 2).contiguous()
         )  # [taps, K, groups, out/groups, C/groups]
