@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up and runs the whole suite: bash tests/run.sh [pytest arguments]. DYDIST_VENV names another environment,
-# DYDIST_TEST_WORKERS how many tests run at once (2; with 0 pytest runs them itself, as `--pdb` needs it).
+# Sets up and runs the suite: bash tests/run.sh [pytest arguments]. DYDIST_VENV names another environment.
+# Without arguments it runs the whole, two tests at a time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -15,4 +15,5 @@ if [ ! -e "$stamp" ]; then
 fi
 PATH="$(cd "$venv/bin" && pwd):$PATH"
 export PATH
-exec "$venv/bin/python" -m pytest -n "${DYDIST_TEST_WORKERS:-2}" --dist worksteal "$@"
+[ $# -gt 0 ] || set -- -n 2 --dist worksteal
+exec "$venv/bin/python" -m pytest "$@"
