@@ -131,6 +131,7 @@ class Run:
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         self._signalled = Path(f"{log}.signalled")
+        self._signalled.unlink(missing_ok=True)
         holding = None if hold is None else (hold, self._signalled)
         port = free_port()
         texts = [str(argument) for argument in arguments]

@@ -73,8 +73,9 @@ class ShardBatchNorm2d(nn.BatchNorm2d):
 class ShardStatistics:
     """Sums over shards of every batch-norm layer's mean and variance, in one flat float32 tensor.
 
-    `flat` holds, layer by layer, C means and then C variances. A step: `zero()`, forward passes, sum
-    `flat` over processes, divide by the number of shards of the whole batch, `update_running(average)`.
+    `flat` holds, layer by layer, C means and then C variances, each beginning at a multiple of 16 bytes (where CUDA
+    graphs want what they write in place). A step: `zero()`, forward passes, sum `flat` over processes, divide by the
+    number of shards of the whole batch, `update_running(average)`.
     """
 
     layers: Sequence[ShardBatchNorm2d]
@@ -123,7 +124,7 @@ class ShardStatistics:
 def attach_statistics(model: nn.Module, device: torch.device | str) -> ShardStatistics:
     """Give every `ShardBatchNorm2d` of `model` its place in one flat tensor of zeros on `device`."""
     layers = [part for part in model.modules() if isinstance(part, ShardBatchNorm2d)]
-    flat = torch.zeros(sum(2 * layer.num_features for layer in layers), dtype=torch.float32, device=device)
+    flat = torch.zeros(sum(2 * _room(layer) for layer in layers), dtype=torch.float32, device=device)
     for layer, (mean, var) in zip(layers, _views(flat, layers), strict=True):
         layer._mean_sum, layer._var_sum = mean, var
     return ShardStatistics(layers, flat)
@@ -131,5 +132,11 @@ def attach_statistics(model: nn.Module, device: torch.device | str) -> ShardStat
 
 def _views(flat: Tensor, layers: Sequence[ShardBatchNorm2d]) -> list[tuple[Tensor, Tensor]]:
     """(mean, variance) of each layer within `flat`."""
-    parts = flat.split([layer.num_features for layer in layers for _ in range(2)]) if layers else ()
-    return list(zip(parts[::2], parts[1::2], strict=True))
+    parts = flat.split([_room(layer) for layer in layers for _ in range(2)]) if layers else ()
+    pairs = zip(layers, parts[::2], parts[1::2], strict=True)
+    return [(mean[: layer.num_features], var[: layer.num_features]) for layer, mean, var in pairs]
+
+
+def _room(layer: ShardBatchNorm2d) -> int:
+    """Values from one beginning to the next: a multiple of four, which are 16 bytes."""
+    return -(-layer.num_features // 4) * 4

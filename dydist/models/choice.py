@@ -149,7 +149,12 @@ def lost_speed(chosen: Mapping[str, str], device: torch.device | str) -> str | N
     """Why layers that should compute in C++ or by Triton do not here, in words for the user; None where all do."""
     device = torch.device(device).type
     native = sum(name in ("fused", "winograd") for name in chosen.values())
-    if native and device == "cpu" and (why := reason()):
+    if native and device != "cpu":
+        return (
+            f"{_layers(native)} made for C++ kernels, which run on CPUs alone: they compute the same by blocked. "
+            "Leave model.strategy at auto here"
+        )
+    if native and (why := reason()):
         return (
             f"{_layers(native)} made for C++ kernels, which are not there ({why}): they compute the same, "
             "more slowly. Install g++ or set CXX, then start again"

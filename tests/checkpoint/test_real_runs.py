@@ -50,7 +50,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(
     rng = random.Random(seed)
     arguments = flags(tmp_path, "cut", *at, "--checkpoint.stage_dir", tmp_path / "stage")
     for attempt, (world_size, step) in enumerate(((2, 6), (3, 14))):
-        run = Run(arguments, world_size, tmp_path / "logs" / f"cut{attempt}", DYDIST_JOB="17")
+        run = Run(arguments, world_size, tmp_path / "logs" / f"cut{attempt}", hold=20, DYDIST_JOB="17")
         run.wait_for_step(tmp_path / "cut", step)
         time.sleep(rng.random() / 2)  # anywhere within a save
         run.signal(signal.SIGKILL)

@@ -68,7 +68,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def gradients(out: Tensor, tensors: list[Tensor | None]) -> list[Tensor]:
-    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
+    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype, device=out.device).view(out.shape)
     return list(torch.autograd.grad((out * weights).sum(), [t for t in tensors if t is not None]))
 
 
@@ -164,6 +164,20 @@ def test_an_empty_batch_gives_an_empty_output(strategy: str) -> None:
 
 def test_a_configuration_may_name_every_strategy() -> None:
     assert get_args(get_type_hints(ModelConfig)["strategy"]) == NAMES
+
+
+@pytest.mark.parametrize("strategy", NAMES)
+def test_what_does_not_fit_is_refused(strategy: str) -> None:
+    """Native kernels would read beyond the end."""
+    x, attention, weight, _ = TYPICAL.tensors(torch.float32)
+    assert x is not None
+    assert attention is not None
+    assert weight is not None
+    for wrong in ((x[:, :8], attention, weight), (x, attention[:5], weight), (x, attention[:, :3], weight)):
+        with pytest.raises(ValueError, match="do not fit one another"):
+            dynamic_conv2d(*wrong, None, *SAME, strategy=strategy)
+    with pytest.raises(TypeError, match="differ in dtype"):
+        dynamic_conv2d(x.double(), attention, weight, None, *SAME, strategy=strategy)
 
 
 def test_an_unknown_strategy_names_the_known_ones() -> None:

@@ -65,7 +65,8 @@ def dynamic_conv2d(
         strategy: one of `NAMES`; unknown names raise UserError. Without gradients, one image, or images that all
             have the same attention, get one mixed kernel and one ordinary convolution, whatever the name.
 
-    Returns [N, out, H', W']. Under autocast everything is cast to autocast's dtype, as for `conv2d`.
+    Returns [N, out, H', W']. Under autocast everything is cast to autocast's dtype, as for `conv2d`. Raises
+    ValueError for shapes that do not fit one another, TypeError for dtypes that differ.
     """
     device = x.device.type
     if device != "meta" and torch.is_autocast_enabled(device):  # shapes alone have no autocast
@@ -81,6 +82,7 @@ def _compute(
     x: Tensor, attention: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, strategy: str
 ) -> Tensor:
     name = check_strategy(strategy)
+    _check(x, attention, weight, geometry)
     if _one_kernel_for_all(x, attention):
         kernel = (attention[:1] @ weight.flatten(1)).view(weight.shape[1:])
         out = F.conv2d(x, kernel, None, *geometry)
@@ -91,6 +93,20 @@ def _compute(
             name = "mix"
         out = STRATEGIES[name](x, attention, weight, geometry)
     return out if bias is None else out + (attention @ bias)[:, :, None, None]
+
+
+def _check(x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -> None:
+    """Native kernels read what sizes say is there."""
+    fits = x.ndim == 4 and weight.ndim == 5 and attention.shape == (x.shape[0], weight.shape[0])
+    if not fits or x.shape[1] != weight.shape[2] * geometry.groups or weight.shape[1] % geometry.groups:
+        raise ValueError(
+            f"x {tuple(x.shape)}, attention {tuple(attention.shape)} and weight {tuple(weight.shape)} do not fit one "
+            f"another with groups={geometry.groups}: [N, C, H, W], [N, K] and [K, out, C/groups, kh, kw] are asked for"
+        )
+    if not x.dtype == attention.dtype == weight.dtype:
+        raise TypeError(
+            f"x, attention and weight differ in dtype: {x.dtype}, {attention.dtype}, {weight.dtype}"
+        )
 
 
 def _one_kernel_for_all(x: Tensor, attention: Tensor) -> bool:

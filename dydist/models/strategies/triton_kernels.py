@@ -2,7 +2,7 @@
 
 A program has a tile of output channels (o) and of pixels (p), and walks along the taps (r: input channels by kernel
 pixels). Positions: x [N, C, H, W], weight [K, O, C/groups, kh, kw] = [K, O, R], attention [N, K]; all contiguous.
-Sums are in float32; products are what `torch.backends.cudnn.allow_tf32` lets convolutions be.
+Sums are in float32; products are in TF32 where torch lets convolutions be (`torch.backends.cudnn`).
 """
 
 from __future__ import annotations
@@ -83,22 +83,22 @@ def _input_gradient_kernel(  # type: ignore[no-untyped-def]
     pi = tl.load(attention + n * kernels + k, mask=k < kernels, other=0.0).to(tl.float32)
     row, column = p // width, p % width
     total = tl.zeros((tile_c, tile_p), tl.float32)
-    for tap in range(taps):
-        up = row + padding_h - (tap // kernel_w) * dilation_h
-        left = column + padding_w - (tap % kernel_w) * dilation_w
-        h, w = up // stride_h, left // stride_w
-        met = (up >= 0) & (left >= 0) & (up % stride_h == 0) & (left % stride_w == 0)
-        met = met & (h < out_height) & (w < out_width) & (p < height * width)
-        for start in range(0, group_outputs, tile_o):
-            o = start + tl.arange(0, tile_o)
-            inside = (k < kernels)[:, None, None] & (o < group_outputs)[None, :, None]
-            inside = inside & (c < group_channels)[None, None, :]
-            fan_in = group_channels * taps
+    for start in range(0, group_outputs, tile_o):
+        o = start + tl.arange(0, tile_o)
+        inside = (k < kernels)[:, None, None] & (o < group_outputs)[None, :, None]
+        inside = inside & (c < group_channels)[None, None, :]
+        fan_in = group_channels * taps
+        plane = n * outputs + group * group_outputs + o
+        for tap in range(taps):  # within: neighbouring taps are in the same cache lines
+            up = row + padding_h - (tap // kernel_w) * dilation_h
+            left = column + padding_w - (tap % kernel_w) * dilation_w
+            h, w = up // stride_h, left // stride_w
+            met = (up >= 0) & (left >= 0) & (up % stride_h == 0) & (left % stride_w == 0)
+            met = met & (h < out_height) & (w < out_width) & (p < height * width)
             each = _load_kernels(
                 weight, k, group * group_outputs + o, c * taps + tap, outputs, fan_in, inside
             )
             mixed = tl.trans(tl.sum(pi[:, None, None] * each, 0))
-            plane = n * outputs + group * group_outputs + o
             place = (plane[:, None] * out_height + h[None, :]) * out_width + w[None, :]
             values = tl.load(grad + place, mask=met[None, :] & (o < group_outputs)[:, None], other=0.0)
             total += tl.dot(mixed.to(values.dtype), values, input_precision=precision)
@@ -222,11 +222,23 @@ def _sizes(x: Tensor, weight: Tensor, geometry: Geometry, size: Pair) -> list[in
 
 def _fixed(weight: Tensor) -> dict[str, object]:
     """What a kernel is compiled for."""
-    kernels = weight.shape[0]
+    return {"kernel_h": weight.shape[3], "kernel_w": weight.shape[4], **for_kernels(weight.shape[0], _tf32())}
+
+
+def for_kernels(kernels: int, tf32: bool) -> dict[str, object]:
+    """What K kernels need. Stages are tiles of all K in shared memory, warps are registers for one of them."""
+    slots = triton.next_power_of_2(kernels)
     return {
         "kernels": kernels,
-        "kernels_2": triton.next_power_of_2(kernels),
-        "kernel_h": weight.shape[3],
-        "kernel_w": weight.shape[4],
-        "precision": "tf32" if torch.backends.cudnn.allow_tf32 else "ieee",
+        "kernels_2": slots,
+        "precision": "tf32" if tf32 else "ieee",
+        "num_warps": 4 if slots <= 4 else 8,
+        "num_stages": 3 if slots <= 8 else 1,
     }
+
+
+def _tf32() -> bool:
+    """Whether convolutions may multiply in TF32, as torch's present setting or its older one has it."""
+    convolutions = getattr(torch.backends.cudnn, "conv", None)
+    precision = getattr(convolutions, "fp32_precision", None)
+    return precision == "tf32" if precision is not None else bool(torch.backends.cudnn.allow_tf32)
