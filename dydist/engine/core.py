@@ -57,6 +57,7 @@ class TorchEngine:
         decay = config.train.ema_decay
         self.ema = None if decay is None else AveragedWeights(self.model, decay)
         self._norm: Tensor | None = None
+        self._temperature: float | None = None
 
     @property
     def _averaged_over(self) -> int:
@@ -68,8 +69,11 @@ class TorchEngine:
     ) -> Callable[[], StepSums]:
         """See `Engine.train_step`."""
         begin_step(self.config)
-        self.model.train()
-        set_temperature(self.model, temperature)
+        if not self.model.training:
+            self.model.train()
+        if temperature != self._temperature:  # constant for an epoch as a rule, and there are a hundred modules to ask
+            set_temperature(self.model, temperature)
+            self._temperature = temperature
         small = self._reduce_gradients(batch, votes)
         self._update(lr)
         sums = small()
