@@ -13,16 +13,25 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from dydist.bench.local import run_processes
 from dydist.bench.pairs import Ratio, take_turns
+from dydist.bench.place import DTYPES, Place
 from dydist.bench.reference import PublicDynamicConv2d
-from dydist.models import DynamicConv2d, dy_resnet18, static_resnet18
+from dydist.models import (
+    DynamicConv2d,
+    apply_strategies,
+    choose_strategies,
+    dy_resnet18,
+    dynamic_layers,
+    static_resnet18,
+)
 from dydist.models.resnet import ResNet18, Stem
 from dydist.models.strategies import Geometry, Shape, rule
 
 Kind = Literal["dynamic", "static", "public"]
+CPU = Place()
 
 
 @dataclass(frozen=True)
@@ -41,16 +50,25 @@ class LayerCost:
 
 
 def layer_costs(
-    *, stem: Stem, batch_size: int, width: float, strategies: Sequence[str], pairs: int
+    *,
+    stem: Stem,
+    batch_size: int,
+    width: float,
+    strategies: Sequence[str],
+    pairs: int,
+    place: Place = CPU,
 ) -> list[LayerCost]:
-    """Each dynamic layer of DY-ResNet18 on 32-pixel images, in the network's order; equal layers are measured once."""
+    """Each dynamic layer of DY-ResNet18 on 32-pixel images, in the network's order; equal layers are measured once.
+
+    In half precision layers get images in it, as from the layer before; their weights stay in float32 (autocast).
+    """
     model = dy_resnet18(stem=stem, width=width)
     known: dict[str, LayerCost] = {}
     found = []
     for name, layer, size in _inputs(model, batch_size):
         key = f"{layer.extra_repr()} {size}"
         if key not in known:
-            known[key] = _layer_cost(layer, size, strategies, pairs)
+            known[key] = _layer_cost(layer, size, strategies, pairs, place)
         found.append(replace(known[key], name=name))
     return found
 
@@ -73,18 +91,30 @@ def step_costs(
     kinds: Sequence[Kind],
     pairs: int,
     beside: Mapping[str, Callable[[], Any]] | None = None,
+    place: Place = CPU,
+    measure: bool = False,
 ) -> dict[str, list[float]]:
     """Seconds of whole training steps (forward, backward, SGD with momentum) of each kind of network, in turns.
 
-    `beside`: more ways by name, such as steps of another process (`dydist.bench.elsewhere`).
+    `beside`: more ways by name, such as steps of another process (`dydist.bench.elsewhere`). `measure`: see
+    `train_step`.
     """
-    ways: dict[str, Callable[[], Any]] = {kind: train_step(kind, stem, batch_size, width) for kind in kinds}
-    return take_turns(ways | dict(beside or {}), pairs=pairs)
+    ways: dict[str, Callable[[], Any]] = {
+        kind: train_step(kind, stem, batch_size, width, place=place, measure=measure) for kind in kinds
+    }
+    return take_turns(ways | dict(beside or {}), pairs=pairs, clock=place.clock, repeat=place.repeat)
 
 
-def peak_memory(kind: Kind, *, stem: Stem, batch_size: int, width: float) -> int:
-    """Peak resident bytes that two training steps add, in a fresh process, network and optimiser included."""
-    return int(run_processes("dydist.bench.conv", [kind, stem, str(batch_size), str(width)], 1))
+def peak_memory(
+    kind: Kind, *, stem: Stem, batch_size: int, width: float, place: Place = CPU, measure: bool = False
+) -> int:
+    """Peak bytes that two training steps add, in a fresh process, network and optimiser included.
+
+    On a CPU resident ones; on a GPU those that tensors have in its memory.
+    """
+    sizes = [kind, stem, str(batch_size), str(width)]
+    how = [place.device, place.precision, place.compile, "measure" if measure else "rule"]
+    return int(run_processes("dydist.bench.conv", [*sizes, *how], 1))
 
 
 def network(kind: Kind, stem: Stem, width: float) -> ResNet18:
@@ -96,17 +126,39 @@ def network(kind: Kind, stem: Stem, width: float) -> ResNet18:
     return ResNet18(10, stem=stem, width=width, dropout=0.1, convolution=PublicDynamicConv2d)
 
 
-def train_step(kind: Kind, stem: Stem, batch_size: int, width: float) -> Callable[[], None]:
-    """A function that takes one training step: forward, backward, SGD with momentum, on random images of 32 pixels."""
+def train_step(
+    kind: Kind,
+    stem: Stem,
+    batch_size: int,
+    width: float,
+    *,
+    place: Place = CPU,
+    measure: bool = False,
+) -> Callable[[], None]:
+    """A function that takes one training step: forward, backward, SGD with momentum, on random images of 32 pixels.
+
+    `measure`: strategies as measured first, as in a run with reduce=fast, where the rule takes none of its own.
+    """
     torch.manual_seed(0)
     model = network(kind, stem, width)
+    if measure and kind == "dynamic":
+        layers = dynamic_layers(model, (3, 32, 32))
+        device, dtype = place.device, DTYPES[place.precision]
+        apply_strategies(
+            model, choose_strategies(layers, images=batch_size, measure=True, device=device, dtype=dtype)
+        )
+    place.ready(model)
     fused = kind != "public"  # its users take the optimiser as torch makes it by default
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=fused)
-    images, labels = torch.randn(batch_size, 3, 32, 32), torch.randint(10, (batch_size,))
+    images = torch.randn(batch_size, 3, 32, 32).to(place.device)
+    labels = torch.randint(10, (batch_size,)).to(place.device)
 
     def step() -> None:
+        place.begin_step()
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(model(images), labels).backward()
+        with place.autocast():
+            logits = model(images)
+        F.cross_entropy(logits.float(), labels).backward()
         optimizer.step()
 
     return step
@@ -127,26 +179,35 @@ def _inputs(model: nn.Module, batch_size: int) -> list[tuple[str, DynamicConv2d,
 
 
 def _layer_cost(
-    layer: DynamicConv2d, size: tuple[int, ...], strategies: Sequence[str], pairs: int
+    layer: DynamicConv2d, size: tuple[int, ...], strategies: Sequence[str], pairs: int, place: Place
 ) -> LayerCost:
     arguments = (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding)
     static = nn.Conv2d(*arguments, bias=False)
-    x = torch.randn(size, requires_grad=True)
-    gradient = torch.randn_like(static(x))
+    x = torch.randn(size).to(place.device, DTYPES[place.precision]).requires_grad_()
 
     def run(module: nn.Module) -> Callable[[], Any]:
-        return lambda: torch.autograd.grad(module(x), [x, *module.parameters()], gradient)
+        place.ready(module)
+        gradient: Tensor | None = None
+
+        def once() -> Any:
+            nonlocal gradient
+            with place.autocast():
+                out = module(x)
+            gradient = torch.randn_like(out) if gradient is None else gradient
+            return torch.autograd.grad(out, [x, *module.parameters()], gradient)
+
+        return once
 
     ways: dict[str, Callable[[], Any]] = {"static": run(static)}
     for name in strategies:
         ways[name] = run(DynamicConv2d(*arguments, strategy=name))
-    seconds = take_turns(ways, pairs=pairs)
+    seconds = take_turns(ways, pairs=pairs, clock=place.clock, repeat=place.repeat)
     shape = Shape.of(x, layer.weight, Geometry(layer.stride, layer.padding, layer.dilation, layer.groups))
     kernel, rows = layer.kernel_size[0], shape.output[0]
     return LayerCost(
         name="",
         shape=f"{layer.in_channels}→{layer.out_channels}, {kernel}x{kernel}, {rows}x{rows}",
-        rule=rule(shape),
+        rule=rule(shape, place.device),
         limit=limit(shape),
         static_ms=1000 * min(seconds["static"]),
         ratio={name: Ratio.of(seconds[name], seconds["static"]) for name in strategies},
@@ -155,17 +216,25 @@ def _layer_cost(
 
 def main(arguments: Sequence[str]) -> None:
     """Print the peak of two steps over what the process held before it built the network."""
-    kind, stem, batch_size, width = arguments
-    torch.zeros(8).sum()
-    before = _peak()
-    step = train_step(kind, stem, int(batch_size), float(width))  # type: ignore[arg-type]
+    kind, stem, batch_size, width, device, precision, compile, strategies = arguments
+    place = Place.of(device, precision, compile)  # type: ignore[arg-type]
+    torch.zeros(8, device=device).sum()
+    measure = strategies == "measure"
+    if measure and place.on_gpu:  # what is measured takes memory of its own
+        train_step(kind, stem, int(batch_size), float(width), place=place, measure=True)  # type: ignore[arg-type]
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    before = _peak(place)
+    step = train_step(kind, stem, int(batch_size), float(width), place=place, measure=measure)  # type: ignore[arg-type]
     step()
     step()
-    print(_peak() - before)
+    print(_peak(place) - before)
 
 
-def _peak() -> int:
-    """Most resident bytes so far. Not `ru_maxrss`, which a process inherits from the one that started it."""
+def _peak(place: Place) -> int:
+    """Most bytes so far. Not `ru_maxrss`, which a process inherits from the one that started it."""
+    if place.on_gpu:
+        return torch.cuda.max_memory_allocated()
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
 

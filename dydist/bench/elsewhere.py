@@ -14,18 +14,21 @@ from contextlib import contextmanager
 import torch
 
 from dydist.bench.conv import Kind, train_step
+from dydist.bench.place import Place, Precision
 from dydist.models.resnet import Stem
 
 
 @contextmanager
-def steps_elsewhere(kind: Kind, *, stem: Stem, batch_size: int, width: float) -> Iterator[Callable[[], None]]:
-    """A function that has one training step taken, and returns when it is done.
+def steps_elsewhere(
+    kind: Kind, *, stem: Stem, batch_size: int, width: float, precision: Precision = "fp32"
+) -> Iterator[Callable[[], None]]:
+    """A function that has one training step taken on the CPU, and returns when it is done.
 
     The process has this one's number of threads, and none of what dydist sets in its own environment; it waits, at no
     cost, while it is not asked. Raises RuntimeError, with its last words, where it ends.
     """
     environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
-    arguments = [kind, stem, str(batch_size), str(width), str(torch.get_num_threads())]
+    arguments = [kind, stem, str(batch_size), str(width), precision, str(torch.get_num_threads())]
     process = subprocess.Popen(
         [sys.executable, "-m", "dydist.bench.elsewhere", *arguments],
         env=environment,
@@ -58,9 +61,10 @@ def steps_elsewhere(kind: Kind, *, stem: Stem, batch_size: int, width: float) ->
 
 def main(arguments: Sequence[str]) -> None:
     """One step for each line of standard input."""
-    kind, stem, batch_size, width, threads = arguments
+    kind, stem, batch_size, width, precision, threads = arguments
     torch.set_num_threads(int(threads))
-    step = train_step(kind, stem, int(batch_size), float(width))  # type: ignore[arg-type]
+    place = Place("cpu", precision)  # type: ignore[arg-type]
+    step = train_step(kind, stem, int(batch_size), float(width), place=place)  # type: ignore[arg-type]
     for _ in sys.stdin:
         step()
         print("done", flush=True)

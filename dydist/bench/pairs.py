@@ -28,25 +28,32 @@ class Ratio:
 
 
 def take_turns(
-    ways: dict[str, Callable[[], Any]], *, pairs: int, clock: Callable[[], float] = time.perf_counter
+    ways: dict[str, Callable[[], Any]],
+    *,
+    pairs: int,
+    clock: Callable[[], float] = time.perf_counter,
+    repeat: int = 1,
 ) -> dict[str, list[float]]:
     """Seconds of each way in each of `pairs` rounds, after one round that does not count.
 
-    Every other round runs in reverse order, so that no way always comes after the same one.
+    Every other round runs in reverse order, so that no way always comes after the same one. A turn is `repeat` calls,
+    and its seconds are those of one.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
-        way()
+        for _ in range(repeat):
+            way()
     for pair in range(pairs):
         for name in list(ways) if pair % 2 == 0 else list(reversed(ways)):
             began = clock()
-            ways[name]()
-            seconds[name].append(clock() - began)
+            for _ in range(repeat):
+                ways[name]()
+            seconds[name].append((clock() - began) / repeat)
     return seconds
 
 
-def describe_machine() -> dict[str, Any]:
-    """What a figure depends on, to stand beside it."""
+def describe_machine(device: str = "cpu") -> dict[str, Any]:
+    """What a figure on a device type depends on, to stand beside it."""
     import platform
 
     import torch
@@ -54,8 +61,9 @@ def describe_machine() -> dict[str, Any]:
     from dydist.models.strategies.native import build, reason
 
     name = build.cpu().split(" fpu ")[0]
+    gpu = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if device == "cuda" else {}
     capability = torch.backends.cpu.get_cpu_capability()
-    return {
+    return gpu | {
         "cpu": name,
         "capability": capability,
         "threads": torch.get_num_threads(),

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from dydist.bench.loop import LoopCost
 
 Stem = Literal["cifar", "strided", "imagenet"]
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Compile = Literal["off", "default", "reduce-overhead", "max-autotune"]
 
 
 def bench_conv(
@@ -19,6 +22,8 @@ def bench_conv(
     width: float = 1.0,
     strategies: tuple[str, ...] = ("auto",),
     pairs: int = 5,
+    device: Device = "auto",
+    precision: Precision = "fp32",
     threads: int | None = None,
     json: bool = False,
 ) -> int:
@@ -33,8 +38,10 @@ def bench_conv(
         stem: cifar, strided or imagenet; images have 32 pixels.
         batch_size: Images.
         width: Multiplies every channel count.
-        strategies: Strategies to measure: auto, grouped, mix, blocked, fused, winograd, taps.
-        pairs: Pairs of passes.
+        strategies: Strategies to measure: auto, grouped, mix, blocked, fused, winograd, taps, triton.
+        pairs: Pairs of passes; on a GPU of ten passes each.
+        device: auto takes the GPU where there is one.
+        precision: fp32, or autocast to bf16 or fp16.
         threads: CPU threads; torch's default where not given.
         json: Print the result as JSON.
     """
@@ -43,21 +50,31 @@ def bench_conv(
     start(threads)
     from dydist.bench.conv import layer_costs
     from dydist.bench.pairs import describe_machine
+    from dydist.bench.place import Place
     from dydist.models.strategies import check_strategy
 
     for name in strategies:
         check_strategy(name)
-    costs = layer_costs(stem=stem, batch_size=batch_size, width=width, strategies=strategies, pairs=pairs)
+    place = Place.of(device, precision)
+    costs = layer_costs(
+        stem=stem, batch_size=batch_size, width=width, strategies=strategies, pairs=pairs, place=place
+    )
     if json:
-        print_json({"machine": describe_machine(), "layers": [asdict(cost) for cost in costs]})
+        print_json(
+            {
+                "machine": describe_machine(place.device),
+                "precision": precision,
+                "layers": [asdict(cost) for cost in costs],
+            }
+        )
         return 0
     rows = [
-        [cost.name, cost.shape, cost.rule, f"{cost.static_ms:.1f}", f"{cost.limit:.2f}"]
+        [cost.name, cost.shape, cost.rule, f"{cost.static_ms:.3g}", f"{cost.limit:.2f}"]
         + [str(cost.ratio[name]) for name in strategies]
         for cost in costs
     ]
     print_table(["layer", "shape", "auto takes", "static ms", "limit", *strategies], rows)
-    print_machine()
+    print_machine(place.device)
     return 0
 
 
@@ -71,6 +88,10 @@ def bench_step(
     memory: bool = False,
     loop: bool = False,
     pairs: int = 5,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    compile: Compile = "off",
+    measure: bool = False,
     threads: int | None = None,
     json: bool = False,
 ) -> int:
@@ -78,7 +99,8 @@ def bench_step(
 
     The public way is one convolution with groups = images. It runs in a process of its own with torch as it comes, as
     its users run it: a training process of dydist has its memory in large pages, which the public way gains from too.
-    All take turns; the ratio is the median over pairs, with the least and the greatest.
+    All take turns; the ratio is the median over pairs, with the least and the greatest. On a GPU a turn is ten
+    steps, and all share this process.
 
     Example: dydist bench step --stem imagenet --batch-size 64 --memory
 
@@ -89,8 +111,13 @@ def bench_step(
         public: Measure the public way too. It is slow.
         public_in_large_pages: Measure the public way once more, with its memory in large pages as ours.
         memory: Measure peak memory too, each network in a fresh process.
-        loop: Measure the training loop's own cost too: 25 steps of a real run, less forward, backward and optimiser.
-        pairs: Pairs of steps.
+        loop: Measure the training loop's own cost too, on the CPU: 25 steps of a real run, less forward, backward and
+            optimiser.
+        pairs: Pairs of turns.
+        device: auto takes the GPU where there is one.
+        precision: fp32, or autocast to bf16 or fp16.
+        compile: torch.compile's mode for all networks but the public one.
+        measure: Take each layer's strategy as measured first, as a run with reduce=fast does, and not by the rule.
         threads: CPU threads; torch's default where not given.
         json: Print the result as JSON.
     """
@@ -103,28 +130,42 @@ def bench_step(
     from dydist.bench.conv import Kind, peak_memory, step_costs, train_step
     from dydist.bench.elsewhere import steps_elsewhere
     from dydist.bench.pairs import Ratio, describe_machine
+    from dydist.bench.place import Place
+    from dydist.errors import UserError
 
+    place = Place.of(device, precision, compile)
+    if loop and place.on_gpu:
+        raise UserError(
+            "--loop: its parts are told apart on a CPU alone, where nothing is queued; add --device cpu"
+        )
     kinds: list[Kind] = ["static", "dynamic", *(["public"] if public else [])]  # type: ignore[list-item]
     network: dict[str, Any] = {"stem": stem, "batch_size": batch_size, "width": width}
     with ExitStack() as processes:
         beside = {}
-        if public:
-            beside["public"] = processes.enter_context(steps_elsewhere("public", **network))
+        plain = Place(place.device, precision)
+        if public and place.on_gpu:
+            beside["public"] = train_step("public", **network, place=plain)
+        elif public:
+            beside["public"] = processes.enter_context(
+                steps_elsewhere("public", **network, precision=precision)
+            )
         here = [kind for kind in kinds if kind != "public"]
         if public_in_large_pages:
-            beside["public, large pages"] = train_step("public", **network)
-        seconds = step_costs(**network, kinds=here, pairs=pairs, beside=beside)
+            beside["public, large pages"] = train_step("public", **network, place=plain)
+        seconds = step_costs(**network, kinds=here, pairs=pairs, beside=beside, place=place, measure=measure)
     ratios = {"dynamic / static": Ratio.of(seconds["dynamic"], seconds["static"])}
     ratios |= {f"{name} / dynamic": Ratio.of(seconds[name], seconds["dynamic"]) for name in beside}
     peaks = {
-        kind: peak_memory(kind, stem=stem, batch_size=batch_size, width=width)
+        kind: peak_memory(kind, **network, place=plain if kind == "public" else place, measure=measure)
         for kind in (kinds if memory else [])
     }
     own = _measure_loop(stem, batch_size, width, steps=25) if loop else None
     if json:
         print_json(
             {
-                "machine": describe_machine(),
+                "machine": describe_machine(place.device),
+                "precision": precision,
+                "compile": compile,
                 "loop": None if own is None else {"own_share": own.own_share, "seconds": own.parts},
                 "seconds": seconds,
                 "ratios": {name: asdict(ratio) for name, ratio in ratios.items()},
@@ -136,7 +177,7 @@ def bench_step(
     print_table(
         header,
         [
-            [name, f"{1000 * statistics.median(taken):.0f}"]
+            [name, f"{1000 * statistics.median(taken):.4g}"]
             + ([f"{peaks[name] / 2**20:.0f}" if name in peaks else ""] if memory else [])
             for name, taken in seconds.items()
         ],
@@ -145,7 +186,7 @@ def bench_step(
         print(f"{name}: {ratio}")
     if own is not None:
         _print_loop(own)
-    print_machine()
+    print_machine(place.device)
     return 0
 
 

@@ -35,8 +35,8 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
     Console(width=160).print(table)
 
 
-def print_machine() -> None:
+def print_machine(device: str = "cpu") -> None:
     """What the figures above depend on."""
     from dydist.bench.pairs import describe_machine
 
-    print(", ".join(f"{name} {value}" for name, value in describe_machine().items()))
+    print(", ".join(f"{name} {value}" for name, value in describe_machine(device).items()))
