@@ -41,7 +41,7 @@ class ModelConfig:
     """Multiplies every channel count (64, 128, 256, 512)."""
     dropout: float = 0.1
     """Dropout before the classifier."""
-    strategy: Literal["auto", "grouped", "mix", "blocked", "fused", "winograd", "taps", "triton"] = "auto"
+    strategy: Literal["auto", "grouped", "mix", "blocked", "fused", "winograd", "taps", "stacked"] = "auto"
     """How dynamic convolutions are computed: auto chooses for each layer; or one for all (docs/performance.md)."""
     bias: bool = False
     """Give dynamic convolutions K biases, mixed like the kernels."""

@@ -98,9 +98,10 @@ def test_exact_goes_by_shape_and_a_configured_strategy_is_kept() -> None:
     assert (chosen, set(taken), told.notes, told.details) == ({}, {"blocked"}, [], [])
 
 
-def test_a_configured_strategy_that_cannot_run_here_is_told() -> None:
-    chosen, taken, told = settle({}, model=ModelConfig(strategy="triton"))
-    assert (chosen, set(taken)) == ({}, {"triton"})
+def test_a_configured_strategy_that_cannot_run_here_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dydist.models.choice.reason", lambda: "no compiler")
+    chosen, taken, told = settle({}, model=ModelConfig(strategy="fused"))
+    assert (chosen, set(taken)) == ({}, {"fused"})
     ((level, text),) = told.notes
     assert level == "warning"
-    assert "19 dynamic convolutions are made for Triton's kernels, which need an NVIDIA GPU" in text
+    assert "19 dynamic convolutions are made for C++ kernels, which are not there (no compiler)" in text

@@ -38,7 +38,7 @@ def bench_conv(
         stem: cifar, strided or imagenet; images have 32 pixels.
         batch_size: Images.
         width: Multiplies every channel count.
-        strategies: Strategies to measure: auto, grouped, mix, blocked, fused, winograd, taps, triton.
+        strategies: Strategies to measure: auto, grouped, mix, blocked, fused, winograd, taps, stacked.
         pairs: Pairs of passes; on a GPU of ten passes each.
         device: auto takes the GPU where there is one.
         precision: fp32, or autocast to bf16 or fp16.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 
 import numpy as np
 import torch
@@ -95,7 +96,7 @@ def apply_augmentation(images: Tensor, plan: Augmentation, *, fill: tuple[int, .
     if plan.flip is not None:
         images = torch.where(_to(plan.flip, images)[:, None, None, None], images.flip(3), images)
     if plan.cutout is not None:
-        colour = torch.tensor(fill, dtype=torch.uint8, device=images.device)[None, :, None, None]
+        colour = _constant(fill, torch.uint8, images.device)[:, None, None]
         images = torch.where(_inside(_to(plan.cutout, images), size), colour, images)
     return images
 
@@ -108,10 +109,8 @@ def normalise(
     One multiplication and one addition, in float32 and apart: fused, their rounding would depend on whether a
     value falls into a whole vector register or the rest, and so on what else is in the batch.
     """
-    scale = torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32, device=images.device)
-    shift = torch.tensor(
-        [-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32, device=images.device
-    )
+    scale = _constant(tuple(1 / (255 * s) for s in std), torch.float32, images.device)
+    shift = _constant(tuple(-m / s for m, s in zip(mean, std, strict=True)), torch.float32, images.device)
     return images.to(torch.float32).mul_(scale[:, None, None]).add_(shift[:, None, None]).to(dtype)
 
 
@@ -144,6 +143,12 @@ def _inside(boxes: Tensor, size: int) -> Tensor:
     rows = (place >= boxes[:, 0:1]) & (place < boxes[:, 1:2])
     columns = (place >= boxes[:, 2:3]) & (place < boxes[:, 3:4])
     return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+@cache
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The values on the device. Made once: a GPU would finish all that it was given before it took them."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _to(values: np.ndarray, like: Tensor) -> Tensor:

@@ -179,15 +179,16 @@ class ShardedLoader:
             shard_hash(shard, images[column :: len(shards)], labels[column :: len(shards)])
             for column, shard in enumerate(shards)
         )
-        return _HostGroup(shards, torch.from_numpy(images), torch.from_numpy(labels), plan, data_hash)
+        on_host = torch.from_numpy(images), torch.from_numpy(labels)
+        if self.device.type == "cuda":  # from pinned memory a copy waits for nothing
+            on_host = on_host[0].pin_memory(), on_host[1].pin_memory()
+        return _HostGroup(shards, *on_host, plan, data_hash)
 
     def _finish(self, host: _HostGroup) -> ShardGroup:
         """Move a group to the device and augment, normalise and mix it there."""
-        images, labels, plan = host.images, host.labels, host.plan
-        if self.device.type == "cuda":
-            images, labels = images.pin_memory(), labels.pin_memory()
-        images = images.to(self.device, non_blocking=True)
-        labels = labels.to(self.device, non_blocking=True)
+        plan = host.plan
+        images = host.images.to(self.device, non_blocking=True)
+        labels = host.labels.to(self.device, non_blocking=True)
         targets = None
         if plan is not None:
             images = apply_augmentation(images, plan, fill=self._fill)

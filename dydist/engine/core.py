@@ -83,7 +83,9 @@ class TorchEngine:
         self.statistics.update_running(sums[len(HEADER) :] / filled)
         if self.ema is not None:
             self.ema.update()
-        header = sums[: len(HEADER)].clone().to("cpu", non_blocking=True)
+        # to pinned memory the copy is queued; to any other the host would wait until the whole step is done
+        header = torch.empty(len(HEADER), pin_memory=self.device.type == "cuda")
+        header.copy_(sums[: len(HEADER)], non_blocking=True)
         ready = None
         if self.device.type == "cuda":
             ready = torch.cuda.Event()
@@ -190,8 +192,10 @@ class TorchEngine:
             return None
         size = (len(group.labels) // len(group.shards), int(self.model.features))  # type: ignore[arg-type]
         draws = [generator(self.config.seed, "dropout", step, shard).random(size) for shard in group.shards]
-        kept = np.stack(draws, axis=1).reshape(-1, size[1]) >= share
-        return torch.from_numpy(kept).to(self.device, torch.float32).div_(1 - share)
+        kept = torch.from_numpy(np.stack(draws, axis=1).reshape(-1, size[1]) >= share)
+        if self.device.type == "cuda":
+            kept = kept.pin_memory()
+        return kept.to(self.device, non_blocking=True).to(torch.float32).div_(1 - share)
 
     def _update(self, lr: float) -> None:
         for group in self.optimizer.param_groups:

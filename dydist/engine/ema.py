@@ -27,6 +27,6 @@ class AveragedWeights:
         now = self._model.state_dict()
         floats = [name for name, tensor in self.state.items() if tensor.is_floating_point()]
         torch._foreach_lerp_([self.state[n] for n in floats], [now[n] for n in floats], 1 - self.decay)
-        for name, tensor in self.state.items():
-            if not tensor.is_floating_point():
-                tensor.copy_(now[name])
+        counts = [name for name, tensor in self.state.items() if not tensor.is_floating_point()]
+        if counts:
+            torch._foreach_copy_([self.state[n] for n in counts], [now[n] for n in counts])

@@ -20,7 +20,6 @@ from dydist.models.dynamic_conv import DynamicConv2d
 from dydist.models.measured import Problem, Times
 from dydist.models.strategies import Geometry, Shape, check_strategy, rule
 from dydist.models.strategies.native import cache_folder, reason
-from dydist.models.strategies.triton import available as triton_available
 
 MARGIN = 0.95
 """Another strategy than the rule's must take at most so much of its time: less is noise."""
@@ -146,7 +145,7 @@ def choice_table(layers: Mapping[str, DynamicLayer], chosen: Mapping[str, str]) 
 
 
 def lost_speed(chosen: Mapping[str, str], device: torch.device | str) -> str | None:
-    """Why layers that should compute in C++ or by Triton do not here, in words for the user; None where all do."""
+    """Why layers that should compute in C++ do not here, in words for the user; None where all do."""
     device = torch.device(device).type
     native = sum(name in ("fused", "winograd") for name in chosen.values())
     if native and device != "cpu":
@@ -158,12 +157,6 @@ def lost_speed(chosen: Mapping[str, str], device: torch.device | str) -> str | N
         return (
             f"{_layers(native)} made for C++ kernels, which are not there ({why}): they compute the same, "
             "more slowly. Install g++ or set CXX, then start again"
-        )
-    on_gpus = sum(name == "triton" for name in chosen.values())
-    if on_gpus and not triton_available(device):
-        return (
-            f"{_layers(on_gpus)} made for Triton's kernels, which need an NVIDIA GPU and the package triton: "
-            "they compute the same by blocked. Leave model.strategy at auto here"
         )
     return None
 

@@ -19,8 +19,9 @@ from dydist.models.strategies import Geometry, Shape, dynamic_conv2d
 from dydist.models.strategies.native import build, identity, library
 from dydist.models.strategies.winograd import suits
 
-MEASURED_IMAGES = 32
-"""At most so many images are used to measure: ratios between strategies hardly change beyond."""
+MEASURED_IMAGES = {"cpu": 32, "cuda": 512}
+"""At most so many images are used to measure: ratios between strategies hardly change beyond. With fewer a GPU would
+wait for its launches, and those would be measured."""
 SLOW, HOPELESS = 4.0, 1.5
 """A strategy that takes so many times the best in its first pass, or in its second, is not measured again."""
 ROUNDS, ENOUGH_S = 20, 0.1
@@ -45,7 +46,7 @@ class Problem:
     @property
     def images(self) -> int:
         """Images that are used to measure."""
-        return min(self.size[0], MEASURED_IMAGES)
+        return min(self.size[0], MEASURED_IMAGES.get(self.device.type, 32))
 
     @property
     def key(self) -> str:
@@ -55,11 +56,13 @@ class Problem:
 
     def candidates(self) -> tuple[str, ...]:
         """Strategies worth timing. Not `grouped`: `blocked` is that with less memory."""
-        names = ["mix", "blocked"]
-        if self.device.type == "cpu":  # elsewhere it computes by `blocked`
-            names.append("fused")
+        names = ["mix"]
+        if self.device.type == "cpu":
+            names += ["blocked", "fused"]
             if suits(self.shape.kernel, self.geometry):
                 names.append("winograd")
+        else:  # C++ kernels are for CPUs, and GPUs are slow at convolutions with a group for every image
+            names.append("stacked")
         if self.shape.pixels <= TAPS_PIXELS:
             names.append("taps")
         return tuple(names)
@@ -135,6 +138,10 @@ def machine(device: torch.device) -> str:
 def time_strategies(problem: Problem, clock: Callable[[], float]) -> dict[str, float]:
     """Least seconds of forward and backward by strategy; those that are far behind are tried once or twice."""
     library()  # or the first pass would build it
+    if (
+        problem.device.type == "cuda"
+    ):  # or the thread of backward passes would warn that it has no context yet
+        torch.ones((), device=problem.device, requires_grad=True).mul(2).backward()
     generator = torch.Generator().manual_seed(0)
 
     def draw(*size: int) -> Tensor:

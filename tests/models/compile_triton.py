@@ -9,38 +9,27 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from dydist.models.strategies import triton_kernels as kernels
-from dydist.models.strategies.triton import MOST_KERNELS
+from dydist.models.strategies import stacked_kernels
 
-TENSORS = {"x", "attention", "weight", "out", "grad", "grad_x", "grad_weight", "grad_attention"}
-SUMS = {"grad_weight", "grad_attention"}
-ONES = {"stride_h", "stride_w", "padding_h", "padding_w", "dilation_h", "dilation_w"}
-"""Numbers that are 1 are constants of a launch's kernel, and multiples of 16 are known to be such."""
-SHARED_BYTES = 101_376
-"""Shared memory of a block on the smallest cards from sm_80 on (sm_86, sm_89)."""
-TILES = {
-    kernels._forward_kernel: {"tile_o": kernels.CHANNELS, "tile_r": kernels.TAPS},
-    kernels._input_gradient_kernel: {"tile_c": kernels.CHANNELS, "tile_o": kernels.CHANNELS},
-    kernels._kernel_gradient_kernel: {"tile_o": kernels.CHANNELS, "tile_r": kernels.TAPS},
-}
+KERNELS = (stacked_kernels._scale_kernel, stacked_kernels._gather_kernel)
+SHARED_BYTES = 49_152
+"""Shared memory that every card gives a block without being asked."""
 
 
 def compile_kernel(
-    function: triton.JITFunction, dtype: str, capability: int, options: dict[str, object]
+    function: triton.JITFunction, dtype: str, capability: int, *, kernels: int, grouped: bool
 ) -> None:
-    """`options`: as `for_kernels` has them."""
-    launch = {name: options[name] for name in ("num_warps", "num_stages")}
-    constants = {name: value for name, value in options.items() if name not in launch}
-    constants |= {"kernel_h": 3, "kernel_w": 3, **TILES[function], "tile_p": kernels.PIXELS}
+    """Multiples of 16 are known to be such, as in a launch on a network's usual sizes."""
+    tile = stacked_kernels.TILE
+    constants = {"kernels": kernels, "grouped": grouped, "tile_c": tile, "tile_p": tile}
     names = function.arg_names
-    constants |= {name: 1 for name in names if name in ONES}
 
     def kind(name: str) -> str:
         if name in constants:
             return "constexpr"
-        if name in TENSORS:
-            return "*fp32" if name in SUMS else f"*{dtype}"
-        return "i32"
+        if name in ("channels", "pixels", "group_channels"):
+            return "i32"
+        return "*fp32" if name == "grad_attention" else f"*{dtype}"
 
     signature = {name: kind(name) for name in names}
     source = ASTSource(
@@ -53,10 +42,10 @@ def compile_kernel(
             if signature[name] != "constexpr"
         },
     )
-    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch)
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32))
     assert made.asm["cubin"]
     shared = made.metadata.shared
-    what = f"{function.__name__} {dtype} {options['precision']} K={options['kernels']} sm_{capability}"
+    what = f"{function.__name__} {dtype} K={kernels} grouped={grouped} sm_{capability}"
     print(f"{what}: {shared} bytes of shared memory")
     assert shared <= SHARED_BYTES, what
 
@@ -64,9 +53,8 @@ def compile_kernel(
 if __name__ == "__main__":
     with TemporaryDirectory() as folder, triton.knobs.cache.scope():
         triton.knobs.cache.dir = str(Path(folder))
-        for function in TILES:
+        for function in KERNELS:
             for capability in (80, 90):
-                compile_kernel(function, "fp32", capability, kernels.for_kernels(4, tf32=False))
-                compile_kernel(function, "bf16", capability, kernels.for_kernels(4, tf32=True))
-            compile_kernel(function, "fp32", 90, kernels.for_kernels(8, tf32=True))
-            compile_kernel(function, "bf16", 80, kernels.for_kernels(MOST_KERNELS, tf32=True))
+                for dtype in ("fp32", "bf16", "fp16"):
+                    compile_kernel(function, dtype, capability, kernels=4, grouped=False)
+            compile_kernel(function, "fp32", 80, kernels=32, grouped=True)

@@ -7,8 +7,7 @@ rounding.
 - `fused`: C++ kernels that mix a tile of a kernel in cache and use it there
 - `winograd`: the same in Winograd's form, for 3x3 kernels with stride 1
 - `taps`: matrix products by tap, for maps of a few pixels
-- `triton`: GPU kernels (`triton_kernels`) that mix a tile of a kernel in registers and use it there; only where
-  asked for
+- `stacked`: one convolution of all K kernels over inputs scaled by the attention, for GPUs
 - `auto`: one of them for each layer and shape: by `rule`, or as measured (`dydist.models.choice`)
 
 `custom` makes operators of those with a gradient of their own; `problem` holds their sizes; `native`

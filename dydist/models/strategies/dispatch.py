@@ -15,8 +15,8 @@ from dydist.models.strategies.grouped import grouped
 from dydist.models.strategies.mix import mix
 from dydist.models.strategies.problem import Geometry, Pair, Shape
 from dydist.models.strategies.rule import rule
+from dydist.models.strategies.stacked import stacked
 from dydist.models.strategies.taps import taps
-from dydist.models.strategies.triton import triton
 from dydist.models.strategies.winograd import winograd
 
 Strategy = Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]
@@ -28,7 +28,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "fused": fused,
     "winograd": winograd,
     "taps": taps,
-    "triton": triton,
+    "stacked": stacked,
 }
 NAMES = ("auto", *STRATEGIES)
 

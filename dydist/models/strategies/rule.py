@@ -18,9 +18,9 @@ def rule(shape: Shape, device: str = "cpu") -> str:
     """Name of the strategy for a layer of `shape` on a device type. Does not depend on the number of images.
 
     A mixed kernel costs C_in/groups·k² multiply-adds an output channel and kernel, mixed outputs cost H·W:
-    mix kernels where the first is less. On a CPU that is refined by where each strategy was measured to be
-    best (docs/performance.md). Grouped and depthwise convolutions have small kernels and go by the cost
-    alone.
+    mix kernels where the first is less. That is refined by where each strategy was measured to be best
+    (docs/performance.md): a GPU multiplies so much faster than it mixes that its library's convolution wins
+    with K times the products. Grouped and depthwise convolutions have small kernels and go by the cost alone.
     """
     by_cost = "blocked" if shape.fan_in < shape.kernels * shape.pixels else "mix"
     if shape.groups > 1 or shape.kernels == 1:
@@ -32,4 +32,4 @@ def rule(shape: Shape, device: str = "cpu") -> str:
         if filled and shape.pixels >= WINOGRAD_PIXELS and suits(shape.kernel, shape.geometry):
             return "winograd"
         return "fused" if shape.pixels <= MANY_PIXELS else "blocked"
-    return by_cost
+    return "stacked"

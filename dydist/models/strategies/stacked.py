@@ -1,0 +1,105 @@
+"""`stacked`: the input once for each kernel, scaled with that kernel's attention, under one convolution of all K.
+
+Σ_k π_k (W_k ∗ x) = [W_1 … W_K] ∗ [π_1 x; …; π_K x]: the library's convolution sums over kernels as it sums over
+channels. It costs K times the static convolution, as `mix` does, but the K outputs are never there, and nothing but
+the inputs is kept for the backward pass. For GPUs, whose matrix units make K-fold products cheaper than mixing kernels
+(docs/performance.md). All K-fold tensors are channels-last, as those units want them. Scaling and its gradient are each
+one pass over memory where the package `triton` is there, which comes with torch for NVIDIA GPUs; else a few of torch's.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dydist.models.strategies.custom import operator
+from dydist.models.strategies.problem import Geometry
+
+MOST_IMAGES = 65_535
+"""A grid's third axis is no longer."""
+
+
+def _triton_runs(x: Tensor) -> bool:
+    """Whether Triton's kernels take `x`: on NVIDIA's GPUs, and anywhere under its interpreter (TRITON_INTERPRET=1)."""
+    there = x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    return (
+        there
+        and x.dtype != torch.float64
+        and 0 < x.shape[0] <= MOST_IMAGES
+        and x.numel() > 0
+        and _installed()
+    )
+
+
+@cache
+def _installed() -> bool:
+    return find_spec("triton") is not None and torch.version.hip is None
+
+
+def _scale(x: Tensor, attention: Tensor, groups: int) -> Tensor:
+    """x [N, C, H, W] → [N, K·C, H, W], channels last: within a group kernel by kernel."""
+    if _triton_runs(x):
+        from dydist.models.strategies import stacked_kernels
+
+        with torch.cuda.device_of(x):  # Triton launches on the current device, whatever that of its arguments
+            return stacked_kernels.scale(x, attention, groups)
+    each = x.unflatten(1, (groups, 1, -1)) * attention[:, None, :, None, None, None]
+    return each.flatten(1, 3).contiguous(memory_format=torch.channels_last)
+
+
+def _gather(each: Tensor, x: Tensor, attention: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """The gradients of x and of the attention from that of `_scale`'s result."""
+    if _triton_runs(x):
+        from dydist.models.strategies import stacked_kernels
+
+        with torch.cuda.device_of(x):
+            return stacked_kernels.gather(each, x, attention, groups)
+    apart = each.unflatten(1, (groups, attention.shape[1], -1))
+    grad_x = torch.einsum("ngkchw,nk->ngchw", apart, attention).reshape(x.shape)
+    return grad_x, torch.einsum("ngkchw,ngchw->nk", apart, x.unflatten(1, (groups, -1))).contiguous()
+
+
+def _stack(weight: Tensor) -> Tensor:
+    """Kernels [K, out, C/groups, kh, kw] → [out, K·C/groups, kh, kw], channels last."""
+    return weight.transpose(0, 1).flatten(1, 2).contiguous(memory_format=torch.channels_last)
+
+
+def _forward(x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    scaled = _scale(x, attention, geometry.groups)
+    return F.conv2d(scaled, _stack(weight), None, *geometry).contiguous()
+
+
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    attention: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    wanted: tuple[bool, bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    for_kernels = wanted[1]
+    each, stacked, _ = torch.ops.aten.convolution_backward(
+        grad.contiguous(memory_format=torch.channels_last),
+        _scale(x, attention, geometry.groups),
+        _stack(weight),
+        None,
+        *geometry[:3],
+        False,
+        (0, 0),
+        geometry.groups,
+        (True, for_kernels, False),
+    )
+    each = each.contiguous(memory_format=torch.channels_last)
+    grad_x, grad_attention = _gather(each, x, attention, geometry.groups)
+    if not for_kernels:
+        return grad_x, x.new_empty(0), x.new_empty(0)
+    apart = stacked.unflatten(1, (weight.shape[0], -1)).transpose(0, 1).contiguous()
+    return grad_x if wanted[0] else x.new_empty(0), grad_attention, apart
+
+
+stacked = operator("stacked", _forward, _backward)

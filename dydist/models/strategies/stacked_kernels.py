@@ -1,0 +1,104 @@
+"""Triton's kernels of `stacked`: what is between [N, C, H, W] and K times that with channels last, each in one pass.
+
+Positions: x [N, C, P] with P = H·W pixels, attention [N, K], stacked [N, P, groups · K · C/groups]. Sums are in
+float32. No sum depends on how threads are scheduled: the same GPU gives the same bits again.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+TILE = 64
+"""At most so many channels and pixels of a tile."""
+
+
+@triton.jit
+def _places(n, p, c, channels, pixels, group_channels, k, kernels: tl.constexpr, grouped: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Where [p, c] of kernel k are in the stacked tensor."""
+    row = (n * pixels + p)[:, None] * (channels * kernels)
+    if grouped:
+        return row + ((c // group_channels * kernels + k) * group_channels + c % group_channels)[None, :]
+    return row + (k * channels + c)[None, :]
+
+
+@triton.jit
+def _scale_kernel(  # type: ignore[no-untyped-def]
+    x, attention, out, channels, pixels, group_channels,
+    kernels: tl.constexpr, grouped: tl.constexpr, tile_c: tl.constexpr, tile_p: tl.constexpr,
+):  # fmt: skip
+    p = tl.program_id(0) * tile_p + tl.arange(0, tile_p)
+    c = tl.program_id(1) * tile_c + tl.arange(0, tile_c)
+    n = tl.program_id(2).to(tl.int64)
+    inside = (c < channels)[:, None] & (p < pixels)[None, :]
+    values = tl.load(x + (n * channels + c)[:, None] * pixels + p[None, :], mask=inside, other=0.0)
+    values = tl.trans(values.to(tl.float32))
+    there = (p < pixels)[:, None] & (c < channels)[None, :]
+    for k in tl.static_range(kernels):
+        pi = tl.load(attention + n * kernels + k).to(tl.float32)
+        place = _places(n, p, c, channels, pixels, group_channels, k, kernels, grouped)
+        tl.store(out + place, pi * values, mask=there)
+
+
+@triton.jit
+def _gather_kernel(  # type: ignore[no-untyped-def]
+    each, x, attention, grad_x, grad_attention, channels, pixels, group_channels,
+    kernels: tl.constexpr, grouped: tl.constexpr, tile_c: tl.constexpr, tile_p: tl.constexpr,
+):  # fmt: skip
+    p = tl.program_id(0) * tile_p + tl.arange(0, tile_p)
+    c = tl.program_id(1) * tile_c + tl.arange(0, tile_c)
+    n = tl.program_id(2).to(tl.int64)
+    inside = (c < channels)[:, None] & (p < pixels)[None, :]
+    place_x = (n * channels + c)[:, None] * pixels + p[None, :]
+    values = tl.trans(tl.load(x + place_x, mask=inside, other=0.0).to(tl.float32))
+    there = (p < pixels)[:, None] & (c < channels)[None, :]
+    total = tl.zeros((tile_p, tile_c), tl.float32)
+    tile = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    for k in tl.static_range(kernels):
+        pi = tl.load(attention + n * kernels + k).to(tl.float32)
+        place = _places(n, p, c, channels, pixels, group_channels, k, kernels, grouped)
+        one = tl.load(each + place, mask=there, other=0.0).to(tl.float32)
+        total += pi * one
+        along = tl.sum(tl.sum(one * values, 1), 0)
+        tl.store(grad_attention + (n * tl.num_programs(0) * tl.num_programs(1) + tile) * kernels + k, along)
+    tl.store(grad_x + place_x, tl.trans(total), mask=inside)
+
+
+def scale(x: Tensor, attention: Tensor, groups: int) -> Tensor:
+    """x [N, C, H, W] times each of its image's K attentions: [N, K·C, H, W], channels last."""
+    images, channels, height, width = x.shape
+    out = torch.empty(
+        images,
+        channels * attention.shape[1],
+        height,
+        width,
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=torch.channels_last,
+    )
+    grid, sizes, fixed = _launch(x, attention, groups)
+    _scale_kernel[grid](x, attention, out, *sizes, **fixed)
+    return out
+
+
+def gather(each: Tensor, x: Tensor, attention: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """The gradients of x and of the attention from `each`, that of `scale`'s result (channels last too)."""
+    grid, sizes, fixed = _launch(x, attention, groups)
+    grad_x = torch.empty_like(x)
+    by_tile = attention.new_empty(x.shape[0], grid[0] * grid[1], attention.shape[1], dtype=torch.float32)
+    _gather_kernel[grid](each, x, attention, grad_x, by_tile, *sizes, **fixed)
+    return grad_x, by_tile.sum(1).to(attention.dtype)
+
+
+def _launch(
+    x: Tensor, attention: Tensor, groups: int
+) -> tuple[tuple[int, int, int], tuple[int, int, int], dict[str, int | bool]]:
+    """Grid, sizes, and what a kernel is compiled for."""
+    images, channels, height, width = x.shape
+    pixels = height * width
+    tile_c, tile_p = (max(16, min(TILE, triton.next_power_of_2(size))) for size in (channels, pixels))
+    fixed: dict[str, int | bool] = {"kernels": attention.shape[1], "grouped": groups > 1}
+    grid = (triton.cdiv(pixels, tile_p), triton.cdiv(channels, tile_c), images)
+    return grid, (channels, pixels, channels // groups), {**fixed, "tile_c": tile_c, "tile_p": tile_p}
