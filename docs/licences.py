@@ -47,7 +47,7 @@ PURPOSES = {
     "pytest-cov": "coverage",
     "pytest-xdist": "tests on two cores at once",
     "ruff": "style",
-    "triton": "GPU kernels, interpreted and compiled without a GPU; comes with torch for NVIDIA GPUs",
+    "triton": "two GPU kernels of `stacked`, interpreted and compiled without a GPU; comes with torch for NVIDIA GPUs",
     "types-PyYAML": "types for mypy",
     "types-psutil": "types for mypy",
 }

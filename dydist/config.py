@@ -88,7 +88,7 @@ class TrainConfig:
     compile: bool = False
     """torch.compile the network."""
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
-    """torch.compile's mode. On a GPU the other two replay CUDA graphs; not yet run on one."""
+    """torch.compile's mode. On a GPU the other two replay CUDA graphs."""
     clip_norm: float | None = None
     """Clip the gradient of the global batch to this 2-norm."""
     label_smoothing: float = 0.0

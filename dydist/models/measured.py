@@ -26,8 +26,9 @@ SLOW, HOPELESS = 4.0, 1.5
 """A strategy that takes so many times the best in its first pass, or in its second, is not measured again."""
 ROUNDS, ENOUGH_S = 20, 0.1
 """The others take turns, twice at least: so many times, or until that took so many seconds."""
-TAPS_PIXELS = 16
-"""`taps` is tried up to so many output pixels: its products grow with their number, and get no larger."""
+TAPS_PIXELS = {"cpu": 16, "cuda": 4}
+"""`taps` is tried up to so many output pixels: its products grow with their number, and get no larger. On a GPU each is
+a launch."""
 LOCK_S = 120.0
 """So long another process's measurement is waited for."""
 
@@ -56,14 +57,13 @@ class Problem:
 
     def candidates(self) -> tuple[str, ...]:
         """Strategies worth timing. Not `grouped`: `blocked` is that with less memory."""
-        names = ["mix"]
         if self.device.type == "cpu":
-            names += ["blocked", "fused"]
+            names = ["mix", "blocked", "fused"]
             if suits(self.shape.kernel, self.geometry):
                 names.append("winograd")
-        else:  # C++ kernels are for CPUs, and GPUs are slow at convolutions with a group for every image
-            names.append("stacked")
-        if self.shape.pixels <= TAPS_PIXELS:
+        else:  # not `mix`, which keeps K outputs; GPUs are slow at convolutions with a group for every image
+            names = ["stacked"] if self.shape.groups == 1 else ["stacked", "mix"]
+        if self.shape.pixels <= TAPS_PIXELS.get(self.device.type, 4):
             names.append("taps")
         return tuple(names)
 
@@ -162,6 +162,9 @@ def time_strategies(problem: Problem, clock: Callable[[], float]) -> dict[str, f
         _wait(problem.device)
         return clock() - began
 
+    if problem.device.type == "cuda":  # a first pass compiles kernels and has cuDNN try its algorithms
+        for name in problem.candidates():
+            once(name)
     seconds = {name: once(name) for name in problem.candidates()}
     again = {name: once(name) for name in _within(SLOW, seconds)}  # caches are warm now, and pages are there
     seconds |= again

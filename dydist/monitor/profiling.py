@@ -29,7 +29,7 @@ class StepProfiler:
             if torch.cuda.is_available():
                 activities.append(ProfilerActivity.CUDA)
             self._began = step
-            self._running = profile(activities=activities, record_shapes=True)
+            self._running = profile(activities=activities, record_shapes=True, acc_events=True)
             self._running.start()
 
     def after_step(self, step: int) -> None:

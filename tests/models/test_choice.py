@@ -187,7 +187,8 @@ def test_what_is_worth_timing(tmp_path: Path) -> None:
 
     assert candidates(64, "cpu") == CANDIDATES
     assert candidates(4, "cpu") == (*CANDIDATES, "taps")
-    assert candidates(4, "cuda") == ("mix", "stacked", "taps")
+    assert candidates(4, "cuda") == ("stacked", "taps")
+    assert candidates(64, "cuda") == ("stacked",)
 
 
 def test_times_are_real(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ rounding.
 - `fused`: C++ kernels that mix a tile of a kernel in cache and use it there
 - `winograd`: the same in Winograd's form, for 3x3 kernels with stride 1
 - `taps`: matrix products by tap, for maps of a few pixels
-- `stacked`: one convolution of all K kernels over inputs scaled by the attention, for GPUs
+- `stacked`: one convolution of all K kernels over inputs scaled by the attention, for GPUs (`stacked_kernels`: what
+  Triton does for it)
 - `auto`: one of them for each layer and shape: by `rule`, or as measured (`dydist.models.choice`)
 
 `custom` makes operators of those with a gradient of their own; `problem` holds their sizes; `native`

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dydist.models.strategies.problem import Shape
 from dydist.models.strategies.winograd import suits
 
-FEW_PIXELS = 8
-"""Up to so many output pixels, `taps`: vectors would be half empty, and many taps meet only padding."""
+FEW_PIXELS = {"cpu": 8, "cuda": 1}
+"""Up to so many output pixels, `taps`: vectors would be half empty, and many taps meet only padding. On a GPU its many
+products are many launches."""
 WINOGRAD_PIXELS, WINOGRAD_CHANNELS = 16, 16
 """From so many output pixels and channels on, `winograd`: with fewer, its vectors of channels and its sums would be
 half empty."""
@@ -25,7 +26,7 @@ def rule(shape: Shape, device: str = "cpu") -> str:
     by_cost = "blocked" if shape.fan_in < shape.kernels * shape.pixels else "mix"
     if shape.groups > 1 or shape.kernels == 1:
         return by_cost
-    if shape.pixels == 1 or (shape.pixels <= FEW_PIXELS and shape.kernel != (1, 1)):
+    if shape.pixels == 1 or (shape.pixels <= FEW_PIXELS.get(device, 1) and shape.kernel != (1, 1)):
         return "taps"
     if device == "cpu":
         filled = min(shape.in_channels, shape.out_channels) >= WINOGRAD_CHANNELS
