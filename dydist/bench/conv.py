@@ -217,7 +217,7 @@ def _layer_cost(
 def main(arguments: Sequence[str]) -> None:
     """Print the peak of two steps over what the process held before it built the network."""
     kind, stem, batch_size, width, device, precision, compile, strategies = arguments
-    place = Place.of(device, precision, compile)  # type: ignore[arg-type]
+    place = Place.of(device, precision, compile).prepare()  # type: ignore[arg-type]
     torch.zeros(8, device=device).sum()
     measure = strategies == "measure"
     if measure and place.on_gpu:  # what is measured takes memory of its own

@@ -36,15 +36,18 @@ class Place:
             raise UserError(
                 "--device: cuda is not there; use cpu or auto, or check the driver with nvidia-smi"
             )
-        place = cls(
+        return cls(
             "cuda" if there and device == "auto" else "cpu" if device == "auto" else device,
             precision,
             compile,
         )
-        if place.on_gpu:
+
+    def prepare(self) -> Place:
+        """Set up this process for good, as a run with reduce=fast sets up its own; returns the place."""
+        if self.on_gpu:
             torch.backends.cudnn.benchmark = True
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-        return place
+        return self
 
     @property
     def on_gpu(self) -> bool:

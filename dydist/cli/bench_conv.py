@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from dydist.cli.bench_output import print_json, print_machine, print_table, start
+from dydist.cli.bench_output import milliseconds, print_json, print_machine, print_table, start
 
 if TYPE_CHECKING:
     from dydist.bench.loop import LoopCost
@@ -55,7 +55,7 @@ def bench_conv(
 
     for name in strategies:
         check_strategy(name)
-    place = Place.of(device, precision)
+    place = Place.of(device, precision).prepare()
     costs = layer_costs(
         stem=stem, batch_size=batch_size, width=width, strategies=strategies, pairs=pairs, place=place
     )
@@ -69,7 +69,7 @@ def bench_conv(
         )
         return 0
     rows = [
-        [cost.name, cost.shape, cost.rule, f"{cost.static_ms:.3g}", f"{cost.limit:.2f}"]
+        [cost.name, cost.shape, cost.rule, f"{milliseconds(cost.static_ms)}", f"{cost.limit:.2f}"]
         + [str(cost.ratio[name]) for name in strategies]
         for cost in costs
     ]
@@ -127,16 +127,22 @@ def bench_step(
     start(threads)
     from contextlib import ExitStack
 
+    import torch
+
     from dydist.bench.conv import Kind, peak_memory, step_costs, train_step
     from dydist.bench.elsewhere import steps_elsewhere
     from dydist.bench.pairs import Ratio, describe_machine
     from dydist.bench.place import Place
     from dydist.errors import UserError
 
-    place = Place.of(device, precision, compile)
+    place = Place.of(device, precision, compile).prepare()
     if loop and place.on_gpu:
         raise UserError(
             "--loop: its parts are told apart on a CPU alone, where nothing is queued; add --device cpu"
+        )
+    if public_in_large_pages and place.on_gpu:
+        raise UserError(
+            "--public-in-large-pages: a GPU's memory is not in this machine's pages; leave it out"
         )
     kinds: list[Kind] = ["static", "dynamic", *(["public"] if public else [])]  # type: ignore[list-item]
     network: dict[str, Any] = {"stem": stem, "batch_size": batch_size, "width": width}
@@ -155,6 +161,9 @@ def bench_step(
         seconds = step_costs(**network, kinds=here, pairs=pairs, beside=beside, place=place, measure=measure)
     ratios = {"dynamic / static": Ratio.of(seconds["dynamic"], seconds["static"])}
     ratios |= {f"{name} / dynamic": Ratio.of(seconds[name], seconds["dynamic"]) for name in beside}
+    if place.on_gpu:  # what is measured next has the GPU to itself
+        beside.clear()
+        torch.cuda.empty_cache()
     peaks = {
         kind: peak_memory(kind, **network, place=plain if kind == "public" else place, measure=measure)
         for kind in (kinds if memory else [])
@@ -177,7 +186,7 @@ def bench_step(
     print_table(
         header,
         [
-            [name, f"{1000 * statistics.median(taken):.4g}"]
+            [name, f"{milliseconds(1000 * statistics.median(taken))}"]
             + ([f"{peaks[name] / 2**20:.0f}" if name in peaks else ""] if memory else [])
             for name, taken in seconds.items()
         ],

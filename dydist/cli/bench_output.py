@@ -17,6 +17,11 @@ def start(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+def milliseconds(value: float) -> str:
+    """Three digits, and whole ones of long times."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def print_json(value: Any) -> None:
     """One JSON value on standard output."""
     import json

@@ -145,11 +145,23 @@ def _inside(boxes: Tensor, size: int) -> Tensor:
     return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
-@cache
 def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The values on the device. Made once: a GPU would finish all that it was given before it took them."""
+    """The values on the device."""
+    if (
+        device.type == "cuda" and not torch.compiler.is_compiling()
+    ):  # what export traces with must not be kept
+        return _kept(values, dtype, device)
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+@cache
+def _kept(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The values, made once: a GPU finishes all that it was given before it takes them."""
     return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _to(values: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(values).to(like.device, non_blocking=True)
+    tensor = torch.from_numpy(values)
+    if like.device.type == "cuda":  # from pinned memory a copy waits for nothing
+        tensor = tensor.pin_memory()
+    return tensor.to(like.device, non_blocking=True)

@@ -71,9 +71,8 @@ class TorchEngine:
         begin_step(self.config)
         if not self.model.training:
             self.model.train()
-        if (
-            temperature != self._temperature
-        ):  # constant for an epoch as a rule, and there are a hundred modules to ask
+        # constant for an epoch as a rule, and there are a hundred modules to ask
+        if temperature != self._temperature:
             set_temperature(self.model, temperature)
             self._temperature = temperature
         small = self._reduce_gradients(batch, votes)

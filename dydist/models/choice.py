@@ -20,6 +20,7 @@ from dydist.models.dynamic_conv import DynamicConv2d
 from dydist.models.measured import Problem, Times
 from dydist.models.strategies import Geometry, Shape, check_strategy, rule
 from dydist.models.strategies.native import cache_folder, reason
+from dydist.models.strategies.stacked import triton_reason
 
 MARGIN = 0.95
 """Another strategy than the rule's must take at most so much of its time: less is noise."""
@@ -145,7 +146,7 @@ def choice_table(layers: Mapping[str, DynamicLayer], chosen: Mapping[str, str]) 
 
 
 def lost_speed(chosen: Mapping[str, str], device: torch.device | str) -> str | None:
-    """Why layers that should compute in C++ do not here, in words for the user; None where all do."""
+    """Why layers are slower here than where they were chosen, in words for the user; None where none is."""
     device = torch.device(device).type
     native = sum(name in ("fused", "winograd") for name in chosen.values())
     if native and device != "cpu":
@@ -158,6 +159,17 @@ def lost_speed(chosen: Mapping[str, str], device: torch.device | str) -> str | N
             f"{_layers(native)} made for C++ kernels, which are not there ({why}): they compute the same, "
             "more slowly. Install g++ or set CXX, then start again"
         )
+    if stacked := sum(name == "stacked" for name in chosen.values()):
+        if device == "cpu":
+            return (
+                f"{_layers(stacked)} made for GPUs, and slow on a CPU, with K times the products. A run that goes on "
+                "keeps its choice; for a new one leave model.strategy at auto"
+            )
+        if (lacking := triton_reason(device)) is not None:
+            return (
+                f"{_layers(stacked)} without Triton's kernels ({lacking}): they compute the same, more slowly. "
+                "Install triton and a C compiler, then start again"
+            )
     return None
 
 

@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from dydist.models.strategies import Geometry, Shape, dynamic_conv2d
+from dydist.models.strategies import Geometry, Shape, dynamic_conv2d, rule
 from dydist.models.strategies.native import build, identity, library
 from dydist.models.strategies.winograd import suits
 
@@ -53,7 +53,7 @@ class Problem:
     def key(self) -> str:
         """Everything that times depend on, beside the machine."""
         sizes = [self.images, *self.size[1:], *self.weight, *self.geometry]
-        return json.dumps([*sizes, str(self.dtype), self.device.type])
+        return json.dumps([*sizes, str(self.dtype), self.device.type, *self.candidates()])
 
     def candidates(self) -> tuple[str, ...]:
         """Strategies worth timing. Not `grouped`: `blocked` is that with less memory."""
@@ -61,9 +61,9 @@ class Problem:
             names = ["mix", "blocked", "fused"]
             if suits(self.shape.kernel, self.geometry):
                 names.append("winograd")
-        else:  # not `mix`, which keeps K outputs; GPUs are slow at convolutions with a group for every image
-            names = ["stacked"] if self.shape.groups == 1 else ["stacked", "mix"]
-        if self.shape.pixels <= TAPS_PIXELS.get(self.device.type, 4):
+        else:  # of those that keep no K outputs; GPUs are slow at convolutions with a group for every image
+            names = list(dict.fromkeys(["stacked", rule(self.shape, self.device.type)]))
+        if "taps" not in names and self.shape.pixels <= TAPS_PIXELS.get(self.device.type, 4):
             names.append("taps")
         return tuple(names)
 
@@ -129,7 +129,7 @@ def machine(device: torch.device) -> str:
     """Names the hardware and the versions that times depend on."""
     parts: list[Any] = [torch.__version__, build.cpu()]
     if device.type == "cuda":
-        parts.append(torch.cuda.get_device_name(device))
+        parts += [torch.cuda.get_device_name(device), torch.backends.cudnn.version()]
     else:
         parts += [torch.get_num_threads(), identity()]
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
@@ -138,9 +138,8 @@ def machine(device: torch.device) -> str:
 def time_strategies(problem: Problem, clock: Callable[[], float]) -> dict[str, float]:
     """Least seconds of forward and backward by strategy; those that are far behind are tried once or twice."""
     library()  # or the first pass would build it
-    if (
-        problem.device.type == "cuda"
-    ):  # or the thread of backward passes would warn that it has no context yet
+    if problem.device.type == "cuda":
+        # or the thread of backward passes would warn that it has no context yet
         torch.ones((), device=problem.device, requires_grad=True).mul(2).backward()
     generator = torch.Generator().manual_seed(0)
 

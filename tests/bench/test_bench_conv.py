@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
 
-from dydist.bench.conv import limit, peak_memory
+from dydist.bench.conv import limit, peak_memory, step_costs
 from dydist.bench.elsewhere import steps_elsewhere
 from dydist.bench.pairs import Ratio, take_turns
+from dydist.bench.place import Place
 from dydist.bench.reference import PublicDynamicConv2d
 from dydist.cli.main import main
 from dydist.models.strategies import Geometry, Shape, dynamic_conv2d
@@ -48,6 +50,44 @@ def test_step_tells_ratios(capsys: pytest.CaptureFixture[str]) -> None:
     assert "dynamic / static: " in capsys.readouterr().out
 
 
+def test_step_in_half_precision_with_measured_strategies(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--width", "0.0625", "--batch-size", "4", "--pairs", "2", "--stem", "imagenet", "--no-public"]
+    assert (
+        main(["bench", "step", *small, "--precision", "bf16", "--measure", "--device", "cpu", "--json"]) == 0
+    )
+    told = json.loads(capsys.readouterr().out)
+    assert (told["precision"], told["compile"]) == ("bf16", "off")
+    assert all(value > 0 for value in told["seconds"]["dynamic"])
+
+
+def test_a_gpu_that_is_not_there_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("conv", "step"):
+        assert main(["bench", command, "--device", "cuda"]) == 2
+        assert "--device: cuda is not there" in capsys.readouterr().err
+
+
+def test_what_a_gpu_cannot_tell_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(Place, "prepare", lambda self: self)
+    for option in ("--loop", "--public-in-large-pages"):
+        assert main(["bench", "step", option]) == 2
+        assert capsys.readouterr().err.count(f"{option}: ") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inductor's own import
+def test_a_compiled_step_can_be_measured() -> None:
+    place = Place("cpu", "fp32", "default")
+    torch.compiler.reset()
+    options: dict[str, Any] = {"stem": "imagenet", "batch_size": 2, "width": 0.0625}
+    seconds = step_costs(**options, kinds=["static"], pairs=1, place=place)
+    assert 0 < seconds["static"][0] < 60
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
+    torch.compiler.reset()
+
+
 def test_a_process_that_ends_is_said_with_its_code(capfd: pytest.CaptureFixture[str]) -> None:
     with (
         steps_elsewhere("public", stem="nowhere", batch_size=1, width=0.0625) as step,  # type: ignore[arg-type]
@@ -69,6 +109,10 @@ def test_turns_alternate_and_one_round_does_not_count() -> None:
     seconds = take_turns(ways, pairs=3, clock=lambda: float(next(ticks)))
     assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
     assert seconds == {"a": [1.0] * 3, "b": [1.0] * 3}
+    calls.clear()
+    seconds = take_turns(ways, pairs=2, clock=lambda: float(next(ticks)), repeat=2)
+    assert "".join(calls) == "aabb" + "aabb" + "bbaa"
+    assert seconds == {"a": [0.5] * 2, "b": [0.5] * 2}
 
 
 def test_a_ratio_is_the_median_over_pairs() -> None:

@@ -287,6 +287,27 @@ def test_the_images_handed_in_stay_as_they_are() -> None:
     assert torch.equal(floats, unmixed)
 
 
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))],
+)
+def test_who_traces_leaves_nothing_behind(device: str) -> None:
+    """An export in a fresh process comes first to these constants; what it traces with must not be used afterwards."""
+    mean, std = (0.11, 0.22, 0.33), (0.41, 0.42, 0.43)  # of this test alone: nothing is kept of them yet
+
+    class Normalise(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return normalise(images, mean, std)
+
+    images = torch.randint(0, 256, (3, 3, 4, 4), dtype=torch.uint8, device=device)
+    traced = torch.export.export(Normalise(), (images,)).module()(images)
+    by_hand = (images.double() / 255 - torch.tensor(mean, device=device)[:, None, None]) / torch.tensor(
+        std, device=device
+    )[:, None, None]
+    for got in (traced, normalise(images, mean, std)):
+        torch.testing.assert_close(got.double(), by_hand, rtol=0, atol=1e-6)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_what_the_cpu_gives() -> None:
     config = DataConfig(cutout=8, cutmix=1.0)

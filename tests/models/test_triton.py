@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from support import REPOSITORY
 
 from dydist.models.choice import lost_speed
+from dydist.models.strategies.stacked import _tried, triton_reason
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="needs the package triton (Linux on x86-64)"
@@ -50,3 +53,20 @@ def test_kernels_compile_for_gpus_that_are_not_here() -> None:
 def test_who_asks_for_kernels_and_cannot_have_them_is_told() -> None:
     native = lost_speed({"layer": "fused", "other": "winograd"}, "cuda") or ""
     assert "2 dynamic convolutions are made for C++ kernels, which run on CPUs alone" in native
+    on_cpu = lost_speed({"layer": "stacked", "other": "mix"}, "cpu") or ""
+    assert "1 dynamic convolution is made for GPUs, and slow on a CPU" in on_cpu
+
+
+def test_kernels_that_do_not_start_are_told_and_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine with a GPU and no C compiler."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    _tried.cache_clear()
+    why = triton_reason("cuda") or ""  # there is no GPU here, or it takes a moment: either way an answer
+    if torch.cuda.is_available():
+        assert why == ""
+    else:
+        assert re.match(r"\w+: .", why)
+        assert f"1 dynamic convolution is without Triton's kernels ({why})" in (
+            lost_speed({"layer": "stacked"}, "cuda") or ""
+        )
+    _tried.cache_clear()

@@ -4,7 +4,8 @@
 channels. It costs K times the static convolution, as `mix` does, but the K outputs are never there, and nothing but
 the inputs is kept for the backward pass. For GPUs, whose matrix units make K-fold products cheaper than mixing kernels
 (docs/performance.md). All K-fold tensors are channels-last, as those units want them. Scaling and its gradient are each
-one pass over memory where the package `triton` is there, which comes with torch for NVIDIA GPUs; else a few of torch's.
+one pass over memory where Triton runs (it comes with torch for NVIDIA GPUs, and wants a C compiler); else a few of
+torch's.
 """
 
 from __future__ import annotations
@@ -24,21 +25,38 @@ MOST_IMAGES = 65_535
 """A grid's third axis is no longer."""
 
 
-def _triton_runs(x: Tensor) -> bool:
-    """Whether Triton's kernels take `x`: on NVIDIA's GPUs, and anywhere under its interpreter (TRITON_INTERPRET=1)."""
-    there = x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
-    return (
-        there
-        and x.dtype != torch.float64
-        and 0 < x.shape[0] <= MOST_IMAGES
-        and x.numel() > 0
-        and _installed()
-    )
+def triton_reason(device: torch.device | str) -> str | None:
+    """Why Triton's kernels do not run on a device, or None where they do: NVIDIA's GPUs, and CPUs under its interpreter
+    (TRITON_INTERPRET=1). A GPU is tried once a process.
+    """
+    device = torch.device(device)
+    if find_spec("triton") is None:
+        return "the package triton is not installed"
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    if device.type != "cuda" or torch.version.hip is not None:
+        return "they are for NVIDIA GPUs"
+    return _tried(torch.cuda.current_device() if device.index is None else device.index)
 
 
 @cache
-def _installed() -> bool:
-    return find_spec("triton") is not None and torch.version.hip is None
+def _tried(index: int) -> str | None:
+    """What a first launch on a GPU ends with: it wants a compiler, headers and a folder to write to."""
+    from dydist.models.strategies import stacked_kernels
+
+    try:
+        with torch.cuda.device(index):
+            x = torch.ones(1, 1, 1, 1, device=f"cuda:{index}")
+            stacked_kernels.scale(x, x.view(1, 1), 1)
+    except Exception as error:  # whatever it is, torch computes the same
+        return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+    return None
+
+
+def _triton_runs(x: Tensor) -> bool:
+    """Whether Triton's kernels take `x`."""
+    fits = x.dtype != torch.float64 and 0 < x.shape[0] <= MOST_IMAGES and x.numel() > 0
+    return fits and triton_reason(x.device) is None
 
 
 def _scale(x: Tensor, attention: Tensor, groups: int) -> Tensor:
