@@ -147,9 +147,8 @@ def _inside(boxes: Tensor, size: int) -> Tensor:
 
 def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """The values on the device."""
-    if (
-        device.type == "cuda" and not torch.compiler.is_compiling()
-    ):  # what export traces with must not be kept
+    # what an export traces with must not be kept
+    if device.type == "cuda" and not torch.compiler.is_compiling():
         return _kept(values, dtype, device)
     return torch.tensor(values, dtype=dtype, device=device)
 
