@@ -76,7 +76,7 @@ def test_what_a_gpu_cannot_tell_is_refused(
         assert capsys.readouterr().err.count(f"{option}: ") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inductor's own import
 def test_a_compiled_step_can_be_measured() -> None:
     place = Place("cpu", "fp32", "default")
