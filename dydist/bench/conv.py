@@ -17,8 +17,11 @@ from torch import Tensor, nn
 
 from dydist.bench.local import run_processes
 from dydist.bench.pairs import Ratio, take_turns
-from dydist.bench.place import DTYPES, Place
+from dydist.bench.place import Place
 from dydist.bench.reference import PublicDynamicConv2d
+from dydist.config import Config
+from dydist.engine.core import begin_step
+from dydist.engine.world import set_numerics
 from dydist.models import (
     DynamicConv2d,
     apply_strategies,
@@ -143,10 +146,10 @@ def train_step(
     model = network(kind, stem, width)
     if measure and kind == "dynamic":
         layers = dynamic_layers(model, (3, 32, 32))
-        device, dtype = place.device, DTYPES[place.precision]
-        apply_strategies(
-            model, choose_strategies(layers, images=batch_size, measure=True, device=device, dtype=dtype)
+        chosen = choose_strategies(
+            layers, images=batch_size, measure=True, device=place.device, dtype=place.dtype
         )
+        apply_strategies(model, chosen)
     place.ready(model)
     fused = kind != "public"  # its users take the optimiser as torch makes it by default
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=fused)
@@ -154,7 +157,7 @@ def train_step(
     labels = torch.randint(10, (batch_size,)).to(place.device)
 
     def step() -> None:
-        place.begin_step()
+        begin_step(place.compile)
         optimizer.zero_grad(set_to_none=True)
         with place.autocast():
             logits = model(images)
@@ -183,20 +186,18 @@ def _layer_cost(
 ) -> LayerCost:
     arguments = (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding)
     static = nn.Conv2d(*arguments, bias=False)
-    x = torch.randn(size).to(place.device, DTYPES[place.precision]).requires_grad_()
+    x = torch.randn(size).to(place.device, place.dtype).requires_grad_()
+
+    def forward(module: nn.Module) -> Tensor:
+        with place.autocast():
+            out: Tensor = module(x)
+        return out
+
+    gradient = torch.randn_like(forward(place.ready(static)))
 
     def run(module: nn.Module) -> Callable[[], Any]:
         place.ready(module)
-        gradient: Tensor | None = None
-
-        def once() -> Any:
-            nonlocal gradient
-            with place.autocast():
-                out = module(x)
-            gradient = torch.randn_like(out) if gradient is None else gradient
-            return torch.autograd.grad(out, [x, *module.parameters()], gradient)
-
-        return once
+        return lambda: torch.autograd.grad(forward(module), [x, *module.parameters()], gradient)
 
     ways: dict[str, Callable[[], Any]] = {"static": run(static)}
     for name in strategies:
@@ -217,7 +218,8 @@ def _layer_cost(
 def main(arguments: Sequence[str]) -> None:
     """Print the peak of two steps over what the process held before it built the network."""
     kind, stem, batch_size, width, device, precision, compile, strategies = arguments
-    place = Place.of(device, precision, compile).prepare()  # type: ignore[arg-type]
+    set_numerics(Config())
+    place = Place.of(device, precision, compile)  # type: ignore[arg-type]
     torch.zeros(8, device=device).sum()
     measure = strategies == "measure"
     if measure and place.on_gpu:  # what is measured takes memory of its own

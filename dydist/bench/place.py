@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from torch import nn
 
+from dydist.engine.core import AUTOCAST
 from dydist.errors import UserError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Compile = Literal["off", "default", "reduce-overhead", "max-autotune"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ON_GPU = 10
 """Passes of a turn on a GPU, one behind the other as in training: of a single one its launch would be measured."""
 
@@ -36,23 +36,19 @@ class Place:
             raise UserError(
                 "--device: cuda is not there; use cpu or auto, or check the driver with nvidia-smi"
             )
-        return cls(
-            "cuda" if there and device == "auto" else "cpu" if device == "auto" else device,
-            precision,
-            compile,
-        )
-
-    def prepare(self) -> Place:
-        """Set up this process for good, as a run with reduce=fast sets up its own; returns the place."""
-        if self.on_gpu:
-            torch.backends.cudnn.benchmark = True
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-        return self
+        if device == "auto":
+            device = "cuda" if there else "cpu"
+        return cls(device, precision, compile)
 
     @property
     def on_gpu(self) -> bool:
         """Whether work is queued, and done later."""
         return self.device == "cuda"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What a pass computes in."""
+        return AUTOCAST.get(self.precision, torch.float32)
 
     @property
     def repeat(self) -> int:
@@ -67,7 +63,7 @@ class Place:
 
     def autocast(self) -> AbstractContextManager[None]:
         """What a forward pass runs in."""
-        return torch.autocast(self.device, DTYPES[self.precision], enabled=self.precision != "fp32")
+        return torch.autocast(self.device, self.dtype, enabled=self.precision in AUTOCAST)
 
     def ready(self, model: nn.Module) -> nn.Module:
         """The network on the device, compiled at its first pass where that is asked for."""
@@ -75,8 +71,3 @@ class Place:
         if self.compile != "off":
             model.compile(mode=self.compile)
         return model
-
-    def begin_step(self) -> None:
-        """Say that what CUDA graphs gave out before may be overwritten."""
-        if self.compile not in ("off", "default"):
-            torch.compiler.cudagraph_mark_step_begin()

@@ -55,7 +55,7 @@ def bench_conv(
 
     for name in strategies:
         check_strategy(name)
-    place = Place.of(device, precision).prepare()
+    place = Place.of(device, precision)
     costs = layer_costs(
         stem=stem, batch_size=batch_size, width=width, strategies=strategies, pairs=pairs, place=place
     )
@@ -69,7 +69,7 @@ def bench_conv(
         )
         return 0
     rows = [
-        [cost.name, cost.shape, cost.rule, f"{milliseconds(cost.static_ms)}", f"{cost.limit:.2f}"]
+        [cost.name, cost.shape, cost.rule, milliseconds(cost.static_ms), f"{cost.limit:.2f}"]
         + [str(cost.ratio[name]) for name in strategies]
         for cost in costs
     ]
@@ -135,7 +135,7 @@ def bench_step(
     from dydist.bench.place import Place
     from dydist.errors import UserError
 
-    place = Place.of(device, precision, compile).prepare()
+    place = Place.of(device, precision, compile)
     if loop and place.on_gpu:
         raise UserError(
             "--loop: its parts are told apart on a CPU alone, where nothing is queued; add --device cpu"
@@ -186,7 +186,7 @@ def bench_step(
     print_table(
         header,
         [
-            [name, f"{milliseconds(1000 * statistics.median(taken))}"]
+            [name, milliseconds(1000 * statistics.median(taken))]
             + ([f"{peaks[name] / 2**20:.0f}" if name in peaks else ""] if memory else [])
             for name, taken in seconds.items()
         ],

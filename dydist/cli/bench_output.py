@@ -13,6 +13,9 @@ def start(threads: int | None) -> None:
     prepare_environment(Config())
     import torch
 
+    from dydist.engine.world import set_numerics
+
+    set_numerics(Config())
     if threads is not None:
         torch.set_num_threads(threads)
 

@@ -5,7 +5,8 @@
 - `description`: what a network has to know of its data set, written into checkpoints.
 - `order`: which images belong to which shard of which step. `augment` (imports torch):
   crop, flip, cutout, mixup, cutmix.
-- `loader.ShardedLoader` (imports torch): a process's shards, ready on its device, one step ahead.
+- `loader.ShardedLoader` (imports torch): a process's shards, ready on its device, one step ahead. `pinned`: arrays on
+  their way there.
 """
 
 from dydist.data.dataset import ImageDataset, open_dataset

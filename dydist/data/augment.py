@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dydist.config import DataConfig
+from dydist.data.pinned import pinned
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,4 @@ def _kept(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -
 
 
 def _to(values: np.ndarray, like: Tensor) -> Tensor:
-    tensor = torch.from_numpy(values)
-    if like.device.type == "cuda":  # from pinned memory a copy waits for nothing
-        tensor = tensor.pin_memory()
-    return tensor.to(like.device, non_blocking=True)
+    return pinned(values, like.device).to(like.device, non_blocking=True)

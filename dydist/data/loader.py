@@ -29,6 +29,7 @@ from dydist.data.augment import (
 )
 from dydist.data.dataset import ImageDataset
 from dydist.data.order import Order
+from dydist.data.pinned import pinned
 from dydist.randomness import generator
 
 HASH_BITS = 12
@@ -179,10 +180,7 @@ class ShardedLoader:
             shard_hash(shard, images[column :: len(shards)], labels[column :: len(shards)])
             for column, shard in enumerate(shards)
         )
-        on_host = torch.from_numpy(images), torch.from_numpy(labels)
-        if self.device.type == "cuda":  # from pinned memory a copy waits for nothing
-            on_host = on_host[0].pin_memory(), on_host[1].pin_memory()
-        return _HostGroup(shards, *on_host, plan, data_hash)
+        return _HostGroup(shards, pinned(images, self.device), pinned(labels, self.device), plan, data_hash)
 
     def _finish(self, host: _HostGroup) -> ShardGroup:
         """Move a group to the device and augment, normalise and mix it there."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dydist.config import Config
 from dydist.data.loader import ShardGroup, StepBatch
+from dydist.data.pinned import pinned
 from dydist.engine.ema import AveragedWeights
 from dydist.engine.loss_scale import LossScale
 from dydist.engine.protocol import StepSums, Votes
@@ -68,7 +69,7 @@ class TorchEngine:
         self, batch: StepBatch, *, lr: float, temperature: float, votes: Votes
     ) -> Callable[[], StepSums]:
         """See `Engine.train_step`."""
-        begin_step(self.config)
+        begin_step(self.config.train.compile_mode)
         if not self.model.training:
             self.model.train()
         # constant for an epoch as a rule, and there are a hundred modules to ask
@@ -191,9 +192,7 @@ class TorchEngine:
             return None
         size = (len(group.labels) // len(group.shards), int(self.model.features))  # type: ignore[arg-type]
         draws = [generator(self.config.seed, "dropout", step, shard).random(size) for shard in group.shards]
-        kept = torch.from_numpy(np.stack(draws, axis=1).reshape(-1, size[1]) >= share)
-        if self.device.type == "cuda":
-            kept = kept.pin_memory()
+        kept = pinned(np.stack(draws, axis=1).reshape(-1, size[1]) >= share, self.device)
         return kept.to(self.device, non_blocking=True).to(torch.float32).div_(1 - share)
 
     def _update(self, lr: float) -> None:
@@ -207,9 +206,12 @@ class TorchEngine:
         self.scaler.update()
 
 
-def begin_step(config: Config) -> None:
-    """Say, where CUDA graphs are replayed, that what they gave out in earlier steps may be overwritten."""
-    if config.train.compile_mode != "default":  # the call imports torch's compiler
+def begin_step(mode: str) -> None:
+    """Say, where CUDA graphs are replayed, that what they gave out in earlier steps may be overwritten.
+
+    `mode`: torch.compile's, or "off".
+    """
+    if mode not in ("off", "default"):  # the call imports torch's compiler
         torch.compiler.cudagraph_mark_step_begin()
 
 

@@ -188,7 +188,7 @@ class Loop:
             return None
 
         def predict(images: Tensor) -> Tensor:
-            begin_step(self.config)
+            begin_step(self.config.train.compile_mode)
             return torch.func.functional_call(model, averaged, (images,)) if averaged else model(images)
 
         return predict

@@ -110,6 +110,7 @@ def choose_strategies(
         name: Problem(layer.shape(images), (images, *layer.size), layer.weight, layer.geometry, dtype, device)
         for name, layer in asked.items()
     }
+    problems = {name: problem for name, problem in problems.items() if len(problem.candidates()) > 1}
     times = Times(cache or cache_folder() / "strategies.json", clock)
     for name, seconds in times.measure(problems).items():
         best = min(seconds, key=lambda strategy: (seconds[strategy], strategy))

@@ -70,7 +70,6 @@ def test_what_a_gpu_cannot_tell_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(Place, "prepare", lambda self: self)
     for option in ("--loop", "--public-in-large-pages"):
         assert main(["bench", "step", option]) == 2
         assert capsys.readouterr().err.count(f"{option}: ") == 1

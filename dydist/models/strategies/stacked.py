@@ -30,13 +30,18 @@ def triton_reason(device: torch.device | str) -> str | None:
     (TRITON_INTERPRET=1). A GPU is tried once a process.
     """
     device = torch.device(device)
-    if find_spec("triton") is None:
+    if not _installed():
         return "the package triton is not installed"
     if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
         return None
     if device.type != "cuda" or torch.version.hip is not None:
         return "they are for NVIDIA GPUs"
     return _tried(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@cache
+def _installed() -> bool:
+    return find_spec("triton") is not None
 
 
 @cache

@@ -16,6 +16,20 @@ TILE = 64
 
 
 @triton.jit
+def _tile(x, channels, pixels, tile_c: tl.constexpr, tile_p: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A program's image, pixels and channels; where they are in x as [c, p], and which of them exist; which of [p, c]
+    exist, and their values in float32."""
+    p = tl.program_id(0) * tile_p + tl.arange(0, tile_p)
+    c = tl.program_id(1) * tile_c + tl.arange(0, tile_c)
+    n = tl.program_id(2).to(tl.int64)
+    place = (n * channels + c)[:, None] * pixels + p[None, :]
+    inside = (c < channels)[:, None] & (p < pixels)[None, :]
+    there = (p < pixels)[:, None] & (c < channels)[None, :]
+    values = tl.trans(tl.load(x + place, mask=inside, other=0.0).to(tl.float32))
+    return n, p, c, place, inside, there, values
+
+
+@triton.jit
 def _places(n, p, c, channels, pixels, group_channels, k, kernels: tl.constexpr, grouped: tl.constexpr):  # type: ignore[no-untyped-def]
     """Where [p, c] of kernel k are in the stacked tensor."""
     row = (n * pixels + p)[:, None] * (channels * kernels)
@@ -29,13 +43,7 @@ def _scale_kernel(  # type: ignore[no-untyped-def]
     x, attention, out, channels, pixels, group_channels,
     kernels: tl.constexpr, grouped: tl.constexpr, tile_c: tl.constexpr, tile_p: tl.constexpr,
 ):  # fmt: skip
-    p = tl.program_id(0) * tile_p + tl.arange(0, tile_p)
-    c = tl.program_id(1) * tile_c + tl.arange(0, tile_c)
-    n = tl.program_id(2).to(tl.int64)
-    inside = (c < channels)[:, None] & (p < pixels)[None, :]
-    values = tl.load(x + (n * channels + c)[:, None] * pixels + p[None, :], mask=inside, other=0.0)
-    values = tl.trans(values.to(tl.float32))
-    there = (p < pixels)[:, None] & (c < channels)[None, :]
+    n, p, c, _, _, there, values = _tile(x, channels, pixels, tile_c, tile_p)
     for k in tl.static_range(kernels):
         pi = tl.load(attention + n * kernels + k).to(tl.float32)
         place = _places(n, p, c, channels, pixels, group_channels, k, kernels, grouped)
@@ -47,13 +55,7 @@ def _gather_kernel(  # type: ignore[no-untyped-def]
     each, x, attention, grad_x, grad_attention, channels, pixels, group_channels,
     kernels: tl.constexpr, grouped: tl.constexpr, tile_c: tl.constexpr, tile_p: tl.constexpr,
 ):  # fmt: skip
-    p = tl.program_id(0) * tile_p + tl.arange(0, tile_p)
-    c = tl.program_id(1) * tile_c + tl.arange(0, tile_c)
-    n = tl.program_id(2).to(tl.int64)
-    inside = (c < channels)[:, None] & (p < pixels)[None, :]
-    place_x = (n * channels + c)[:, None] * pixels + p[None, :]
-    values = tl.trans(tl.load(x + place_x, mask=inside, other=0.0).to(tl.float32))
-    there = (p < pixels)[:, None] & (c < channels)[None, :]
+    n, p, c, place_x, inside, there, values = _tile(x, channels, pixels, tile_c, tile_p)
     total = tl.zeros((tile_p, tile_c), tl.float32)
     tile = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
     for k in tl.static_range(kernels):
