@@ -127,6 +127,12 @@ class OptimConfig:
     """Where the cosine and linear schedules end."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up (fractions allowed)."""
+    kernel_lr: float | Literal["auto"] = 1.0
+    """Factor on the learning rate of dynamic kernels. auto: the mixed kernel learns as fast as a static one."""
+    kernel_decay: float | Literal["auto"] = 1.0
+    """Factor on the weight decay of dynamic kernels. auto: with kernel_lr=auto, mixed kernels decay as static ones."""
+    attention_lr: float = 1.0
+    """Factor on the learning rate of the attention's two layers."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ LOWEST: dict[str, float] = {
     "seed": 0, "model.kernels": 1, "data.crop_padding": 0, "data.cutout": 0, "data.mixup": 0, "data.cutmix": 0,
     "data.limit": 1, "train.epochs": 1, "train.batch_size": 1, "train.max_steps": 1, "train.eval_batch_size": 1,
     "optim.weight_decay": 0, "optim.lr_end": 0, "optim.warmup_epochs": 0, "optim.lr": 0,
+    "optim.kernel_lr": 0, "optim.kernel_decay": 0, "optim.attention_lr": 0,
     "temperature.epochs": 0, "parallel.shards": 1, "parallel.threads": 1, "parallel.guard_every_steps": 0,
     "checkpoint.every_steps": 1, "checkpoint.keep": 1, "checkpoint.keep_every_steps": 1,
     "checkpoint.stage_keep": 1, "monitor.every_steps": 1, "monitor.histograms_every_steps": 0,
@@ -56,7 +57,7 @@ def _ranges(config: Config) -> Iterator[str]:
     """Values outside what one field allows."""
     for path, low in LOWEST.items():
         value = _get(config, path)
-        if value is not None and not low <= value < float("inf"):
+        if value not in (None, "auto") and not low <= value < float("inf"):
             yield f"{path}: {value} is not allowed; it must be a number of at least {low:g}"
     for path, low in ABOVE.items():
         value = _get(config, path)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from dydist.data.loader import ShardGroup, StepBatch
 from dydist.data.pinned import pinned
 from dydist.engine.ema import AveragedWeights
 from dydist.engine.loss_scale import LossScale
+from dydist.engine.optimizer import make_optimizer, set_learning_rate
 from dydist.engine.protocol import StepSums, Votes
 from dydist.engine.world import World
 from dydist.models import attach_statistics, set_temperature
@@ -196,8 +196,7 @@ class TorchEngine:
         return kept.to(self.device, non_blocking=True).to(torch.float32).div_(1 - share)
 
     def _update(self, lr: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(self.optimizer, lr)
         self._norm = None
         self.scaler.unscale_(self.optimizer)
         if self.config.train.clip_norm is not None:
@@ -213,21 +212,3 @@ def begin_step(mode: str) -> None:
     """
     if mode not in ("off", "default"):  # the call imports torch's compiler
         torch.compiler.cudagraph_mark_step_begin()
-
-
-def make_optimizer(config: Config, model: nn.Module) -> torch.optim.SGD:
-    """SGD as the configuration has it. Weight decay spares norms and biases where asked to."""
-    optim = config.optim
-    spared = [p for n, p in model.named_parameters() if p.ndim <= 1 or n.endswith("bias")]
-    chosen = set() if optim.decay_norm_and_bias else set(map(id, spared))
-    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if id(p) not in chosen]}]
-    if chosen:
-        groups.append({"params": [p for p in model.parameters() if id(p) in chosen], "weight_decay": 0.0})
-    return torch.optim.SGD(
-        groups,
-        lr=optim.lr,
-        momentum=optim.momentum,
-        weight_decay=optim.weight_decay,
-        nesterov=optim.nesterov,
-        fused=True,
-    )

@@ -23,6 +23,7 @@ from dydist.engine.core import HEADER, TorchEngine
 from dydist.engine.deepspeed_config import deepspeed_config
 from dydist.engine.deepspeed_import import import_deepspeed
 from dydist.engine.loss_scale import LossScale
+from dydist.engine.optimizer import set_learning_rate
 from dydist.engine.protocol import StepSums, Votes
 from dydist.engine.world import World
 
@@ -136,8 +137,7 @@ class DeepSpeedEngine(TorchEngine):
         if self.sharded is None:  # all gradients are whole here, in `.grad`: the update is DDP's
             super()._update(lr)
             return
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(self.optimizer, lr)
         self.network.step()
         self._skipped = bool(self.network.optimizer.overflow)
         if self.loss_scale is not None:

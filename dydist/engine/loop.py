@@ -24,6 +24,7 @@ from dydist.data.order import Order, rank_shards
 from dydist.engine.core import AUTOCAST, begin_step
 from dydist.engine.evaluate import evaluate
 from dydist.engine.guard import check_agreement, check_finite
+from dydist.engine.optimizer import kernel_factors
 from dydist.engine.protocol import Engine, StepSums, Votes
 from dydist.engine.world import World
 from dydist.errors import DivergedError
@@ -218,6 +219,14 @@ class Loop:
             images_per_s=0.0,
         )
 
+    def _kernel_rate(self, lr: float) -> dict[str, float]:
+        """The learning rate of dynamic kernels, by TensorBoard tag; empty for a static network."""
+        model = self.config.model
+        if model.kind == "static":
+            return {}
+        factor, _ = kernel_factors(self.config.optim, kind=model.attention, kernels=model.kernels)
+        return {"schedule/kernel_lr": lr * factor}
+
     def _logged(self, step: int) -> bool:
         """Whether a line is due after `step` finished steps: the same on every process."""
         return step % self.config.monitor.every_steps == 0 or step in (1, self.total_steps)
@@ -247,7 +256,7 @@ class Loop:
                     data_wait_s=self._window_wait / steps,
                     step_s=seconds / steps,
                     grad_norm=self.engine.grad_norm(),
-                    extra={"data_hash": sums.data_hash, **extra},
+                    extra={"data_hash": sums.data_hash, **self._kernel_rate(record.lr), **extra},
                     attention=attention,
                 )
             )

@@ -22,6 +22,11 @@ def initial_weight(kind: str, kernels: int) -> float:
     return 1.0 / kernels if kind == "softmax" else 0.5
 
 
+def sum_of_squares(kind: str, kernels: int) -> float:
+    """Σ_k π_k² at zero logits: 1/K for softmax, K/4 for sigmoid."""
+    return kernels * initial_weight(kind, kernels) ** 2
+
+
 @torch.no_grad()
 def reset_attention_(attention: Attention) -> None:
     """He initialisation of `fc1` (fan in, ReLU); `fc2` at zero, which makes the attention uniform."""
@@ -33,9 +38,7 @@ def reset_attention_(attention: Attention) -> None:
 @torch.no_grad()
 def reset_kernels_(weight: Tensor, *, fan: int, kind: str) -> None:
     """Fill `weight` (K, …) so that the mixed kernel has variance 2/`fan` (He et al., arXiv:1502.01852)."""
-    kernels = weight.shape[0]
-    squares = kernels * initial_weight(kind, kernels) ** 2
-    nn.init.normal_(weight, std=math.sqrt(2.0 / fan / squares))
+    nn.init.normal_(weight, std=math.sqrt(2.0 / fan / sum_of_squares(kind, weight.shape[0])))
 
 
 @torch.no_grad()

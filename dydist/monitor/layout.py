@@ -12,7 +12,7 @@ CHARTS: dict[str, dict[str, list[Any]]] = {
     "Learning": {
         "accuracy": ["Multiline", [r"accuracy/train", r"accuracy/test$", r"accuracy/test_ema"]],
         "loss": ["Multiline", [r"loss/train", r"loss/test$", r"loss/test_ema"]],
-        "learning rate": ["Multiline", [r"schedule/lr"]],
+        "learning rate": ["Multiline", [r"schedule/(kernel_)?lr"]],
         "gradient and weight norm": ["Multiline", [r"optim/grad_norm", r"optim/weight_norm"]],
     },
     "Attention": {

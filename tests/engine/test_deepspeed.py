@@ -68,6 +68,7 @@ def flags(root: Path, runs: Path, name: str, engine: str, *more: object) -> list
             "--data.mixup",
             "0.4",
         ),
+        *("--optim.kernel_lr", "auto", "--optim.kernel_decay", "auto", "--optim.attention_lr", "2"),
         *("--optim.lr", "0.00003", "--temperature.per", "step", "--temperature.epochs", "2"),
         *("--monitor.every_steps", "1", "--monitor.quiet", "true", "--parallel.timeout_s", "60"),
         *("--parallel.device", "cpu", "--train.eval_every_epochs", "3", *ENGINE[engine], *more),

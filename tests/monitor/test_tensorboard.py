@@ -43,7 +43,7 @@ def full_record(step: int) -> StepRecord:
         "speed/collective_wait_s": 0.0, "speed/step_p50_s": 0.1, "speed/step_p95_s": 0.1, "speed/step_max_s": 0.2,
         "ranks/slowest": 1.0, "ranks/slowest_ratio": 1.1, "ranks/busy_s/0": 0.1, "ranks/busy_s/1": 0.2,
         "memory/process_bytes": 1e9, "memory/gpu_peak_bytes": 1e9, "attention/entropy": 0.5,
-        "attention/dead_kernels": 1.0,
+        "attention/dead_kernels": 1.0, "schedule/kernel_lr": 0.4,
     }  # fmt: skip
     return step_record(step, extra=extra, attention={"layer1.0.conv1": LAYER})
 
