@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":  # run by path: the package's own folder must not shadow other modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -23,8 +23,10 @@ if __name__ == "__main__":  # run by path: the package's own folder must not sha
 from dydist.config import Config
 from dydist.config_reader import read_config, to_yaml
 from dydist.errors import EXIT_DONE, EXIT_ERROR, EXIT_STOPPED, EXIT_USAGE, DivergedError, UserError
+from dydist.launcher import Process, check_meeting, has_launcher, join_step
+from dydist.process_end import run_to_end
 from dydist.process_report import ProcessReport, job_end, job_name
-from dydist.stop import StopRequest, ignore_signals, stop_with_parent
+from dydist.stop import StopRequest, stop_with_parent
 
 if TYPE_CHECKING:
     from dydist.engine import Progress, World
@@ -39,13 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_process(arguments: Sequence[str], stop: StopRequest) -> int:
     """Run one process; returns its exit code. UserError becomes one line on process 0 and exit 2."""
-    report = ProcessReport.from_environment()
+    try:
+        if has_launcher(os.environ):
+            stop_with_parent()
+        join_step(os.environ)
+        report = ProcessReport.from_environment()
+        job_end(os.environ)
+    except UserError as error:
+        print(f"dydist: {error}", file=sys.stderr, flush=True)
+        return EXIT_USAGE
     report.start()
     try:
-        if "LOCAL_RANK" in os.environ or any(name.startswith("ACCELERATE_") for name in os.environ):
-            stop_with_parent()
         config = read_config(arguments)
-        config.validate(world_size=int(os.environ.get("WORLD_SIZE", "1")))
+        config.validate(world_size=Process.from_environment(os.environ).world_size)
+        check_meeting(os.environ)
         code = run(config, report, stop)
     except UserError as error:
         if (
@@ -232,19 +241,6 @@ def prepare_run_folder(config: Config, run_dir: Path, world: World) -> Monitor:
     return build_monitors(config, run_dir, world_size=world.size)
 
 
-def leave(code: int) -> NoReturn:
-    """End the process, whatever signals still come. Everything is closed and written by now.
-
-    Under DeepSpeed at once: the threads that it leaves behind have aborted an interpreter that was winding down
-    (`terminate called without an active exception`), which turns a finished run's 0 into 134.
-    """
-    ignore_signals()
-    if "deepspeed" in sys.modules:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
-
-
 if __name__ == "__main__":
-    leave(run_process(sys.argv[1:], StopRequest().listen()))  # listens before anything slow is imported
+    stop = StopRequest().listen()  # before anything slow is imported
+    run_to_end(lambda: run_process(sys.argv[1:], stop), goes_on=True)

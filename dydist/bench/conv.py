@@ -32,6 +32,7 @@ from dydist.models import (
 )
 from dydist.models.resnet import ResNet18, Stem
 from dydist.models.strategies import Geometry, Shape, rule
+from dydist.process_end import run_to_end
 
 Kind = Literal["dynamic", "static", "public"]
 CPU = Place()
@@ -242,4 +243,4 @@ def _peak(place: Place) -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_to_end(lambda: main(sys.argv[1:]))

@@ -16,6 +16,7 @@ import torch
 from dydist.bench.conv import Kind, train_step
 from dydist.bench.place import Place, Precision
 from dydist.models.resnet import Stem
+from dydist.process_end import run_to_end
 
 
 @contextmanager
@@ -71,4 +72,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_to_end(lambda: main(sys.argv[1:]))

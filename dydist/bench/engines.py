@@ -17,7 +17,7 @@ from typing import Any
 
 from dydist.bench.local import run_processes
 from dydist.config import Config, DataConfig, ModelConfig, ParallelConfig, TrainConfig
-from dydist.train import leave
+from dydist.process_end import run_to_end
 
 ENGINES = ("ddp", "zero0", "zero1", "zero2", "zero3")
 
@@ -148,5 +148,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
-    leave(0)  # DeepSpeed's threads can abort an interpreter that winds down (docs/engines.md)
+    run_to_end(lambda: main(sys.argv[1:]))  # threads of DeepSpeed's stay behind (docs/engines.md)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from dydist.bench.local import run_processes
 from dydist.config import Config, DataConfig, ModelConfig, ParallelConfig, TrainConfig
+from dydist.process_end import run_to_end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,4 +114,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_to_end(lambda: main(sys.argv[1:]))

@@ -16,6 +16,7 @@ from typing import Any
 from dydist.bench.local import run_processes
 from dydist.bench.pairs import Ratio
 from dydist.models.resnet import Stem
+from dydist.process_end import run_to_end
 
 WAYS = ("one", "half", "two")
 """One process with the whole batch, one with half of it while the other core is idle, two with half each."""
@@ -197,4 +198,4 @@ def _median_s(collective: Callable[[], Any], times: int) -> float:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_to_end(lambda: main(sys.argv[1:]))

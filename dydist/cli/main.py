@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from tyro.extras import SubcommandApp
 
 from dydist.errors import EXIT_DONE, EXIT_USAGE, UserError
+from dydist.process_end import run_to_end
 
 GROUPS = (
     "bench_checkpoint",
@@ -64,6 +65,13 @@ def build_app(functions: Mapping[str, Command]) -> SubcommandApp:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns its exit code. Without arguments: this process's own, which ends with the command."""
+    if arguments is None:
+        run_to_end(lambda: run_command(sys.argv[1:]))
+    return run_command(arguments)
+
+
+def run_command(arguments: Sequence[str]) -> int:
     """Run one subcommand; returns its exit code. Mistakes are one line on standard error and exit 2."""
     try:
         code = build_app(commands()).cli(prog="dydist", description=DESCRIPTION, args=arguments)
@@ -77,4 +85,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

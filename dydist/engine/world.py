@@ -18,6 +18,7 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from dydist.config import Config
 from dydist.errors import UserError
+from dydist.launcher import Process, check_meeting
 
 T = TypeVar("T")
 
@@ -55,11 +56,6 @@ class World:
         return self.device if self.device.type == "cuda" else torch.device("cpu")
 
 
-def environment_world_size() -> int:
-    """How many processes the launcher says there are."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def start_world(config: Config) -> World:
     """Set up this process: device, threads, determinism, process group."""
     parallel = config.parallel
@@ -68,13 +64,18 @@ def start_world(config: Config) -> World:
             "parallel.device: cuda is not there; use cpu or auto, or check the driver with nvidia-smi"
         )
     use_cpu = parallel.device == "cpu" or not torch.cuda.is_available()
-    expected = environment_world_size()
+    check_meeting(os.environ)
+    expected = Process.from_environment(os.environ).world_size
     group = InitProcessGroupKwargs(timeout=timedelta(seconds=parallel.timeout_s))
     if expected > 1:
         group.backend = "gloo" if use_cpu else "nccl"
         os.environ.setdefault(
             "OMP_NUM_THREADS", str(thread_count(config) or 1)
         )  # else Accelerate warns and guesses
+    elif "MASTER_ADDR" not in os.environ:
+        os.environ.pop(
+            "LOCAL_RANK", None
+        )  # Accelerate would set up a process group for it, and find no address
     accelerator = Accelerator(
         cpu=use_cpu,
         mixed_precision="no",  # autocast is the engine's, so that all engines round alike
@@ -96,7 +97,7 @@ def thread_count(config: Config) -> int | None:
         return config.parallel.threads
     if config.parallel.reduce == "exact":
         return 1  # a thread count that followed the process count would change the order of sums
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    local = Process.from_environment(os.environ).local_world_size
     return max(1, (os.cpu_count() or 1) // local) if local > 1 else None
 
 

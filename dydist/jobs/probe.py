@@ -16,6 +16,8 @@ if __name__ == "__main__":  # run by path: the package's own folder must not sha
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from dydist.jobs.files import write_json
+from dydist.launcher import Process
+from dydist.process_end import run_to_end
 from dydist.process_report import ProcessReport
 
 REPEATS = 5
@@ -40,7 +42,8 @@ def measure(report: ProcessReport) -> dict[str, Any]:
     import torch
     from torch import distributed as dist
 
-    world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    process = Process.from_environment(os.environ)
+    world, local = process.world_size, process.local_rank
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", local) if on_gpu else torch.device("cpu")
     if on_gpu:
@@ -55,7 +58,7 @@ def measure(report: ProcessReport) -> dict[str, Any]:
         return result
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
-        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        here = process.local_world_size
         groups = [dist.new_group(list(range(first, first + here))) for first in range(0, world, here)]
         result["all_reduce_right"], result["across_gb_s"] = all_reduce(device, world, None)
         report.heartbeat(2)
@@ -111,4 +114,4 @@ def _best(function: Callable[[], Any], device: Any) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_to_end(main)
