@@ -15,10 +15,8 @@ import yaml
 
 from dydist.config import Config
 from dydist.errors import UserError
+from dydist.redaction import HIDDEN
 from dydist.shipped import RECIPES, find_file
-
-HIDDEN = "<hidden>"
-"""Stands for a secret in a written config.yaml."""
 
 
 class _Loader(yaml.SafeLoader):

@@ -5,7 +5,7 @@
 - `survey`, `inspect`, `verify`, `load`, `Found`: what lies in a place (`_catalog`); `find_source`: what a URL means
 - `copy_checkpoint`, `prune`, `Keep`: what people do with it (`_copy`, `_housekeeping`)
 - `Manifest`, `folder_name`, `step_of`: the format (`_format`)
-- `redact`, `scrub`: keeping secrets out of what is written (`_secrets`)
+- `redact`, `scrub`: keeping secrets out of what is written (`dydist.redaction`)
 - the errors (`_errors`)
 
 Inside: `_policy` decides what all processes must decide alike, `_save` writes and commits one save, `_pipeline` runs
@@ -31,8 +31,8 @@ from dydist.checkpoint._format import Manifest, folder_name, step_of
 from dydist.checkpoint._housekeeping import Keep, prune
 from dydist.checkpoint._restore import find_source
 from dydist.checkpoint._retry import Retrying, can_pass, explain
-from dydist.checkpoint._secrets import redact, scrub
 from dydist.checkpoint._storage import Storage, open_storage
+from dydist.redaction import redact, scrub
 
 if TYPE_CHECKING:
     from dydist.checkpoint._checkpointer import Checkpointer

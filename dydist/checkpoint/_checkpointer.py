@@ -20,13 +20,13 @@ from dydist.checkpoint._policy import Decision, Status, decide, shares_on_node
 from dydist.checkpoint._restore import Agreement, candidates, newest_valid, set_aside
 from dydist.checkpoint._retry import Retrying, Tell, explain
 from dydist.checkpoint._save import Identity, Save
-from dydist.checkpoint._secrets import scrub
 from dydist.checkpoint._stage import copy_of, open_stage, prepare_stage, staged
 from dydist.checkpoint._storage import LocalStorage, Storage, is_local, open_storage
 from dydist.checkpoint._tensors import HostMemory, TrainingState, split
 from dydist.checkpoint._transfer import Surroundings
 from dydist.config import CheckpointConfig
 from dydist.records import CheckpointRecord
+from dydist.redaction import scrub
 
 T = TypeVar("T")
 

@@ -17,9 +17,9 @@ import fsspec
 
 from dydist.checkpoint._errors import DamagedError
 from dydist.checkpoint._format import MANIFEST
-from dydist.checkpoint._secrets import scrub
 from dydist.checkpoint._storage import READ_BYTES, TEMPORARY, Chunks
 from dydist.errors import UserError
+from dydist.redaction import scrub
 
 BLOCK = 16 << 20
 """Bytes of one part of a multipart upload: bounds the memory of a transfer."""

@@ -12,10 +12,10 @@ from dydist.checkpoint._copy import copy_checkpoint
 from dydist.checkpoint._errors import CheckpointError, DamagedError
 from dydist.checkpoint._format import aside_file, encode_json, step_of
 from dydist.checkpoint._retry import Tell, explain
-from dydist.checkpoint._secrets import scrub
 from dydist.checkpoint._stage import staged
 from dydist.checkpoint._storage import LocalStorage, Storage
 from dydist.errors import UserError
+from dydist.redaction import scrub
 
 if TYPE_CHECKING:
     from dydist.checkpoint._tensors import TrainingState

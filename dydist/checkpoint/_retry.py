@@ -11,9 +11,9 @@ from typing import Any, Protocol, TypeVar
 import tenacity
 
 from dydist.checkpoint._errors import CancelledError, CheckpointError
-from dydist.checkpoint._secrets import scrub
 from dydist.checkpoint._storage import Chunks, Storage
 from dydist.errors import UserError
+from dydist.redaction import scrub
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from dydist.checkpoint._catalog import Found, survey
 from dydist.checkpoint._format import encode_json, leftover_step
-from dydist.checkpoint._secrets import scrub
 from dydist.checkpoint._storage import READ_BYTES, Chunks, LocalStorage
+from dydist.redaction import scrub
 
 PLACE = "PLACE.json"
 STALE_S = 14 * 24 * 3600.0

@@ -397,7 +397,7 @@ def test_secrets_are_hidden() -> None:
         "anon": False,
     }  # fmt: skip
     shown = redact(options)
-    assert shown["endpoint_url"] == "http://host:9000"
+    assert shown["endpoint_url"] == "http://<hidden>@host:9000"
     assert shown["client_kwargs"] == {"region_name": "eu", "aws_secret_access_key": "<hidden>"}
     assert shown["anon"] is False
     for name in ("key", "secret", "token", "password", "novel_name"):

@@ -184,4 +184,4 @@ def test_an_unknown_protocol_is_told() -> None:
 
 def test_a_place_is_shown_without_its_password() -> None:
     storage = open_storage("sftp://me:hunter2@host/place")
-    assert storage.url == scrub("sftp://me:hunter2@host/place") == "sftp://host/place"
+    assert storage.url == scrub("sftp://me:hunter2@host/place") == "sftp://me:<hidden>@host/place"

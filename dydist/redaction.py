@@ -1,0 +1,290 @@
+"""Keeping secrets out of files, logs, errors and command lines.
+
+What is written or shown goes through one of three functions: `redacted` for a configuration, `redact` for storage
+options, `scrub` for any text. `HIDDEN` stands where a secret stood. It is never used as a credential: `fill_hidden`
+puts the secrets of the environment variable DYDIST_SECRETS in its place, `refuse_hidden` raises where one is left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from dydist.errors import UserError
+
+T = TypeVar("T")
+
+HIDDEN = "<hidden>"
+"""Stands for a secret in whatever is written or shown."""
+SECRETS = "DYDIST_SECRETS"
+"""Environment variable: a JSON object of fields and their values, used where a configuration has HIDDEN."""
+
+_OPEN_OPTIONS = frozenset({
+    "endpoint_url", "region_name", "region", "profile", "anon", "use_ssl", "verify", "port", "host", "username",
+    "project", "account_name", "requester_pays", "default_block_size", "default_fill_cache", "default_cache_type",
+    "use_listings_cache", "max_concurrency", "fixed_upload_size", "client_kwargs", "config_kwargs", "s3", "retries",
+    "connect_timeout", "read_timeout", "max_attempts", "signature_version", "addressing_style", "config", "mode",
+    "known_hosts", "client_keys", "max_sessions", "keepalive_interval", "keepalive_count_max", "timeout",
+})  # fmt: skip
+"""Texts that may be shown. Any other might be a secret under a name nobody thought of, and is hidden."""
+_LOGIN_SCHEMES = frozenset(
+    "sftp ssh ftp ftps smb hdfs webhdfs abfs abfss az adl wasb wasbs s3 s3a gs gcs memory file local".split()
+)
+"""Schemes in which what stands alone before an @ is a user or a container. In others it may be a token."""
+_KNOWN_AT_LEAST = 6
+"""Characters of a secret that is looked for by its value. Shorter ones stand in too many innocent texts."""
+
+# Logins in URLs. A password reaches to the last @ of its word, since it may hold @, /, ? and # that should have been
+# percent-encoded. Without an @ in its word, and where what follows the colon is no port, it holds blanks.
+_USER = r"([A-Za-z][A-Za-z0-9+.-]*)://([^\s/:?#]*):"
+_LOGIN = re.compile(rf"{_USER}(?:\S*@|(?!\d{{0,5}}(?:[/?#\s,;:.'\")\]}}>]|$))[^\n]*@)")
+_WHOLE_LOGIN = re.compile(rf"{_USER}.*@", re.DOTALL)
+_LONE_LOGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^\s/@:?#]+)@")
+_ENCODED_LOGIN = re.compile(r"(?i)(%3A%2F%2F(?:(?!%2F|%3A)[^\s/&])*%3A)[^\s&]*%40")
+
+# Names that introduce a secret, and the forms in which name and value stand together.
+_LONG_NAME = (
+    r"[A-Za-z0-9_.-]*?(?:passw(?:or)?d|passphrase|pwd|secret|token|jwt|credentials?|authorization"
+    r"|(?:api|access|account|shared|private|secret|signing|encryption|sas|storage|master)[_-]?key"
+    r"|connection[_-]?string|signature)(?:[_-]?(?:id|key|value|\d+))?"
+)
+_NAME = rf"(?<![A-Za-z0-9_])(?:{_LONG_NAME}|x-(?:amz|goog)-[a-z-]+|sig|sas|auth|key|pass)"
+_QUOTED = r"b?(?:'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\")"
+_VALUE = rf"(?:{_QUOTED}|\[(?:{_QUOTED}|[^\]'\"])*\])(?=[\s,;&)\]}}]|$)|\S[^&;\s]*"
+_PAIRS = (
+    re.compile(rf"(?i)({_NAME}=)(?:{_VALUE})"),  # query, connection string, keyword argument
+    re.compile(rf"(?i)({_NAME} = )(?:{_VALUE})"),  # INI, TOML
+    re.compile(rf"(?i)(['\"]{_NAME}['\"]\s*:\s*)(?:{_VALUE})"),  # JSON, a dictionary's repr
+    re.compile(rf"(?i)((?<![A-Za-z0-9_]){_LONG_NAME}:\s+(?:basic\s+|bearer\s+)?)(?:{_VALUE})"),  # YAML, HTTP
+    re.compile(rf"(?i)({_NAME}%3D)(?:(?!%26)[^&;\s'\"])+"),  # a query inside a query
+)
+_TOKENS = re.compile(
+    r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}\b"  # AWS
+    r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"  # JSON web token
+    r"|\b(?:gh[pousr]|hf|glpat|xox[abp])[_-][A-Za-z0-9_-]{16,}|\bAIza[\w-]{35}|\bya29\.[\w-]{16,}"
+    r"|(?<=[Bb]earer )[\w.~+/=-]{12,}"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
+    re.DOTALL,
+)
+
+_known: set[str] = set()
+
+
+def scrub(text: str) -> str:
+    """Any text without the secrets in it: passwords in URLs, values of names such as `token=`, keys and tokens of known
+    forms, and the secrets of this process's own configuration (`know`) in whatever spelling."""
+    for secret in sorted(_known, key=len, reverse=True):
+        if secret in text:
+            text = _exactly(secret).sub(HIDDEN, text)
+    text = _LOGIN.sub(_without_password, text)
+    return _hide_rest(text)
+
+
+def redact_url(url: str) -> str:
+    """One URL, from its first to its last character, without its secrets. What is no URL is returned as it is."""
+    if "://" not in url:
+        return url
+    return _hide_rest(_WHOLE_LOGIN.sub(_without_password, url))
+
+
+def redact(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of fsspec storage options that may be written down: texts that might be secret are HIDDEN."""
+    return {key: _redact_value(value, shown=key in _OPEN_OPTIONS) for key, value in options.items()}
+
+
+def redacted(config: T) -> T:
+    """A copy of a configuration that may be written down and shown: no field holds a secret."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = redacted(value)
+        elif isinstance(value, Mapping):
+            changes[field.name] = redact(value)
+        elif isinstance(value, str):
+            changes[field.name] = redact_url(value)
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def secrets_of(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The secrets of a configuration by field, as DYDIST_SECRETS takes them: what `redacted` takes out."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value, path = getattr(config, field.name), f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            found |= secrets_of(value, f"{path}.")
+        elif isinstance(value, Mapping):
+            if hidden := _only_hidden(value, redact(value)):
+                found[path] = hidden
+        elif isinstance(value, str) and redact_url(value) != value:
+            found[path] = value
+    return found
+
+
+def know(config: Any) -> None:
+    """Have `scrub` hide the secrets of `config` by their value too, from now on in this process."""
+    for secret in _texts(secrets_of(config)):
+        for part in _parts_of_url(secret) if "://" in secret else [secret]:
+            spellings = {part, urllib.parse.unquote(part)}
+            for form in (
+                urllib.parse.quote_plus,
+                lambda text: urllib.parse.quote(text, safe=""),
+                repr,
+                json.dumps,
+            ):
+                spellings |= {form(one).strip("'\"") for one in (part, urllib.parse.unquote(part))}
+            _known.update(one for one in spellings if len(one) >= _KNOWN_AT_LEAST and HIDDEN not in one)
+
+
+def fill_hidden(values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Nested sections of a configuration, with the secrets of DYDIST_SECRETS where they have HIDDEN.
+
+    Raises UserError where the variable is not what it should be, or its URL is another than the hidden one.
+    """
+    text = environ.get(SECRETS)
+    return _filled(values, _parse_secrets(text), "") if text else dict(values)
+
+
+def refuse_hidden(values: Mapping[str, Any], prefix: str = "") -> None:
+    """Raise UserError where a value still is, or holds, HIDDEN: it stands for a secret, and is none."""
+    if names := sorted(hidden_names(values, prefix)):
+        field = names[0]
+        raise UserError(
+            f"{field}: {HIDDEN} stands for a secret that is never written down; give the secret itself as a flag, or "
+            f"in the environment: {SECRETS}='{json.dumps(_example(names))}'"
+        )
+
+
+def hidden_names(values: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted names of what is HIDDEN in nested values."""
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            yield from hidden_names(value, f"{prefix}.{name}" if prefix else str(name))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from hidden_names(value, prefix)
+    elif isinstance(values, str) and HIDDEN in values:
+        yield prefix
+
+
+def _without_password(match: re.Match[str]) -> str:
+    scheme, user = match[1], match[2]
+    return f"{scheme}://{user}:{HIDDEN}@" if scheme.lower() in _LOGIN_SCHEMES else f"{scheme}://{HIDDEN}@"
+
+
+def _hide_rest(text: str) -> str:
+    """What is no password of a login: lone tokens, encoded logins, named values, tokens of known forms."""
+    text = _LONE_LOGIN.sub(
+        lambda match: match[0] if match[1].lower() in _LOGIN_SCHEMES else f"{match[1]}://{HIDDEN}@", text
+    )
+    text = _ENCODED_LOGIN.sub(rf"\1{HIDDEN}%40", text)
+    for pair in _PAIRS:
+        text = pair.sub(rf"\1{HIDDEN}", text)
+    return _TOKENS.sub(HIDDEN, text)
+
+
+def _exactly(secret: str) -> re.Pattern[str]:
+    """The secret, but not as a part of a longer word."""
+    before = r"(?<![A-Za-z0-9])" if secret[0].isalnum() else ""
+    after = r"(?![A-Za-z0-9])" if secret[-1].isalnum() else ""
+    return re.compile(f"{before}{re.escape(secret)}{after}")
+
+
+def _parts_of_url(url: str) -> Iterator[str]:
+    """The secrets in a URL: its password, and values in its query."""
+    if (login := _WHOLE_LOGIN.search(url)) is not None:
+        yield url[login.end(2) + 1 : login.end() - 1]
+    for pair in _PAIRS:
+        yield from (url[match.end(1) : match.end()] for match in pair.finditer(url))
+
+
+def _redact_value(value: Any, *, shown: bool) -> Any:
+    if isinstance(value, Mapping):
+        return redact(value)
+    if isinstance(value, list | tuple):
+        return [_redact_value(one, shown=shown) for one in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return scrub(value) if shown and isinstance(value, str) else HIDDEN
+
+
+def _only_hidden(value: Any, shown: Any) -> Any:
+    """The parts of `value` that `shown` has changed."""
+    if isinstance(value, Mapping):
+        parts = {key: _only_hidden(one, shown[key]) for key, one in value.items()}
+        return {key: one for key, one in parts.items() if one is not None} or None
+    return None if shown == value or (isinstance(value, tuple) and shown == list(value)) else value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for one in value.values():
+            yield from _texts(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)
+    elif isinstance(value, str):
+        yield value
+
+
+def _parse_secrets(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{SECRETS}: not a JSON object of fields and values; give one such as "
+            f"{json.dumps(_example(['checkpoint.storage_options.secret']))}"
+        )
+    return values
+
+
+def _filled(values: Mapping[str, Any], secrets: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        if path in secrets:
+            result[name] = _fill_value(value, secrets[path], path)
+        elif isinstance(value, Mapping):
+            result[name] = _filled(value, secrets, f"{path}.")
+        else:
+            result[name] = value
+    return result
+
+
+def _fill_value(value: Any, secret: Any, path: str) -> Any:
+    if isinstance(value, Mapping) and isinstance(secret, Mapping):
+        return {
+            key: _fill_value(one, secret[key], f"{path}.{key}") if key in secret else one
+            for key, one in value.items()
+        }
+    if not any(hidden_names(value, path)):
+        return value
+    if (
+        isinstance(value, str)
+        and value != HIDDEN
+        and (not isinstance(secret, str) or redact_url(secret) != value)
+    ):
+        raise UserError(f"{path}: {SECRETS} gives another URL than {value}; give that one, with its password")
+    return secret
+
+
+def _example(names: list[str]) -> dict[str, Any]:
+    """What DYDIST_SECRETS could be for hidden fields."""
+    example: dict[str, Any] = {}
+    for name in names:
+        section, _, key = name.rpartition(".")
+        if name.count(".") >= 2:  # an option of a mapping
+            field, _, rest = name.partition(".storage_options.")
+            if rest:
+                example.setdefault(f"{field}.storage_options", {})[rest] = "…"
+                continue
+            example.setdefault(section, {})[key] = "…"
+        else:
+            example[name] = "…"
+    return example
