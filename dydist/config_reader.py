@@ -39,6 +39,12 @@ def read_config(arguments: Sequence[str]) -> Config:
     Raises UserError for anything unknown, of the wrong type or out of range. Prints the help and raises
     SystemExit(0) on --help. `Config.validate` is the caller's, who knows the world size.
     """
+    found: Config = build(Config, read_given(arguments))
+    return found
+
+
+def read_given(arguments: Sequence[str]) -> dict[str, Any]:
+    """The values that the arguments give, nested, as `read_config` reads them; what they leave out is not in it."""
     if any(argument in ("-h", "--help") for argument in arguments):
         from dydist.config_help import print_help
 
@@ -50,7 +56,7 @@ def read_config(arguments: Sequence[str]) -> Config:
         values = read_yaml(find_file(file, RECIPES))
     for path, text in flags:
         _set(values, path, _parse(text, _field_type(path), f"--{path}"))
-    return build(Config, values)
+    return values
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

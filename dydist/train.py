@@ -21,9 +21,10 @@ if __name__ == "__main__":  # run by path: the package's own folder must not sha
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from dydist.config import Config
-from dydist.config_reader import read_config, to_yaml
+from dydist.config_reader import build, read_given, to_yaml
 from dydist.errors import EXIT_DONE, EXIT_ERROR, EXIT_STOPPED, EXIT_USAGE, DivergedError, UserError
 from dydist.launcher import Process, check_meeting, has_launcher, join_step
+from dydist.launcher_settings import obey_launcher
 from dydist.process_end import run_to_end
 from dydist.process_report import ProcessReport, job_end, job_name
 from dydist.stop import StopRequest, stop_with_parent
@@ -52,9 +53,12 @@ def run_process(arguments: Sequence[str], stop: StopRequest) -> int:
         return EXIT_USAGE
     report.start()
     try:
-        config = read_config(arguments)
+        given, notes = obey_launcher(read_given(arguments), os.environ)
+        config: Config = build(Config, given)
         config.validate(world_size=Process.from_environment(os.environ).world_size)
         check_meeting(os.environ)
+        if report.rank == 0 and not config.monitor.quiet:
+            print(*notes, sep="\n", end="\n" if notes else "", flush=True)
         code = run(config, report, stop)
     except UserError as error:
         if (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -51,13 +52,23 @@ def evaluate(
     from dydist.data import open_dataset
     from dydist.engine import start_world
     from dydist.inference import evaluate_trained
+    from dydist.launcher import join_step
+    from dydist.launcher_settings import obey_launcher
     from dydist.train import prepare_environment
 
     model = open_trained(checkpoint, step=step, ema=ema, options=storage_options, data_root=data_root)
     config = model.config
     prepare_environment(config)  # before the first product of matrices: MKL then reads what it was told
     dataset = open_dataset(replace(config.data, root=data_root or config.data.root, download=False), split)
-    world = start_world(replace(config, parallel=replace(config.parallel, device=device)))
+    here, _ = obey_launcher(
+        {
+            "train": {"precision": config.train.precision, "compile": False},
+            "parallel": {"engine": "ddp", "device": device},
+        },
+        os.environ,
+    )
+    join_step(os.environ)
+    world = start_world(replace(config, parallel=replace(config.parallel, device=here["parallel"]["device"])))
     began = time.monotonic()
     try:
         with progress("evaluating", -(-len(dataset) // world.size), shown=world.rank == 0) as seen:

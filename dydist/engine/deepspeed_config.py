@@ -7,13 +7,12 @@ Imports neither torch nor deepspeed, so that a contradiction is told before any 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from dydist.config import Config
 from dydist.errors import UserError
+from dydist.launcher_settings import at, deepspeed_file, read_file
 
 Expected = tuple[str, Any, tuple[Any, ...]]
 """dydist's field, its value, and the launcher's values that agree with it."""
@@ -40,8 +39,7 @@ def check_launcher(config: Config, environment: Mapping[str, str]) -> None:
         for name, where, expected in _variables(config)
         if _contradicts(environment.get(name), expected)
     ]
-    path = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
-    if path not in _UNSAID:
+    if (path := deepspeed_file(environment)) is not None:
         problems += _file_problems(config, read_file(path), path, int(environment.get("WORLD_SIZE", "1")))
     if problems:
         raise UserError("\n".join(problems))
@@ -53,8 +51,8 @@ def deepspeed_config(config: Config, world_size: int, environment: Mapping[str, 
     DeepSpeed itself runs in fp32: bf16 and fp16 are autocast within the network, as with DDP, so weights and
     momentum are fp32 everywhere. Its batch sizes are nominal: it counts samples with them and nothing else.
     """
-    path = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
-    from_file = {} if path in _UNSAID else read_file(path)
+    path = deepspeed_file(environment)
+    from_file = {} if path is None else read_file(path)
     given = _said({name: value for name, value in from_file.items() if name not in _DECIDED})
     zero: dict[str, Any] = {**given.get("zero_optimization", {}), "stage": config.parallel.zero}
     for kind in ("optimizer", "param"):
@@ -81,20 +79,6 @@ def deepspeed_config(config: Config, world_size: int, environment: Mapping[str, 
 def offloaded(config: Config, kind: str) -> bool:
     """Whether `kind` (optimizer or param) lives in host memory."""
     return config.parallel.offload == "all" or config.parallel.offload == kind
-
-
-def read_file(path: str) -> dict[str, Any]:
-    """A DeepSpeed JSON file. Raises UserError with its path where it is missing or not a JSON object."""
-    remedy = "give an existing JSON file to deepspeed_config_file, such as launch/deepspeed/zero2.json"
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"deepspeed_config_file: cannot read {path} ({error.strerror}); {remedy}") from error
-    except ValueError as error:
-        raise UserError(f"deepspeed_config_file: {path} is not JSON ({error}); {remedy}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"deepspeed_config_file: {path} holds no JSON object; {remedy}")
-    return values
 
 
 def _variables(config: Config) -> Iterator[tuple[str, str, Expected]]:
@@ -142,9 +126,7 @@ def _file_problems(config: Config, given: dict[str, Any], path: str, world_size:
             (device,),
         )
     for dotted, expected in rules.items():
-        value: Any = given
-        for name in dotted.split("."):
-            value = value.get(name) if isinstance(value, dict) else None
+        value = at(given, dotted)
         if _contradicts(value, expected):
             yield _problem(f"{dotted} in {path}", value, expected)
     for section, field in zip(_DECIDED, ("optim.*", "optim.schedule"), strict=True):

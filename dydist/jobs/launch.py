@@ -18,6 +18,7 @@ from typing import IO
 
 from dydist.jobs.scratch import Scratch, sweep
 from dydist.jobs.spec import JobSpec
+from dydist.launcher_settings import SETTINGS
 
 LINES_KEPT = 25
 """Last lines of each rank that are kept for the report of a failure."""
@@ -76,7 +77,14 @@ def environment(
 
     `until`: when the scheduler will end the job (unix seconds), where that is known.
     """
-    found = {name: value for name, value in environ.items() if not name.startswith(_OF_THE_SCHEDULER)}
+    theirs = {
+        setting.variable for setting in SETTINGS
+    }  # a login shell's; a job's settings are its configuration's
+    found = {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(_OF_THE_SCHEDULER) and name not in theirs
+    }
     found |= {
         "PYTHONPATH": spec.code,
         "PYTHONUNBUFFERED": "1",
