@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dydist.config_reader import read_yaml
 from dydist.errors import UserError
+from dydist.redaction import fill_hidden
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,9 +102,10 @@ def newest_common(first: Path, second: Path) -> tuple[TrainingState, TrainingSta
 
 
 def checkpoint_place(run_dir: Path) -> tuple[str, Mapping[str, Any]]:
-    """Where a run keeps its checkpoints, and the options to reach it."""
+    """Where a run keeps its checkpoints, and the options to reach it, with secrets from the environment."""
     path = run_dir / "config.yaml"
-    section = read_yaml(path).get("checkpoint", {}) if path.is_file() else {}
+    values = fill_hidden(read_yaml(path), os.environ) if path.is_file() else {}
+    section = values.get("checkpoint", {})
     return section.get("url") or str(run_dir / "checkpoints"), section.get("storage_options") or {}
 
 

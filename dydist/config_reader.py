@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
+import os
 import re
 import types
 import typing
@@ -15,7 +17,7 @@ import yaml
 
 from dydist.config import Config
 from dydist.errors import UserError
-from dydist.redaction import HIDDEN
+from dydist.redaction import fill_hidden, know, redact, redact_url, refuse_hidden, scrub
 from dydist.shipped import RECIPES, find_file
 
 
@@ -56,11 +58,17 @@ def read_given(arguments: Sequence[str]) -> dict[str, Any]:
         values = read_yaml(find_file(file, RECIPES))
     for path, text in flags:
         _set(values, path, _parse(text, _field_type(path), f"--{path}"))
+    values = fill_hidden(values, os.environ)
+    refuse_hidden(values)
+    know(build(Config, values))
     return values
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """A recipe or a written config.yaml as nested dictionaries, checked field by field."""
+    """A recipe or a written config.yaml as nested dictionaries, checked field by field.
+
+    In the latter, secrets are HIDDEN: `dydist.redaction` has what becomes of them.
+    """
     try:
         values = _load_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -69,18 +77,52 @@ def read_yaml(file: Path) -> dict[str, Any]:
             "that `dydist files` lists, such as quickstart"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config: {file} is not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"--config: {file} is not YAML: {_yaml_problem(error)}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise UserError(
             f"--config: {file} holds a {type(values).__name__}; it must hold sections such as 'model:'"
         )
-    found = dict(_checked(Config, values, "", str(file)))
-    options = found.get("checkpoint", {}).get("storage_options", {})
-    for name in [name for name, value in options.items() if value == HIDDEN]:
-        del options[name]  # a run's own config.yaml: the secret comes from the environment, or a flag
-    return found
+    return dict(_checked(Config, values, "", str(file)))
+
+
+def redacted_values(values: Mapping[str, Any], kind: type[Any] = Config) -> dict[str, Any]:
+    """Nested values, as `read_yaml` gives them, without their secrets."""
+    hints, result = get_type_hints(kind), dict(values)
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]):
+            result[name] = redacted_values(value, typing.cast("type[Any]", hints[name]))
+        elif isinstance(value, Mapping):
+            result[name] = redact(value)
+        elif isinstance(value, str):
+            result[name] = redact_url(value)
+    return result
+
+
+def redacted_arguments(arguments: Sequence[str]) -> list[str]:
+    """The same command line without its secrets; as many words as before."""
+    result: list[str] = []
+    rest = list(arguments)
+    while rest:
+        flag, equals, text = rest.pop(0).partition("=")
+        result.append(flag)
+        if not equals and rest:
+            text = rest.pop(0)
+        path = flag[2:].replace("-", "_")
+        if path != "config":
+            kind = _field_type(path)
+            if get_origin(kind) is dict:
+                values = _parse(text, kind, flag)
+                shown = redact(values)
+                text = text if shown == values else json.dumps(shown)
+            else:
+                text = redact_url(text)
+        if equals:
+            result[-1] += f"={text}"
+        else:
+            result.append(text)
+    return result
 
 
 def build(kind: type[Any], values: Mapping[str, Any]) -> Any:
@@ -202,6 +244,15 @@ def _load_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong and where, without the line itself, which may hold a secret."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    context = " ".join(str(getattr(error, name) or "") for name in ("context", "problem")).strip()
+    return f"line {mark.line + 1}, column {mark.column + 1}: {context}"
+
+
 def _set(values: dict[str, Any], path: str, value: Any) -> None:
     *sections, name = path.split(".")
     for section in sections:
@@ -247,8 +298,10 @@ def convert(value: Any, kind: Any, where: str) -> Any:
     """`value` as `kind`, or UserError. A whole number is a number; nothing else is converted."""
     fits, converted = _fit(value, kind)
     if not fits:
+        # a mapping holds credentials, and a text that should have been one may hold them in any form
+        shown = repr(redact({"": value})[""]) if get_origin(kind) is dict else scrub(repr(value))
         raise UserError(
-            f"{where}: {value!r} is not allowed; it must be {describe(kind)}{_suggestion(value, kind)}"
+            f"{where}: {shown} is not allowed; it must be {describe(kind)}{_suggestion(value, kind)}"
         )
     return converted
 

@@ -14,10 +14,13 @@ import select
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, NoReturn
 
 from dydist.errors import EXIT_DONE, EXIT_ERROR, EXIT_STOPPED
+from dydist.redaction import know_environment, scrub
 from dydist.stop import ignore_signals
 
 
@@ -64,8 +67,14 @@ def prepare_streams(*, goes_on: bool = False) -> None:
     """Make the standard streams safe to print to: open, and able to show every character in some way.
 
     A closed descriptor is opened on the null device, or the next file that is opened would take its number, and what
-    a library prints would go there. A character that the locale's encoding lacks becomes a question mark.
+    a library prints would go there. A character that the locale's encoding lacks becomes a question mark. Tracebacks
+    are printed without secrets.
     """
+    sys.excepthook = _without_secrets
+    threading.excepthook = lambda found: _without_secrets(
+        found.exc_type, found.exc_value or found.exc_type(), found.exc_traceback
+    )
+    know_environment(os.environ)
     for number in range(3):
         try:
             os.fstat(number)
@@ -80,6 +89,11 @@ def prepare_streams(*, goes_on: bool = False) -> None:
             if goes_on:
                 stream = _lasting(stream)
         setattr(sys, name, stream)
+
+
+def _without_secrets(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an exception as Python does, without what libraries quote of credentials."""
+    sys.stderr.write(scrub("".join(traceback.format_exception(kind, error, trace))))
 
 
 class _LastingFile(io.FileIO):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from dydist.errors import UserError
 from dydist.launcher import Process
+from dydist.redaction import scrub
 
 
 def job_name(environ: Mapping[str, str]) -> str | None:
@@ -86,7 +87,7 @@ class ProcessReport:
                 "rank": self.rank,
                 "code": code,
                 "host": socket.gethostname(),
-                "error": error.strip().rsplit("\n", 1)[-1],
+                "error": scrub(error).strip().rsplit("\n", 1)[-1],
                 "step": self.step,
                 "time": time.time(),
             },

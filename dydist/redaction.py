@@ -7,6 +7,7 @@ puts the secrets of the environment variable DYDIST_SECRETS in its place, `refus
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -54,7 +55,7 @@ _LONG_NAME = (
 )
 _NAME = rf"(?<![A-Za-z0-9_])(?:{_LONG_NAME}|x-(?:amz|goog)-[a-z-]+|sig|sas|auth|key|pass)"
 _QUOTED = r"b?(?:'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\")"
-_VALUE = rf"(?:{_QUOTED}|\[(?:{_QUOTED}|[^\]'\"])*\])(?=[\s,;&)\]}}]|$)|\S[^&;\s]*"
+_VALUE = rf"(?!['\"]?{HIDDEN})(?:(?:{_QUOTED}|\[(?:{_QUOTED}|[^\]'\"])*\])(?=[\s,;&)\]}}]|$)|\S[^&;\s]*)"
 _PAIRS = (
     re.compile(rf"(?i)({_NAME}=)(?:{_VALUE})"),  # query, connection string, keyword argument
     re.compile(rf"(?i)({_NAME} = )(?:{_VALUE})"),  # INI, TOML
@@ -70,6 +71,8 @@ _TOKENS = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
     re.DOTALL,
 )
+
+_NAME_ALONE = re.compile(rf"(?i){_NAME}")
 
 _known: set[str] = set()
 
@@ -127,7 +130,19 @@ def secrets_of(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def know(config: Any) -> None:
     """Have `scrub` hide the secrets of `config` by their value too, from now on in this process."""
-    for secret in _texts(secrets_of(config)):
+    _know(secrets_of(config))
+
+
+def know_environment(environ: Mapping[str, str]) -> None:
+    """Have `scrub` hide what environment variables hold whose name tells of a secret, and DYDIST_SECRETS."""
+    _know([value for name, value in environ.items() if is_secret_name(name) and not value.startswith("/")])
+    if SECRETS in environ:
+        with contextlib.suppress(ValueError):
+            _know(json.loads(environ[SECRETS]))
+
+
+def _know(secrets: Any) -> None:
+    for secret in _texts(secrets):
         for part in _parts_of_url(secret) if "://" in secret else [secret]:
             spellings = {part, urllib.parse.unquote(part)}
             for form in (
@@ -157,6 +172,11 @@ def refuse_hidden(values: Mapping[str, Any], prefix: str = "") -> None:
             f"{field}: {HIDDEN} stands for a secret that is never written down; give the secret itself as a flag, or "
             f"in the environment: {SECRETS}='{json.dumps(_example(names))}'"
         )
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a variable or an option of this name holds a secret, as far as its name tells."""
+    return _NAME_ALONE.fullmatch(name) is not None
 
 
 def hidden_names(values: Any, prefix: str = "") -> Iterator[str]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dydist import __version__
-from dydist.checkpoint import Checkpointer, TrainingState, redact
+from dydist.checkpoint import Checkpointer, TrainingState
 from dydist.config import Config
 from dydist.config_reader import flatten, to_dict
 from dydist.config_rules import is_local
@@ -28,6 +28,7 @@ from dydist.models import build_model
 from dydist.models.strategies import native
 from dydist.randomness import derived_seed
 from dydist.records import CheckpointRecord, Monitor
+from dydist.redaction import redacted
 
 IDENTITY = (
     "seed",
@@ -187,9 +188,7 @@ class Session:
         )
 
     def _config(self) -> dict[str, Any]:
-        values = to_dict(self.config)
-        values["checkpoint"]["storage_options"] = redact(self.config.checkpoint.storage_options)
-        return values
+        return to_dict(redacted(self.config))
 
     def _compare(self, extra: dict[str, Any]) -> None:
         """Refuse another run's checkpoint; say what else differs from when it was written."""

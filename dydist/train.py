@@ -27,6 +27,7 @@ from dydist.launcher import Process, check_meeting, has_launcher, join_step
 from dydist.launcher_settings import obey_launcher
 from dydist.process_end import run_to_end
 from dydist.process_report import ProcessReport, job_end, job_name
+from dydist.redaction import redacted
 from dydist.stop import StopRequest, stop_with_parent
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ def summary(
     """What the end of the run shows."""
     from dydist.records import RunSummary
 
+    config = redacted(config)
     return RunSummary(
         state=state,
         step=step,
@@ -230,17 +232,12 @@ def make_run_folder(config: Config, world: World) -> Path:
 
 def prepare_run_folder(config: Config, run_dir: Path, world: World) -> Monitor:
     """On process 0 write config.yaml and start the monitors; on others nothing."""
-    from dataclasses import replace
-
-    from dydist.checkpoint import redact
     from dydist.monitor import NullMonitor, build_monitors
 
     if world.rank != 0:
         return NullMonitor()
-    options = redact(config.checkpoint.storage_options)
-    shown = replace(config, checkpoint=replace(config.checkpoint, storage_options=options))
     temporary = run_dir / f".config.yaml.{os.getpid()}"
-    temporary.write_text(to_yaml(shown), encoding="utf-8")
+    temporary.write_text(to_yaml(redacted(config)), encoding="utf-8")
     temporary.replace(run_dir / "config.yaml")
     return build_monitors(config, run_dir, world_size=world.size)
 

@@ -17,7 +17,7 @@ import fsspec
 
 from dydist.checkpoint._errors import DamagedError
 from dydist.checkpoint._format import MANIFEST
-from dydist.checkpoint._storage import READ_BYTES, TEMPORARY, Chunks, refuse_other_bytes
+from dydist.checkpoint._storage import READ_BYTES, TEMPORARY, Chunks
 from dydist.errors import UserError
 from dydist.redaction import scrub
 
@@ -62,7 +62,7 @@ class RemoteStorage:
                 info = system.info(f"{root}/{name}")
             except FileNotFoundError:
                 return None
-            return int(info["size"]) if info["type"] == "file" else None
+            return int(info["size"])
 
     def read(self, name: str) -> Iterator[bytes]:
         with (
@@ -100,31 +100,19 @@ class RemoteStorage:
             target = f"{root}/{name}"
             self._make_parent(system, target)
             if self._protocol in _WITH_RENAMES:
-                opened = False
-
-                def chunks() -> Iterator[bytes]:
-                    nonlocal opened
-                    opened = True
-                    yield data
-
                 try:
-                    self._stream(system, target, chunks, "xb")
-                except Exception:  # SFTP's protocol has no word for a name that is taken: "Failure"
-                    if opened:  # our own half of a file, which the next try would take for somebody else's
-                        _quietly_remove(system, target)
-                    if opened or not system.exists(target):
-                        raise
-                    refuse_other_bytes(self, name, data)
+                    self._stream(system, target, lambda: [data], "xb")
+                except Exception as error:  # SFTP's protocol has no word for it: "Failure"
+                    if system.exists(target):
+                        raise FileExistsError(target) from error
+                    raise
                 return
             try:
                 system.pipe_file(target, data, mode="create")
-            except FileExistsError:  # also where this very write took effect and its answer was lost
-                refuse_other_bytes(self, name, data)
             except (NotImplementedError, ValueError, TypeError):  # a store that cannot tell: look, then write
                 if system.exists(target):
-                    refuse_other_bytes(self, name, data)
-                else:
-                    system.pipe_file(target, data)
+                    raise FileExistsError(target) from None
+                system.pipe_file(target, data)
 
     def delete(self, name: str) -> None:
         with self._connection() as (system, root), contextlib.suppress(FileNotFoundError):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dydist.jobs.files import create_json, read_json, write_json
+from dydist.redaction import scrub
 
 Kind = Literal[
     "done",
@@ -72,10 +73,10 @@ class Attempt:
         return self.folder / f"exit-{launch}"
 
     def write_failure(self, outcome: Outcome) -> None:
-        write_json(self.folder / f"failure-{outcome.node}.json", asdict(outcome))
+        write_json(self.folder / f"failure-{outcome.node}.json", _told(outcome))
 
     def write_outcome(self, outcome: Outcome) -> None:
-        write_json(self.folder / f"outcome-{outcome.node}.json", asdict(outcome))
+        write_json(self.folder / f"outcome-{outcome.node}.json", _told(outcome))
 
     def failures(self) -> list[Outcome]:
         return self._read("failure-*.json")
@@ -99,6 +100,11 @@ class Attempt:
     def _read(self, pattern: str) -> list[Outcome]:
         found = (read_json(path) for path in sorted(self.folder.glob(pattern)))
         return [Outcome(**{**one, "last_lines": tuple(one["last_lines"])}) for one in found if one]
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    lines = tuple(scrub(line) for line in outcome.last_lines)
+    return {**asdict(outcome), "message": scrub(outcome.message), "last_lines": lines}
 
 
 def first_failure(outcomes: list[Outcome]) -> Outcome | None:

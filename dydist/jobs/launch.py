@@ -19,6 +19,7 @@ from typing import IO
 from dydist.jobs.scratch import Scratch, sweep
 from dydist.jobs.spec import JobSpec
 from dydist.launcher_settings import SETTINGS
+from dydist.redaction import scrub
 
 LINES_KEPT = 25
 """Last lines of each rank that are kept for the report of a failure."""
@@ -188,7 +189,8 @@ class NodeLog:
         self._last: dict[int | None, deque[str]] = {}
 
     def write(self, text: str, rank: int | None = None) -> None:
-        """One line of a rank, or of the node itself."""
+        """One line of a rank, or of the node itself. Secrets in it, which a library may have printed, are hidden."""
+        text = scrub(text)
         now = time.time()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now)) + f".{int(now % 1 * 1000):03d}"
         who = f"node {self._node}" if rank is None else f"rank {rank}"

@@ -6,6 +6,7 @@ all of them soon after one has failed, and when all have ended one node finishes
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from dydist.jobs.launch import NodeLog
 from dydist.jobs.preflight import judge_probes, preflight
 from dydist.jobs.spec import JobSpec
 from dydist.jobs.supervise import run
+from dydist.redaction import know_environment
 
 
 class NodeTask:
@@ -30,6 +32,7 @@ class NodeTask:
         self.spec = spec
 
     def __call__(self) -> None:
+        know_environment(os.environ)
         code = run_node(self.spec, NodePlace.from_environment(), StopSignals())
         if code != EXIT_DONE:
             raise SystemExit(code)

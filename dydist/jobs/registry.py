@@ -23,7 +23,9 @@ def registry_file() -> Path:
 
 def remember(record: Mapping[str, Any]) -> None:
     """Add a job."""
-    append_json(registry_file(), record)
+    file = registry_file()
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    append_json(file, record)
 
 
 def remembered() -> list[dict[str, Any]]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dydist.jobs import slurm
 from dydist.jobs.conclude import exclusion_file
+from dydist.jobs.job_secrets import open_env
 from dydist.jobs.profile import Profile
 from dydist.jobs.spec import JobSpec
 
@@ -37,6 +39,8 @@ class Submission:
     submitit: Path
     specs: tuple[JobSpec, ...]
     parallel: int | None = None
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Environment variables that are set for the job and written nowhere."""
 
 
 def build_executor(submission: Submission) -> submitit.Executor:
@@ -81,7 +85,7 @@ def sbatch_parameters(submission: Submission) -> dict[str, Any]:
             1, f"--cpus-per-task={profile.cpus_per_task}"
         )  # srun no longer takes it from sbatch (22.05)
     setup = [f"module load {shlex.quote(module)}" for module in profile.modules]
-    setup += [f"export {name}={shlex.quote(str(value))}" for name, value in profile.env.items()]
+    setup += [f"export {name}={shlex.quote(str(value))}" for name, value in open_env(profile).items()]
     return {
         "job_name": submission.name,
         "comment": submission.comment,

@@ -9,25 +9,33 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from dydist.errors import UserError
 from dydist.jobs.files import write_json
+from dydist.redaction import scrub
 
 LIMIT_BYTES = 100 << 20
 """A snapshot larger than this is a mistake: data or checkpoints that were added to the repository."""
-RECORDED_VARIABLES = (
-    "PATH",
-    "VIRTUAL_ENV",
-    "CONDA_PREFIX",
-    "LOADEDMODULES",
-    "CUDA_HOME",
-    "LD_LIBRARY_PATH",
-    "HOSTNAME",
+RECORDED_VARIABLES = frozenset(
+    """
+    PATH PYTHONPATH LD_LIBRARY_PATH LD_PRELOAD VIRTUAL_ENV CONDA_PREFIX CONDA_DEFAULT_ENV LOADEDMODULES HOSTNAME
+    LANG LC_ALL CUDA_HOME CUDA_PATH CUDA_VISIBLE_DEVICES CUDA_DEVICE_ORDER CUDA_LAUNCH_BLOCKING CUBLAS_WORKSPACE_CONFIG
+    OMP_NUM_THREADS OMP_PROC_BIND OMP_PLACES OMP_SCHEDULE MKL_NUM_THREADS MKL_CBWR OPENBLAS_NUM_THREADS KMP_AFFINITY
+    NCCL_DEBUG NCCL_DEBUG_SUBSYS NCCL_SOCKET_IFNAME NCCL_IB_DISABLE NCCL_IB_HCA NCCL_IB_GID_INDEX NCCL_IB_TIMEOUT
+    NCCL_NET NCCL_P2P_DISABLE NCCL_P2P_LEVEL NCCL_SHM_DISABLE NCCL_ALGO NCCL_PROTO NCCL_MIN_NCHANNELS NCCL_MAX_NCHANNELS
+    NCCL_BUFFSIZE NCCL_NET_GDR_LEVEL NCCL_CROSS_NIC NCCL_TIMEOUT GLOO_SOCKET_IFNAME
+    SLURM_CLUSTER_NAME SLURM_CONF SLURM_JOB_ID SLURM_JOB_NAME SLURM_JOB_PARTITION SLURM_JOB_ACCOUNT SLURM_JOB_QOS
+    SLURM_JOB_NODELIST SLURM_JOB_NUM_NODES SLURM_JOB_CPUS_PER_NODE SLURM_JOB_GPUS SLURM_NNODES SLURM_NTASKS
+    SLURM_NTASKS_PER_NODE SLURM_CPUS_PER_TASK SLURM_CPUS_ON_NODE SLURM_GPUS_ON_NODE SLURM_MEM_PER_NODE SLURM_SUBMIT_DIR
+    SLURM_SUBMIT_HOST SLURM_RESTART_COUNT SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID SBATCH_PARTITION SBATCH_ACCOUNT
+    SBATCH_QOS SBATCH_TIMELIMIT SBATCH_CONSTRAINT SBATCH_EXPORT SBATCH_REQUEUE
+    """.split()
 )
-RECORDED_PREFIXES = ("SLURM_", "SBATCH_", "NCCL_", "GLOO_", "OMP_", "CUDA_VISIBLE")
+"""What is recorded of the environment, by name: of what is not listed here nobody knows whether it is a secret."""
 
 
 def package_root() -> Path:
@@ -35,12 +43,17 @@ def package_root() -> Path:
     return Path(__file__).resolve().parents[2]
 
 
-def take_snapshot(root: Path, target: Path, *, limit_bytes: int = LIMIT_BYTES) -> dict[str, Any]:
+def take_snapshot(
+    root: Path, target: Path, *, limit_bytes: int = LIMIT_BYTES, instead: Mapping[Path, bytes] | None = None
+) -> dict[str, Any]:
     """Copy the code under `root` to `target`/code and record where it came from; returns the record.
 
     In a git checkout: every tracked file as it is now, and new files of the package that git does not ignore; the
     commit goes to snapshot.json and the changes since it to changes.diff. Elsewhere (an installed package): the
     package. Raises UserError where it would be larger than `limit_bytes`, before anything is copied.
+
+    `instead`: files whose copy gets other bytes, since they hold secrets. Their changes are not written to
+    changes.diff.
     """
     commit = _git(root, "rev-parse", "HEAD")
     top = _git(root, "rev-parse", "--show-toplevel")
@@ -53,13 +66,22 @@ def take_snapshot(root: Path, target: Path, *, limit_bytes: int = LIMIT_BYTES) -
             f"the code to copy is {total / 2**20:.0f} MiB, {limit_bytes / 2**20:.0f} MiB are allowed; "
             f"take the largest files out of git: {largest}"
         )
+    replaced = {
+        str(path.resolve().relative_to(root.resolve())): content
+        for path, content in (instead or {}).items()
+        if path.resolve().is_relative_to(root.resolve())
+    }
     for file in sizes:
         copy = target / "code" / file
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(root / file, copy)
+        if file in replaced:
+            copy.write_bytes(replaced[file])
+        else:
+            shutil.copy2(root / file, copy)
     record: dict[str, Any] = {"root": str(root), "files": len(sizes), "bytes": total, "time": time.time()}
     if in_git:
-        difference = _git(root, "diff", "--binary", "HEAD") or ""
+        others = [f":(exclude,literal,top){file}" for file in replaced]
+        difference = _git(root, "diff", "--binary", "HEAD", "--", ".", *others) or ""
         (target / "changes.diff").write_text(difference, encoding="utf-8")
         record |= {
             "commit": commit,
@@ -71,11 +93,9 @@ def take_snapshot(root: Path, target: Path, *, limit_bytes: int = LIMIT_BYTES) -
 
 
 def record_environment(target: Path) -> None:
-    """Write environment.json: host, Python, packages, and the variables that matter. No others: secrets stay out."""
+    """Write environment.json: host, Python, packages, and the variables of RECORDED_VARIABLES."""
     variables = {
-        name: value
-        for name, value in sorted(os.environ.items())
-        if name in RECORDED_VARIABLES or name.startswith(RECORDED_PREFIXES)
+        name: scrub(value) for name, value in sorted(os.environ.items()) if name in RECORDED_VARIABLES
     }
     packages = {item.metadata["Name"]: item.version for item in metadata.distributions()}
     write_json(

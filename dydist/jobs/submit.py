@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dydist.config_reader import read_config
+from dydist.config_reader import read_config, redacted_arguments
 from dydist.errors import UserError
 from dydist.jobs import launch, slurm
 from dydist.jobs.files import read_json, write_json
+from dydist.jobs.job_secrets import in_environment, job_variables, open_env, recipe_to_write
 from dydist.jobs.node import NodeTask
 from dydist.jobs.profile import Profile
 from dydist.jobs.registry import remember
@@ -56,6 +57,7 @@ def prepare_run(
         folder=folder,
         submitit=run_dir / "logs" / "tasks",
         specs=(spec,),
+        secrets=job_variables(config, profile),
     )
 
 
@@ -64,7 +66,7 @@ def prepare_preflight(
 ) -> Submission:
     """A job that checks its nodes, and the place of checkpoints that `arguments` name, and trains nothing."""
     command_line = with_recipe(arguments)
-    read_config(command_line)
+    config = read_config(command_line)
     folder = new_submission_folder(Path(parent).absolute())
     return Submission(
         cluster=cluster,
@@ -74,24 +76,25 @@ def prepare_preflight(
         folder=folder,
         submitit=folder / "logs" / "tasks",
         specs=(make_spec(profile, command_line, run_dir=None, folder=folder),),
+        secrets=job_variables(config, profile),
     )
 
 
 def make_spec(profile: Profile, arguments: Sequence[str], *, run_dir: Path | None, folder: Path) -> JobSpec:
-    """The job of one run, or with `run_dir` None of a preflight alone."""
+    """The job of one run, or with `run_dir` None of a preflight alone. It holds no secret."""
     code = folder / "code"
     return JobSpec(
         run_dir=str(run_dir) if run_dir else "",
         log_dir=str((run_dir or folder) / "logs" / "{job}"),
         code=str(code),
         program=str(code / "dydist" / "train.py") if run_dir else "",
-        arguments=tuple(_frozen_recipe(arguments, folder)),
+        arguments=tuple(redacted_arguments(_frozen_recipe(arguments, folder))),
         workdir=os.getcwd(),
         processes_per_node=profile.processes,
         cpu=profile.cpu,
         python=profile.python or sys.executable,
         interface=profile.interface,
-        env={name: str(value) for name, value in profile.env.items()},
+        env=open_env(profile),
         preflight=profile.preflight,
         start_timeout_s=profile.start_timeout_s,
         hang_timeout_s=profile.hang_timeout_s,
@@ -153,20 +156,21 @@ def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
             refuse_second_job(Path(spec.run_dir))
     folder = submission.folder
     folder.mkdir(parents=True)
-    take_snapshot(package_root(), folder)
+    content = None if recipe is None else recipe_to_write(recipe)
+    hidden = {} if recipe is None or content == recipe.read_bytes() else {recipe: content or b""}
+    take_snapshot(package_root(), folder, instead=hidden)
     record_environment(folder)
-    if recipe is not None:
-        (folder / "recipe.yaml").write_bytes(recipe.read_bytes())
+    if content is not None:
+        (folder / "recipe.yaml").write_bytes(content)
     submission.submitit.mkdir(parents=True, exist_ok=True)
+    submission.submitit.chmod(
+        0o700
+    )  # whoever could write here could have the job run what they like: a pickle
     executor = build_executor(submission)
     tasks = [NodeTask(spec) for spec in submission.specs]
     try:
-        if submission.cluster == "local":
-            ids = [_submit_detached(executor, task) for task in tasks]
-        elif len(tasks) == 1:
-            ids = [str(executor.submit(tasks[0]).job_id)]
-        else:
-            ids = [str(job.job_id) for job in executor.submit_array(tasks)]
+        with in_environment(submission.secrets):
+            ids = _hand_over(submission, executor, tasks)
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "submitit":
             raise
@@ -190,6 +194,14 @@ def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
         write_json(Path(spec.run_dir or folder) / "job.json", record)
         remember(record)
     return ids
+
+
+def _hand_over(submission: Submission, executor: submitit.Executor, tasks: Sequence[NodeTask]) -> list[str]:
+    if submission.cluster == "local":
+        return [_submit_detached(executor, task) for task in tasks]
+    if len(tasks) == 1:
+        return [str(executor.submit(tasks[0]).job_id)]
+    return [str(job.job_id) for job in executor.submit_array(tasks)]
 
 
 def _submit_detached(executor: submitit.Executor, task: NodeTask) -> str:

@@ -13,8 +13,10 @@ from dydist.config_reader import fields, read_config
 from dydist.errors import UserError
 from dydist.jobs import submit as jobs
 from dydist.jobs.files import read_json, write_json
+from dydist.jobs.job_secrets import job_variables
 from dydist.jobs.profile import Profile
 from dydist.jobs.sbatch import Submission
+from dydist.redaction import redact_url
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ def parse_grid(words: Sequence[str]) -> dict[str, list[str]]:
         if field in ("run.name", "run.dir", "seed"):
             raise UserError(
                 f"--grid: {field} cannot be swept; the sweep names its runs, and --seeds counts seeds"
+            )
+        if field == "checkpoint.storage_options" or any(redact_url(value) != value for value in values):
+            raise UserError(
+                f"--grid: {field} holds secrets, and a grid's values name folders; give it after -- for all runs"
             )
         grid[field] = values
     return grid
@@ -101,6 +107,7 @@ def prepare_sweep(
         submitit=sweep_dir / "logs" / "tasks",
         specs=tuple(specs),
         parallel=parallel,
+        secrets=job_variables(read_config(common), profile),
     )
     return submission, found
 

@@ -15,6 +15,7 @@ from dydist.monitor.progress import choose_progress
 from dydist.monitor.prometheus import PrometheusFile
 from dydist.monitor.status import StatusFile
 from dydist.records import Monitor
+from dydist.redaction import redacted
 
 
 def build_monitors(
@@ -42,7 +43,7 @@ def build_monitors(
             folder,
             run_dir=run_dir,
             config_text=config_path.read_text() if config_path.exists() else "",
-            hyper_parameters=flatten(to_dict(config)),
+            hyper_parameters=flatten(to_dict(redacted(config))),
             url=url,
             options=config.checkpoint.storage_options,
             tell=tell,

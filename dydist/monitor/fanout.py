@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from traceback import format_exception
 
 from dydist.records import CheckpointRecord, Detail, EvaluationRecord, Monitor, RunSummary, StepRecord
+from dydist.redaction import scrub
 
 _log = logging.getLogger(__name__)
 
@@ -15,7 +18,8 @@ class Monitors:
     """Hands each record to every monitor in turn.
 
     A monitor that raises never stops training: its failure is told once, to the others, and it is tried again
-    with the next record (a full disk may have room again). May be called from any thread.
+    with the next record (a full disk may have room again). May be called from any thread. No text that is handed on
+    holds a secret.
     """
 
     def __init__(self, monitors: Sequence[Monitor] = ()) -> None:
@@ -37,16 +41,21 @@ class Monitors:
         self._each(lambda m: m.evaluation(record))
 
     def checkpoint(self, record: CheckpointRecord) -> None:
-        self._each(lambda m: m.checkpoint(record))
+        error = None if record.error is None else scrub(record.error)
+        shown = replace(record, url=scrub(record.url), error=error)
+        self._each(lambda m: m.checkpoint(shown))
 
     def detail(self, record: Detail) -> None:
         self._each(lambda m: m.detail(record))
 
     def note(self, text: str, *, level: str = "info") -> None:
-        self._each(lambda m: m.note(text, level=level))
+        shown = scrub(text)
+        self._each(lambda m: m.note(shown, level=level))
 
     def close(self, summary: RunSummary) -> None:
-        self._each(lambda m: m.close(summary))
+        places = {name: scrub(place) for name, place in summary.places.items()}
+        shown = replace(summary, places=places, message=scrub(summary.message))
+        self._each(lambda m: m.close(shown))
 
     def _each(self, call: Callable[[Monitor], None]) -> None:
         with self._lock:
@@ -61,8 +70,8 @@ class Monitors:
             return
         self._failed.add(id(monitor))
         name = type(monitor).__name__
-        _log.warning("monitor %s failed; training goes on", name, exc_info=error)
-        text = f"{name} could not write: {error!r}. Training goes on; what it shows may be incomplete."
+        _log.warning("monitor %s failed; training goes on\n%s", name, scrub("".join(format_exception(error))))
+        text = scrub(f"{name} could not write: {error!r}. Training goes on; what it shows may be incomplete.")
         for other in self._monitors:
             if other is not monitor and id(other) not in self._failed:
                 try:
