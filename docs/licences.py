@@ -35,6 +35,8 @@ PURPOSES = {
     "submitit": "jobs on SLURM, and locally the same way",
     "s3fs": "s3:// URLs",
     "sshfs": "sftp:// URLs, with ~/.ssh/config and host keys",
+    "adlfs": "az:// URLs",
+    "webdav4": "webdav:// URLs",
     "scikit-learn": "the digits of the quick start",
     "matplotlib": "PNG plots of reports",
     "onnx": "export to ONNX",

@@ -3,6 +3,7 @@
 - `train`: one process of a run; `session` and `run_strategies` tie its engine to checkpoints and to strategies
 - `config`, `config_rules`, `config_reader`, `config_help`: what a run is, what it may be, reading and explaining that
 - `schedules`, `randomness`: learning rate, temperature and every draw, as functions of the step
+- `places`: folders and URLs, how they are read and the one way to open them
 - `records`, `errors`: what a run says to its monitors, and to people
 - `process_report`, `stop`: between a process and its launcher; `machine`: what it runs on
 - `compare`, `compare_many`, `compare_plot`, `compare_statistics`: runs beside each other

@@ -1,7 +1,7 @@
 """Checkpoints that survive: written in the background, complete or not at all, verified before they are trusted.
 
 - `Checkpointer`, `TrainingState`: what a run uses (`_checkpointer`, `_tensors`)
-- `open_storage`, `Storage`: a place at a path or fsspec URL (`_storage`, `_remote`)
+- `open_storage`, `Storage`: a place at a path or fsspec URL (`_storage`, `_remote`; `_connections`, `_ftp`)
 - `survey`, `inspect`, `verify`, `load`, `Found`: what lies in a place (`_catalog`); `find_source`: what a URL means
 - `copy_checkpoint`, `prune`, `Keep`: what people do with it (`_copy`, `_housekeeping`)
 - `Manifest`, `folder_name`, `step_of`: the format (`_format`)
@@ -10,7 +10,8 @@
 
 Inside: `_policy` decides what all processes must decide alike, `_save` writes and commits one save, `_pipeline` runs
 saves in the background (`_transfer`: what becomes of one), `_stage` is the node's own disk, `_lease` allows one writer,
-`_restore` chooses at a start (`_beginning`: among what `checkpoint.resume` allows), `_retry` tries again what can pass.
+`_restore` chooses at a start (`_beginning`: among what `checkpoint.resume` allows), `_retry` tries again
+what is transient (`_transient` says what that is).
 Nothing here knows engines or clusters; docs/checkpoints.md tells users.
 """
 
@@ -30,8 +31,9 @@ from dydist.checkpoint._errors import (
 from dydist.checkpoint._format import Manifest, folder_name, step_of
 from dydist.checkpoint._housekeeping import Keep, prune
 from dydist.checkpoint._restore import find_source
-from dydist.checkpoint._retry import Retrying, can_pass, explain
+from dydist.checkpoint._retry import Retrying
 from dydist.checkpoint._storage import Storage, open_storage
+from dydist.checkpoint._transient import explain, is_refused, is_transient
 from dydist.redaction import redact, scrub
 
 if TYPE_CHECKING:
@@ -51,12 +53,13 @@ __all__ = [
     "Retrying",
     "Storage",
     "TrainingState",
-    "can_pass",
     "copy_checkpoint",
     "explain",
     "find_source",
     "folder_name",
     "inspect",
+    "is_refused",
+    "is_transient",
     "load",
     "open_storage",
     "prune",

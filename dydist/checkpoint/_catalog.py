@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 MANIFEST_LIMIT = 64 << 20
 """A manifest is never larger; a file that is has been damaged, and is not read into memory."""
+AT_ONCE = 16
+"""Checkpoints that a survey looks at together: each costs a few requests, and a request to a far store takes long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,10 @@ def survey(storage: Storage) -> list[Found]:
     steps = sorted(
         ((step, name) for name in storage.folders() if (step := step_of(name)) is not None), reverse=True
     )
-    return [inspect(storage, folder) for _, folder in steps]
+    if not steps:
+        return []
+    with ThreadPoolExecutor(min(AT_ONCE, len(steps)), "dydist-survey") as pool:
+        return list(pool.map(lambda step: inspect(storage, step[1]), steps))
 
 
 def inspect(storage: Storage, folder: str) -> Found:

@@ -21,10 +21,11 @@ from dydist.checkpoint._restore import Agreement, candidates, newest_valid, set_
 from dydist.checkpoint._retry import Retrying, Tell, explain
 from dydist.checkpoint._save import Identity, Save
 from dydist.checkpoint._stage import copy_of, open_stage, prepare_stage, staged
-from dydist.checkpoint._storage import LocalStorage, Storage, is_local, open_storage
+from dydist.checkpoint._storage import LocalStorage, Storage, open_storage
 from dydist.checkpoint._tensors import HostMemory, TrainingState, split
 from dydist.checkpoint._transfer import Surroundings
 from dydist.config import CheckpointConfig
+from dydist.places import is_url
 from dydist.records import CheckpointRecord
 from dydist.redaction import scrub
 
@@ -79,7 +80,7 @@ class Checkpointer:
         self._url = url
         self._open_at = lambda at: open_at(at, config.storage_options)
         self._place = self._open_at(url)
-        self._stage: LocalStorage | None = None if is_local(url) else open_stage(url, config.stage_dir)
+        self._stage: LocalStorage | None = open_stage(url, config.stage_dir) if is_url(url) else None
         self._hosts: tuple[str, ...] = ()
         self._never = threading.Event()
         self._lease = Lease(

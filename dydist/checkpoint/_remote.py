@@ -1,46 +1,61 @@
-"""A place on any fsspec URL: object stores, SFTP, memory.
+"""A place on any fsspec URL: object stores, SFTP, FTP, WebDAV, memory.
 
 A checkpoint is written straight into its folder, as object stores have no renames; the manifest, which comes last and
-appears whole, makes it one. The connection is made anew after it broke, in the process that uses it.
+appears whole, makes it one. What a store can do is found out by trying it, not by its name or its errors' classes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import posixpath
 import threading
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timezone
 from typing import Any
 
-import fsspec
+from fsspec import AbstractFileSystem
 
+from dydist.checkpoint import _ftp
+from dydist.checkpoint._connections import Connections, Opened
 from dydist.checkpoint._errors import DamagedError
 from dydist.checkpoint._format import MANIFEST
 from dydist.checkpoint._storage import READ_BYTES, TEMPORARY, Chunks
+from dydist.checkpoint._transient import chain, explain, http_status, is_transient
 from dydist.errors import UserError
+from dydist.places import BUCKETS, SFTP, open_filesystem
 from dydist.redaction import scrub
 
 BLOCK = 16 << 20
 """Bytes of one part of a multipart upload: bounds the memory of a transfer."""
+SETTLE_S = 0.5
+"""Where a store cannot refuse a name that is taken: between writing it and believing that nobody else did."""
 
-_WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"}
+_WITHOUT_FOLDERS = (*BUCKETS, "memory")
 """Stores where a folder is only a part of names. Asking S3 to make one could make a bucket."""
-_WITH_RENAMES = {"sftp", "ssh"}
+_WITH_RENAMES = (*SFTP, "ftp", "webdav", "smb")
 """Stores where a file that is being written shows half done, and a rename replaces in one step."""
-_EXTRAS = {"s3": "s3", "s3a": "s3", "sftp": "sftp", "ssh": "sftp"}
+_TIMES = ("mtime", "LastModified", "last_modified", "modified", "updated", "modify", "created")
+"""Under which names file systems tell when a file changed."""
 
 
 class RemoteStorage:
-    """A place behind fsspec."""
+    """A place behind fsspec. `pause` waits for some seconds."""
 
-    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, url: str, options: Mapping[str, Any], *, pause: Callable[[float], None] = time.sleep
+    ) -> None:
         """`options` go to fsspec's file system (endpoint, credentials); without, the usual places are asked."""
         self._full_url = url.rstrip("/")
         self._protocol = url.partition("://")[0]
-        self._options = dict(options)
+        self._pause = pause
+        self._connections = Connections(lambda: open_filesystem(self._full_url, options))
         self._lock = threading.Lock()
-        self._connected: tuple[fsspec.AbstractFileSystem, str] | None = None
+        self._refuses_taken: bool | None = None
+        self._deletes_folders = True
+        self._bucket_seen = False
 
     @property
     def url(self) -> str:
@@ -58,71 +73,95 @@ class RemoteStorage:
 
     def size(self, name: str) -> int | None:
         with self._connection() as (system, root):
-            try:
-                info = system.info(f"{root}/{name}")
-            except FileNotFoundError:
-                return None
-            return int(info["size"])
+            info = _info(system, f"{root}/{name}")
+            return int(info["size"]) if info is not None and info["type"] == "file" else None
 
     def read(self, name: str) -> Iterator[bytes]:
-        with (
-            self._connection() as (system, root),
-            system.open(f"{root}/{name}", "rb", block_size=READ_BYTES, cache_type="none") as file,
-        ):
+        with self._connection() as (system, root):
+            path = f"{root}/{name}"
+            if self._protocol == "ftp":
+                if _info(system, path) is None:
+                    raise FileNotFoundError(path)
+                yield from _ftp.retrieve(system.ftp, path)
+                return
             try:
-                while chunk := file.read(READ_BYTES):
-                    yield chunk
+                yield from self._pieces(system, path)
             except Exception as error:
                 if type(error).__name__ == "FlexibleChecksumError":  # botocore's, where S3 sends a checksum
                     raise DamagedError(f"{name} does not match the store's checksum: {error}") from error
                 raise
 
+    def _pieces(self, system: AbstractFileSystem, path: str) -> Iterator[bytes]:
+        if path.endswith(".json") and self._protocol in BUCKETS:
+            # Small: one request, and all of it of one version. s3fs else asks for the size first.
+            yield system.cat_file(path, **({"max_concurrency": 1} if self._protocol in ("s3", "s3a") else {}))
+            return
+        with system.open(path, "rb", block_size=READ_BYTES, cache_type="none") as file:
+            while chunk := file.read(READ_BYTES):
+                yield chunk
+
     def write(self, name: str, chunks: Chunks) -> None:
         with self._connection() as (system, root):
             target = f"{root}/{name}"
             self._make_parent(system, target)
-            if self._protocol == "memory":  # its files show while they are written
-                system.pipe_file(target, b"".join(chunks()))
-            elif self._protocol in _WITH_RENAMES:
-                folder, base = posixpath.split(target)
-                temporary = f"{folder}/.{base}.{uuid.uuid4().hex[:12]}{TEMPORARY}"
-                try:
-                    self._stream(system, temporary, chunks, "wb")
-                    system.mv(temporary, target)
-                except BaseException:
-                    _quietly_remove(system, temporary)
-                    raise
-            else:
-                self._stream(system, target, chunks, "wb")
+            self._write(system, target, chunks)
 
     def create(self, name: str, data: bytes) -> None:
         with self._connection() as (system, root):
             target = f"{root}/{name}"
             self._make_parent(system, target)
-            if self._protocol in _WITH_RENAMES:
+            taken = _info(system, target) is not None  # also for stores that ignore the condition
+            atomic = not taken and self._can_refuse(system, root)
+            if atomic:
                 try:
-                    self._stream(system, target, lambda: [data], "xb")
-                except Exception as error:  # SFTP's protocol has no word for it: "Failure"
-                    if system.exists(target):
-                        raise FileExistsError(target) from error
-                    raise
-                return
-            try:
-                system.pipe_file(target, data, mode="create")
-            except (NotImplementedError, ValueError, TypeError):  # a store that cannot tell: look, then write
-                if system.exists(target):
-                    raise FileExistsError(target) from None
-                system.pipe_file(target, data)
+                    self._write_new(system, target, data)
+                    return
+                except FileExistsError:
+                    taken = True
+            elif not taken:
+                self._write(system, target, lambda: [data])
+        if not taken:
+            self._pause(SETTLE_S)  # two that both saw nothing: the last write wins, and both see whose it was
+        if (
+            b"".join(self.read(name)) != data
+        ):  # the same: this very write took effect before, its answer was lost
+            raise FileExistsError(target)
 
     def delete(self, name: str) -> None:
-        with self._connection() as (system, root), contextlib.suppress(FileNotFoundError):
-            system.rm_file(f"{root}/{name}")
+        with self._connection() as (system, root):
+            path = f"{root}/{name}"
+            try:
+                system.rm_file(path)
+            except FileNotFoundError:
+                pass
+            except Exception:
+                if _info(system, path) is not None:
+                    raise
 
     def delete_folder(self, folder: str) -> None:
         # The manifest first: a folder half deleted is not a checkpoint.
         self.delete(f"{folder}/{MANIFEST}")
-        with self._connection() as (system, root), contextlib.suppress(FileNotFoundError):
-            system.rm(f"{root}/{folder}", recursive=True)
+        with self._connection() as (system, root):
+            path = f"{root}/{folder}"
+            if self._deletes_folders:
+                try:
+                    system.rm(path, recursive=True)
+                except FileNotFoundError:
+                    return
+                except Exception as error:
+                    if is_transient(error):
+                        raise
+                    self._deletes_folders = False  # S3 without DeleteObjects, say: one by one from now on
+            try:
+                left = [info["name"] for info in _list(system, path) if info["type"] == "file"]
+            except (FileNotFoundError, NotADirectoryError):
+                return
+            for one in left:
+                with contextlib.suppress(FileNotFoundError):
+                    system.rm_file(one)
+            if self._protocol not in _WITHOUT_FOLDERS:
+                with contextlib.suppress(FileNotFoundError):
+                    system.rmdir(path)
 
     def working_folder(self, folder: str, attempt: str) -> str:
         return folder
@@ -131,55 +170,115 @@ class RemoteStorage:
         self.write(f"{folder}/{MANIFEST}", lambda: [manifest])
 
     def modified(self, folder: str) -> float | None:
-        times = [
-            info.get("mtime") or info.get("LastModified") or info.get("created")
-            for info in self._listing(folder).values()
-        ]
-        known = [t if isinstance(t, int | float) else t.timestamp() for t in times if t is not None]
-        return max(known) if known else None
+        times = [_changed(info) for info in self._listing(folder).values()]
+        return max((t for t in times if t is not None), default=None)
 
     def _listing(self, folder: str) -> dict[str, dict[str, Any]]:
         with self._connection() as (system, root):
-            path = f"{root}/{folder}" if folder else root
             try:
-                infos = system.ls(path, detail=True)
+                infos = _list(system, f"{root}/{folder}" if folder else root)
             except FileNotFoundError:
-                if self._protocol in ("s3", "s3a"):
-                    self._check_bucket(system, root)
+                self._check_bucket(system, root)
                 return {}
             except NotADirectoryError:
                 return {}
             named = {posixpath.basename(info["name"].rstrip("/")): info for info in infos}
             return {name: info for name, info in named.items() if name and not name.endswith(TEMPORARY)}
 
-    def _connection(self) -> _Connection:
-        return _Connection(self)
+    def _connection(self) -> contextlib.AbstractContextManager[Opened]:
+        return self._connections.use()
 
-    def _connect(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        with self._lock:
-            if self._connected is None:
-                self._connected = _open_system(self._protocol, self._full_url, self._options)
-            return self._connected
-
-    def _disconnect(self) -> None:
-        with self._lock:
-            self._connected = None
-
-    def _make_parent(self, system: fsspec.AbstractFileSystem, target: str) -> None:
-        if self._protocol not in _WITHOUT_FOLDERS:
-            system.makedirs(posixpath.dirname(target), exist_ok=True)
-
-    def _check_bucket(self, system: fsspec.AbstractFileSystem, root: str) -> None:
+    def _check_bucket(self, system: AbstractFileSystem, root: str) -> None:
         """Tell a missing bucket, which is an error, from a place that holds nothing yet."""
+        if self._protocol not in BUCKETS or self._bucket_seen:
+            return
         bucket = root.partition("/")[0]
-        try:
-            system.ls(bucket, detail=False)
-        except FileNotFoundError:
-            raise UserError(
-                f"checkpoint.url: there is no bucket {bucket!r} for {self.url}; make it, or give another URL"
-            ) from None
+        with contextlib.suppress(PermissionError):  # who may write to a part of a bucket alone
+            if _info(system, bucket) is None:
+                raise UserError(
+                    f"checkpoint.url: there is no bucket {bucket!r} for {self.url}; make it, or give another URL"
+                )
+        self._bucket_seen = True
 
-    def _stream(self, system: fsspec.AbstractFileSystem, path: str, chunks: Chunks, mode: str) -> None:
+    def _make_parent(self, system: AbstractFileSystem, target: str) -> None:
+        if self._protocol in _WITHOUT_FOLDERS:
+            return
+        folder = posixpath.dirname(target)
+        try:
+            system.makedirs(folder, exist_ok=True)
+        except Exception:  # another process may have been quicker
+            info = _info(system, folder)
+            if info is None or info["type"] != "directory":
+                raise
+
+    def _write(self, system: AbstractFileSystem, target: str, chunks: Chunks) -> None:
+        if self._protocol == "memory":  # its files show while they are written
+            system.pipe_file(target, b"".join(chunks()))
+        elif self._protocol in _WITH_RENAMES:
+            with self._aside(system, target, chunks) as temporary:
+                _rename(system, temporary, target, replace=True)
+        else:
+            self._stream(system, target, chunks, "wb")
+
+    @contextlib.contextmanager
+    def _aside(self, system: AbstractFileSystem, target: str, chunks: Chunks) -> Iterator[str]:
+        """A file beside the target, written to its end; removed where it is not renamed."""
+        folder, base = posixpath.split(target)
+        temporary = f"{folder}/.{base}.{uuid.uuid4().hex[:12]}{TEMPORARY}"
+        try:
+            self._stream(system, temporary, chunks, "wb")
+            yield temporary
+        except BaseException:
+            with contextlib.suppress(Exception):
+                system.rm_file(temporary)
+            raise
+
+    def _write_new(self, system: AbstractFileSystem, target: str, data: bytes) -> None:
+        """Write in the way in which a store that can refuses a name that is taken. FileExistsError where it is."""
+        try:
+            if self._protocol in SFTP:
+                self._stream(system, target, lambda: [data], "xb")
+            elif self._protocol == "webdav":
+                with self._aside(system, target, lambda: [data]) as temporary:
+                    _rename(system, temporary, target, replace=False)
+            elif type(system).pipe_file is AbstractFileSystem.pipe_file:
+                raise NotImplementedError(f"{self._protocol}:// looks first and then writes")
+            else:
+                system.pipe_file(target, data, mode="create")
+        except FileExistsError:
+            raise
+        except Exception as error:
+            conflicts = (409, 412) if self._protocol in BUCKETS else (412,)
+            # SFTP's protocol has no word for it: "Failure"
+            sftp = self._protocol in SFTP and _info(system, target) is not None
+            if sftp or any(http_status(one) in conflicts for one in chain(error)):
+                raise FileExistsError(target) from error
+            raise
+
+    def _can_refuse(self, system: AbstractFileSystem, root: str) -> bool:
+        """Whether the store refuses a name that is taken, found out once by writing one twice."""
+        with self._lock:
+            if self._refuses_taken is None:
+                probe = f"{root}/.probe-{uuid.uuid4().hex[:12]}{TEMPORARY}"
+                try:
+                    self._write_new(system, probe, b"1")
+                    self._write_new(system, probe, b"2")
+                    self._refuses_taken = False  # it ignores the condition
+                except FileExistsError:
+                    self._refuses_taken = True
+                except Exception as error:
+                    if is_transient(error):
+                        raise
+                    self._refuses_taken = False  # it knows no such request
+                finally:
+                    with contextlib.suppress(Exception):
+                        system.rm_file(probe)
+            return self._refuses_taken
+
+    def _stream(self, system: AbstractFileSystem, path: str, chunks: Chunks, mode: str) -> None:
+        if self._protocol == "ftp":
+            _ftp.store(system.ftp, path, chunks())
+            return
         options = {} if self._protocol in _WITH_RENAMES else {"block_size": BLOCK}
         file = system.open(path, mode, **options)
         try:
@@ -191,65 +290,55 @@ class RemoteStorage:
             raise
 
 
-class _Connection:
-    """The file system for one operation; forgets the connection where it failed, so that the next makes a new one."""
-
-    def __init__(self, storage: RemoteStorage) -> None:
-        self._storage = storage
-
-    def __enter__(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        return self._storage._connect()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        harmless = (FileNotFoundError, FileExistsError, UserError, DamagedError, GeneratorExit)
-        if error is not None and not isinstance(error, harmless):
-            self._storage._disconnect()
-
-
-def _open_system(
-    protocol: str, url: str, options: Mapping[str, Any]
-) -> tuple[fsspec.AbstractFileSystem, str]:
-    settings = _defaults(protocol, options)
+def _info(system: AbstractFileSystem, path: str) -> dict[str, Any] | None:
+    """What a store knows of a name; None where it is not there (`exists` calls every error that)."""
     try:
-        if protocol in _WITH_RENAMES:
-            return _open_sftp(url, settings)
-        return fsspec.core.url_to_fs(url, **settings)
-    except (ImportError, ValueError) as error:
-        extra = _EXTRAS.get(protocol)
-        remedy = f"pip install 'dydist[{extra}]'" if extra else "install the fsspec implementation for it"
-        raise UserError(
-            f"checkpoint.url: {protocol}:// cannot be used: {scrub(str(error))}; {remedy}"
-        ) from None
+        info: dict[str, Any] = system.info(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        _check_missing(error)
+        return None
+    return info
 
 
-def _open_sftp(url: str, settings: Mapping[str, Any]) -> tuple[fsspec.AbstractFileSystem, str]:
-    """fsspec's own SFTP file system neither reads ~/.ssh/config nor checks host keys; sshfs does both."""
-    import asyncssh
-    from sshfs import SSHFileSystem
-
-    settings = {**SSHFileSystem._get_kwargs_from_urls(url), **settings}
+def _list(system: AbstractFileSystem, path: str) -> list[dict[str, Any]]:
+    """The names in a folder, as of now: some file systems keep listings by themselves."""
+    system.invalidate_cache()
     try:
-        system = SSHFileSystem(**settings, skip_instance_cache=True)
-    except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyImportError) as error:
-        raise PermissionError(
-            f"{scrub(url)}: {error}; `ssh` to it once, or add its key to known_hosts"
-        ) from error
-    return system, system._strip_protocol(url)
+        listed: list[dict[str, Any]] = system.ls(path, detail=True)
+    except FileNotFoundError as error:
+        _check_missing(error)
+        raise
+    return listed
 
 
-def _defaults(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that make failures show in bounded time, under the user's own."""
-    settings: dict[str, Any] = dict(options)
-    if protocol != "memory":
-        settings["skip_instance_cache"] = True  # a connection of this place alone, safe after a fork
-    if protocol in ("s3", "s3a"):
-        settings["use_listings_cache"] = False
-        patience = {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 1}}
-        settings["config_kwargs"] = {**patience, **settings.get("config_kwargs", {})}
-    if protocol in _WITH_RENAMES:
-        settings.pop("skip_instance_cache")
-        settings = {"known_hosts": (), "keepalive_interval": 10, "connect_timeout": 20, **settings}
-    return settings
+def _check_missing(error: OSError) -> None:
+    """Raise OSError where a file system calls missing what it could not ask for, as fsspec's FTP does."""
+    for cause in list(chain(error))[1:]:
+        if isinstance(cause, Exception) and is_transient(cause):
+            raise OSError(errno.EIO, f"cannot tell whether it is there: {explain(cause)}") from cause
+
+
+def _rename(system: AbstractFileSystem, source: str, target: str, *, replace: bool) -> None:
+    if hasattr(system, "client") and hasattr(system.client, "move"):  # WebDAV, whose `mv` copies and removes
+        system.client.move(source, target, overwrite=replace)
+    else:
+        system.mv(source, target)
+
+
+def _changed(info: Mapping[str, Any]) -> float | None:
+    """When a file changed, in seconds since 1970."""
+    value = next((info[name] for name in _TIMES if info.get(name) is not None), None)
+    if isinstance(value, int | float):
+        return float(value)
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            if value[:14].isdigit():  # FTP: 20261128050000.123, in UTC
+                parsed = datetime.strptime(value[:14], "%Y%m%d%H%M%S")
+            else:
+                parsed = datetime.fromisoformat(value.replace("Z", "+00:00"))
+            return (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp()
+        return None
+    return value.timestamp() if isinstance(value, datetime) else None
 
 
 def _abandon(file: Any) -> None:
@@ -263,8 +352,3 @@ def _abandon(file: Any) -> None:
             file.close()
     except Exception:
         pass  # the error that led here is the one to tell
-
-
-def _quietly_remove(system: fsspec.AbstractFileSystem, path: str) -> None:
-    with contextlib.suppress(Exception):
-        system.rm_file(path)

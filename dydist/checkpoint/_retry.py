@@ -1,4 +1,4 @@
-"""Which errors of a store can pass by themselves, and trying again with capped, jittered, exponential back-off."""
+"""Trying again what is transient, with capped, jittered, exponential back-off."""
 
 from __future__ import annotations
 
@@ -12,92 +12,12 @@ import tenacity
 
 from dydist.checkpoint._errors import CancelledError, CheckpointError
 from dydist.checkpoint._storage import Chunks, Storage
-from dydist.errors import UserError
-from dydist.redaction import scrub
+from dydist.checkpoint._transient import explain, is_transient
 
 T = TypeVar("T")
 
 FIRST_WAIT_S = 0.25
 LONGEST_WAIT_S = 20.0
-
-_LASTING_TYPES = (
-    CheckpointError,
-    UserError,
-    ImportError,
-    PermissionError,
-    FileNotFoundError,
-    FileExistsError,
-)
-_LASTING_ERRNOS = {
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
-    errno.ENAMETOOLONG, errno.EINVAL, errno.EEXIST, errno.EFBIG, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV,
-}  # fmt: skip
-_LASTING_NAMES = {
-    # botocore, aiobotocore
-    "NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "InvalidAccessKeyId",
-    "ProfileNotFound", "TokenRetrievalError", "UnauthorizedSSOTokenError", "ParamValidationError",
-    "InvalidEndpointConfigurationError", "NoSuchBucket", "InvalidBucketName", "InvalidRegionError",
-    # asyncssh
-    "PermissionDenied", "HostKeyNotVerifiable", "KeyImportError", "KeyExchangeFailed", "ProtocolNotSupported",
-    "SFTPPermissionDenied", "SFTPNoSuchFile", "SFTPNoSuchPath", "SFTPWriteProtect", "SFTPNoSpaceOnFilesystem",
-    "SFTPQuotaExceeded", "SFTPUnknownPrincipal",
-}  # fmt: skip
-_PASSING_NAMES = {"FileExpired"}
-"""s3fs, with HTTP 412: a file was replaced between the look at it and the read, as a lease is at each heartbeat."""
-_PASSING_MODULES = (
-    "botocore",
-    "aiobotocore",
-    "aiohttp",
-    "asyncssh",
-    "urllib3",
-    "requests",
-    "google",
-    "gcsfs",
-    "azure",
-)
-_LASTING_HTTP = {400, 401, 403, 404, 405, 409, 410, 411, 412, 413, 414, 416, 501}
-
-
-def can_pass(error: BaseException) -> bool:
-    """Whether the same operation may succeed later: time-outs, 5xx, throttling, dropped connections, unknown I/O.
-
-    Not: refused credentials, missing buckets, full or read-only disks, and whatever is a mistake in a program.
-    """
-    if isinstance(error, _LASTING_TYPES):
-        return False
-    seen: BaseException | None = error
-    while seen is not None:
-        if type(seen).__name__ in _PASSING_NAMES:
-            return True
-        if type(seen).__name__ in _LASTING_NAMES:
-            return False
-        status = _http_status(seen)
-        if status is not None:
-            return status not in _LASTING_HTTP
-        seen = seen.__cause__
-    if isinstance(error, TimeoutError | ConnectionError | EOFError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno not in _LASTING_ERRNOS
-    return type(error).__module__.split(".")[0] in _PASSING_MODULES
-
-
-def _http_status(error: BaseException) -> int | None:
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        code = response.get("Error", {}).get("Code")
-        if code in (
-            "SlowDown",
-            "Throttling",
-            "ThrottlingException",
-            "RequestTimeout",
-            "RequestLimitExceeded",
-        ):
-            return 503
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        return status if isinstance(status, int) and status >= 400 else None
-    status = getattr(error, "status", None)
-    return status if isinstance(status, int) and status >= 400 else None
 
 
 class Tell(Protocol):
@@ -153,7 +73,7 @@ class Retrying:
             return max(0.0, min(jittered, self._deadline - self._clock()))
 
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(can_pass),
+            retry=tenacity.retry_if_exception(is_transient),
             wait=wait,
             stop=give_up,
             sleep=sleep,
@@ -243,14 +163,3 @@ def _skip(chunks: Iterator[bytes], count: int) -> Iterator[bytes]:
         else:
             yield chunk[count:]
             count = 0
-
-
-def explain(error: BaseException | None) -> str:
-    """An error in one line for people, without secrets."""
-    if error is None:
-        return "unknown"
-    text = " ".join(str(error).split())
-    known = isinstance(error, CheckpointError | UserError)
-    return scrub(
-        text if known and text else f"{type(error).__name__}: {text}" if text else type(error).__name__
-    )

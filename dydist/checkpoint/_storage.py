@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dydist.checkpoint._format import MANIFEST
+from dydist.places import is_url, local_path
 from dydist.redaction import refuse_hidden
 
 Chunks = Callable[[], Iterable["bytes | memoryview"]]
@@ -68,19 +69,11 @@ class Storage(Protocol):
 def open_storage(url: str, options: Mapping[str, Any] | None = None) -> Storage:
     """The place at a path or an fsspec URL. Opens no connection yet."""
     refuse_hidden({"url": url, "storage_options": options or {}}, "checkpoint")
-    protocol, _, rest = url.partition("://")
-    if not rest:
-        return LocalStorage(url)
-    if protocol in ("file", "local"):
-        return LocalStorage(rest)
+    if not is_url(url):
+        return LocalStorage(local_path(url))
     from dydist.checkpoint._remote import RemoteStorage
 
     return RemoteStorage(url, options or {})
-
-
-def is_local(url: str) -> bool:
-    """Whether a place is a path on a mounted file system."""
-    return "://" not in url or url.startswith(("file://", "local://"))
 
 
 class LocalStorage:

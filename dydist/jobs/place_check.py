@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from dydist.checkpoint import Retrying, Storage, can_pass, explain, open_storage, scrub
+from dydist.checkpoint import Retrying, Storage, explain, is_transient, open_storage, scrub
 from dydist.config import CheckpointConfig
 from dydist.errors import UserError
 from dydist.jobs.checks import CLOCK_BAD_S, CLOCK_NOTE_S, RUN_FREE_BYTES, Finding, check_room
@@ -63,7 +63,7 @@ def _check(inner: Storage, url: str, limit_s: float) -> Iterator[Finding]:
         yield Finding(level="bad", text=f"checkpoint.url: {explain(error)}", shared=True)
     except BaseException as error:  # whatever a store's library raises, asyncio's CancelledError too
         text = f"checkpoint.url: {scrub(url)} cannot be written: {explain(error)}"
-        yield Finding(level="bad", text=text, shared=True, passing=can_pass(error))
+        yield Finding(level="bad", text=text, shared=True, passing=is_transient(error))
     else:
         if not same:
             yield Finding(

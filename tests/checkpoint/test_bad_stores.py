@@ -31,8 +31,8 @@ from dydist.checkpoint import (
     survey,
     verify,
 )
-from dydist.checkpoint._retry import can_pass
 from dydist.checkpoint._storage import Chunks
+from dydist.checkpoint._transient import is_transient
 from dydist.errors import UserError
 
 
@@ -385,8 +385,8 @@ def test_which_errors_pass() -> None:
         OSError(errno.EROFS, "x"), answer(403, "AccessDenied"), answer(404, "NoSuchBucket"), NoCredentialsError(),
         UserError("x"), CheckpointError("x"), KeyError(), ValueError(),
     ]  # fmt: skip
-    assert [can_pass(error) for error in passing] == [True] * len(passing)
-    assert [can_pass(error) for error in lasting] == [False] * len(lasting)
+    assert [is_transient(error) for error in passing] == [True] * len(passing)
+    assert [is_transient(error) for error in lasting] == [False] * len(lasting)
 
 
 def test_secrets_are_hidden() -> None:
