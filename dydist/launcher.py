@@ -6,6 +6,7 @@ variables, which `variables_of_srun` translates. What a launcher says about the 
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -86,15 +87,18 @@ def join_step(environ: MutableMapping[str, str]) -> None:
     environ.update(found)
 
 
-def variables_of_srun(environ: Mapping[str, str]) -> dict[str, str]:
+def variables_of_srun(environ: Mapping[str, str], pid: int | None = None) -> dict[str, str]:
     """RANK, WORLD_SIZE and the others of a task of `srun`; empty where this process is none, or has a launcher.
 
     A batch script and the shell of an allocation have SLURM_PROCID and SLURM_NTASKS too, but there is one of them,
-    outside any step. MASTER_ADDR is the name of the step's first node. What the user has set of MASTER_ADDR and
-    MASTER_PORT stays. Raises UserError where a variable is malformed.
+    outside any step. In the shell of `srun --pty` a person types: only what `srun` itself starts with a terminal is
+    a task (`pid`: this process's own by default). MASTER_ADDR is the name of the step's first node. What the user
+    has set of MASTER_ADDR and MASTER_PORT stays. Raises UserError where a variable is malformed.
     """
     step = environ.get("SLURM_STEP_ID", environ.get("SLURM_STEPID", ""))
     if has_launcher(environ) or "WORLD_SIZE" in environ or not step.isdigit() or int(step) >= _LAST_STEP:
+        return {}
+    if "SLURM_PTY_PORT" in environ and environ.get("SLURM_TASK_PID") != str(pid or os.getpid()):
         return {}
     size = _number(environ, "SLURM_STEP_NUM_TASKS", _number(environ, "SLURM_NTASKS", 1, low=1), low=1)
     if size == 1:

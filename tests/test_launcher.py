@@ -131,11 +131,17 @@ def test_a_task_of_srun_is_a_process_of_the_run() -> None:
         TWO,  # a launcher under srun, or a user who has set them
         LAUNCHED,  # accelerate launch with one process under srun
         {"TORCHELASTIC_RUN_ID": "none"},
+        {"SLURM_PTY_PORT": "41000", "SLURM_TASK_PID": "1"},  # typed into the shell of srun --pty
     ],
 )
 def test_what_is_no_task_of_srun_stays_what_it_is(change: dict[str, str]) -> None:
     environ = {name: text for name, text in (STEP | change).items() if text}
     assert variables_of_srun(environ) == {}
+
+
+def test_a_task_that_has_a_terminal_is_a_task() -> None:
+    environ = STEP | {"SLURM_PTY_PORT": "41000", "SLURM_TASK_PID": str(os.getpid())}
+    assert variables_of_srun(environ) == variables_of_srun(STEP)
 
 
 def test_an_address_that_the_user_gives_stays() -> None:

@@ -69,6 +69,10 @@ def start_world(config: Config) -> World:
     group = InitProcessGroupKwargs(timeout=timedelta(seconds=parallel.timeout_s))
     if expected > 1:
         group.backend = "gloo" if use_cpu else "nccl"
+        if not use_cpu and torch.cuda.device_count() == 1:
+            os.environ["LOCAL_RANK"] = (
+                "0"  # srun --gpus-per-task=1: each process sees its own GPU as the first
+            )
         os.environ.setdefault(
             "OMP_NUM_THREADS", str(thread_count(config) or 1)
         )  # else Accelerate warns and guesses
