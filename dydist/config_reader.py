@@ -169,7 +169,12 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """Every value, as `--config` takes it back. The caller redacts secrets first."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    return dump_yaml(to_dict(config))
+
+
+def dump_yaml(values: Mapping[str, Any]) -> str:
+    """Nested sections as YAML, in their order."""
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
 
 
 def fields(kind: type[Any] = Config, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -11,5 +11,16 @@ class UserError(Exception):
     """The configuration or the input is wrong: one line that says what, what is allowed, what to do. Exit 2."""
 
 
-class DivergedError(Exception):
-    """The loss is not finite, or processes no longer hold the same weights. Nothing is saved. Exit 1."""
+class FailedError(Exception):
+    """The run cannot go on for a reason that one line explains. All processes raise it alike. Exit 1."""
+
+
+class DivergedError(FailedError):
+    """The loss is not finite, or processes no longer hold the same weights. Nothing is saved. Exit 1.
+
+    `wild`: it is the loss or the weights that grew without bound, so an earlier checkpoint is the way back.
+    """
+
+    def __init__(self, message: str, *, wild: bool = False) -> None:
+        super().__init__(message)
+        self.wild = wild

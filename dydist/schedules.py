@@ -42,3 +42,8 @@ def temperature(schedule: TemperatureConfig, *, step: int, steps_per_epoch: int)
     if position >= length:
         return schedule.end
     return schedule.start + (schedule.end - schedule.start) * position / length
+
+
+def evaluation_temperature(schedule: TemperatureConfig, *, step: int, steps_per_epoch: int) -> float:
+    """The temperature of every evaluation after `step` finished steps: that of the last step taken."""
+    return temperature(schedule, step=max(0, step - 1), steps_per_epoch=steps_per_epoch)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import socket
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,18 +16,20 @@ from torch import Tensor, nn
 from dydist import __version__
 from dydist.checkpoint import Checkpointer, TrainingState
 from dydist.config import Config
-from dydist.config_reader import flatten, to_dict
+from dydist.config_reader import flatten, from_dict
 from dydist.config_rules import is_local
 from dydist.data import ImageDataset
 from dydist.data.description import DataDescription
-from dydist.engine import Engine, Progress, World
+from dydist.data.order import Order
+from dydist.engine import Engine, Progress, World, total_steps
 from dydist.errors import UserError
 from dydist.machine import processor_name
 from dydist.models import build_model
 from dydist.models.strategies import native
 from dydist.randomness import derived_seed
 from dydist.records import CheckpointRecord, Monitor
-from dydist.redaction import redacted
+from dydist.run_folder import public_values
+from dydist.schedules import learning_rate
 
 IDENTITY = (
     "seed",
@@ -54,8 +55,9 @@ LEAVING_S = 5.0
 class Session:
     """Saves and restores one run. All methods are called by all processes together.
 
-    `job`: the cluster job's identifier, or None. `job_end`: when the scheduler will end it (unix seconds), or None. A
-    last save keeps to what process 0 knows of that.
+    `monitor`: shows what there is to say before the run folder is this run's, which `said` has too. `job`: the cluster
+    job's identifier, or None. `job_end`: when the scheduler will end it (unix seconds), or None. A last save keeps to
+    what process 0 knows of that.
     """
 
     def __init__(
@@ -64,18 +66,24 @@ class Session:
         engine: Engine,
         world: World,
         run_dir: Path,
-        data: DataDescription,
+        train_set: ImageDataset,
+        order: Order,
         *,
+        monitor: Monitor,
         job: str | None,
         job_end: float | None,
     ) -> None:
-        self.config, self.engine, self.world, self.data = config, engine, world, data
+        self.config, self.engine, self.world, self.order = config, engine, world, order
+        self.data = world.first(lambda: DataDescription.of(train_set))
         self._job_end = job_end
         check_kernels(config, world)
         self.strategies: dict[str, str] = {}
         """How each dynamic layer is computed (`run_strategies`): saved, and read back by `restore`."""
-        self._monitor: Monitor | None = None
-        self._early: list[tuple[str, str]] = []
+        self.trained_with: dict[str, Any] = {}
+        """The configuration that the restored checkpoint was written with, by section."""
+        self.said: list[tuple[str, str]] = []
+        """Texts and levels of what was told before `report_to`."""
+        self._monitor, self._reports = monitor, False
         self.url = config.checkpoint.url or str(run_dir / "checkpoints")
         self._checkpointer = Checkpointer(
             config.checkpoint,
@@ -91,10 +99,8 @@ class Session:
         )
 
     def report_to(self, monitor: Monitor) -> None:
-        """Tell `monitor` from now on, and what was said before. Only who holds the run's place has one."""
-        self._monitor = monitor
-        for text, level in self._early:
-            monitor.note(text, level=level)
+        """Tell `monitor` from now on; it knows what was `said` before."""
+        self._monitor, self._reports = monitor, True
 
     def restore(self) -> Progress:
         """Load the checkpoint that `checkpoint.resume` asks for into the engine; where the run then stands."""
@@ -103,7 +109,7 @@ class Session:
             return Progress()
         fresh = state.step == 0  # another run's weights, as a start
         if not fresh:
-            self._compare(dict(state.extra))
+            self._compare(dict(state.extra), state.step)
         model = self._with_own_classifier(state.model) if fresh else state.model
         try:
             self.engine.load(model, state.optimizer, state.ema, state.extra.get("engine", {}))
@@ -115,6 +121,7 @@ class Session:
         if fresh:
             return Progress()
         extra = state.extra
+        self.trained_with = dict(extra.get("config", {}))
         self.strategies = dict(extra.get("strategies", {}))
         return Progress(
             step=state.step,
@@ -156,18 +163,17 @@ class Session:
         """Let what is being saved finish, and give the place back. Not collective; also after a failure."""
         self._checkpointer.close()
 
+    def held_steps(self) -> list[int] | None:
+        """Steps that have a checkpoint; None where the place does not say. Not collective; after `close` too."""
+        return self._checkpointer.held_steps()
+
     def _record(self, record: CheckpointRecord) -> None:
-        if self._monitor is not None:
-            self._monitor.checkpoint(record)
+        self._monitor.checkpoint(record)
 
     def _note(self, text: str, level: str = "info") -> None:
-        if self._monitor is not None:
-            self._monitor.note(text, level=level)
-            return
-        self._early.append((text, level))
-        # it may take a while until there is a monitor: a dead run's lease is waited for
-        if self.world.rank == 0 and (level != "info" or not self.config.monitor.quiet):
-            print(text, file=sys.stderr, flush=True)
+        if not self._reports:
+            self.said.append((text, level))
+        self._monitor.note(text, level=level)
 
     def _state(self, progress: Progress) -> TrainingState:
         return TrainingState(
@@ -179,7 +185,7 @@ class Session:
                 "best_accuracy": progress.best_accuracy,
                 "last_accuracy": progress.last_accuracy,
                 "engine": self.engine.extra_state(),
-                "config": self._config(),
+                "config": public_values(self.config),
                 "strategies": self.strategies,
                 "data": self.data.to_dict(),
                 "world_size": self.world.size,
@@ -187,12 +193,12 @@ class Session:
             },
         )
 
-    def _config(self) -> dict[str, Any]:
-        return to_dict(redacted(self.config))
+    def _compare(self, extra: dict[str, Any], step: int) -> None:
+        """Refuse another run's checkpoint, or one of other data; say what else differs from when it was written.
 
-    def _compare(self, extra: dict[str, Any]) -> None:
-        """Refuse another run's checkpoint; say what else differs from when it was written."""
-        before, now = flatten(extra.get("config", {})), flatten(self._config())
+        Where no step is left to do, nothing is done with what differs.
+        """
+        before, now = flatten(extra.get("config", {})), flatten(public_values(self.config))
         changed = [name for name in now if name in before and before[name] != now[name]]
         if broken := [name for name in changed if name in IDENTITY]:
             raise UserError(
@@ -202,9 +208,17 @@ class Session:
                     for name in broken
                 )
             )
+        if other := list(self.data.differences(extra.get("data") or {})):
+            raise UserError(
+                f"data.root: these are not the images that this run was started with: {'; '.join(other)}; "
+                "use the same data, or another run.name, or checkpoint.resume=never"
+            )
+        if step >= total_steps(self.config, self.order):
+            return
         for name in changed:
             if not is_local(name):
                 self._note(f"{name} was {before[name]} until now, and is {now[name]} from here on.")
+        self._tell_rate(extra.get("config", {}), step)
         if self.config.parallel.reduce == "exact":
             there, here = extra.get("environment", {}), environment(self.world)
             for name in here:
@@ -213,6 +227,24 @@ class Session:
                         f"{name} was {there[name]} and is {here[name]} here: the bits may differ from here on.",
                         level="warning",
                     )
+
+    def _tell_rate(self, recorded: Mapping[str, Any], step: int) -> None:
+        """Say how the learning rate of the next step differs from what it was to be: longer runs stretch schedules."""
+        try:
+            before = from_dict(recorded, "state.json")
+        except UserError:  # another version's
+            return
+        was, now = (
+            learning_rate(
+                config.optim,
+                step=step,
+                steps_per_epoch=self.order.steps_per_epoch,
+                epochs=config.train.epochs,
+            )
+            for config in (before, self.config)
+        )
+        if was != now:
+            self._note(f"The learning rate of step {step + 1} was to be {was:.4g}, and is {now:.4g} now.")
 
 
 def seconds_left(limit: float, until: float | None, now: float) -> float:

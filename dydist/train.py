@@ -12,27 +12,27 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # run by path: the package's own folder must not shadow other modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from dydist.config import Config
-from dydist.config_reader import build, read_given, to_yaml
-from dydist.errors import EXIT_DONE, EXIT_ERROR, EXIT_STOPPED, EXIT_USAGE, DivergedError, UserError
+from dydist.config_reader import build, read_given
+from dydist.errors import EXIT_DONE, EXIT_ERROR, EXIT_STOPPED, EXIT_USAGE, FailedError, UserError
 from dydist.launcher import Process, check_meeting, has_launcher, join_step
 from dydist.launcher_settings import obey_launcher
 from dydist.process_end import run_to_end
 from dydist.process_report import ProcessReport, job_end, job_name
-from dydist.redaction import redacted
 from dydist.stop import StopRequest, stop_with_parent
 
 if TYPE_CHECKING:
-    from dydist.engine import Progress, World
-    from dydist.records import Monitor, RunSummary
+    from dydist.engine import World
+    from dydist.monitor import Monitors, NullMonitor
+    from dydist.records import Monitor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,8 +69,9 @@ def run_process(arguments: Sequence[str], stop: StopRequest) -> int:
             print(f"dydist: {where}{error}", file=sys.stderr, flush=True)
         report.finish(EXIT_USAGE, str(error))
         return EXIT_USAGE
-    except DivergedError as error:
-        print(f"dydist: rank {report.rank}: {error}", file=sys.stderr, flush=True)
+    except FailedError as error:
+        if report.rank == 0:  # all processes raise it alike
+            print(f"dydist: {error}", file=sys.stderr, flush=True)
         report.finish(EXIT_ERROR, str(error))
         return EXIT_ERROR
     except Exception as error:
@@ -84,7 +85,6 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     """Everything between a valid configuration and the exit code."""
     prepare_environment(config)
     from dydist.data import open_dataset
-    from dydist.data.description import DataDescription
     from dydist.data.order import Order
     from dydist.engine.deepspeed_config import check_launcher
 
@@ -113,29 +113,43 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     from dydist.models import dynamic_layers
     from dydist.models.strategies.native import build
     from dydist.monitor.probe import RunProbe
+    from dydist.run_end import Ending, tell_already_done, with_way_back
+    from dydist.run_folder import Provenance, make_run_folder, public_values
     from dydist.run_strategies import settle_strategies
     from dydist.session import Session, build_model_for
 
     began = time.monotonic()
     world = start_world(config)
     run_dir = make_run_folder(config, world)
-    end = partial(summary, config, run_dir, began=began, total_steps=total_steps(config, order))
-    session = monitor = None
+    end = Ending(config=config, run_dir=run_dir, total_steps=total_steps(config, order), began=began)
+    session = monitor = loop = None
     try:
         model = build_model_for(config, train_set)
         layers = dynamic_layers(model, train_set.images.shape[1:])
         engine = build_engine(config, model, world)
+        terminal = terminal_of(config, world)
         session = Session(
             config,
             engine,
             world,
             run_dir,
-            DataDescription.of(train_set),
+            train_set,
+            order,
+            monitor=terminal,
             job=job_name(os.environ),
             job_end=job_end(os.environ),
         )
         progress = session.restore()
-        monitor = prepare_run_folder(config, run_dir, world)  # now the place is known to be this run's
+        report.stands_at(progress.step)
+        to_do = progress.step < end.total_steps
+        if not to_do and progress.last_accuracy is not None:
+            session.close()
+            if world.rank == 0:
+                tell_already_done(run_dir, progress, end, terminal)
+            world.close()
+            return EXIT_DONE
+        values = public_values(config) if to_do else session.trained_with
+        monitor = monitors_of(config, run_dir, world, terminal, values, session.said)
         session.report_to(monitor)
         session.strategies = settle_strategies(
             config, engine.model, layers, world, monitor, recorded=session.strategies
@@ -143,6 +157,16 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
         if (slow := slow_precision(config.train.precision, world.device.type, build.cpu())) is not None:
             monitor.note(slow, level="warning")
         probe = RunProbe(config, engine.model, world, test_set=test_set, run_dir=run_dir, monitor=monitor)
+        provenance = None
+        if to_do and world.rank == 0:
+            warn = partial(monitor.note, level="warning")
+            provenance = Provenance(run_dir, values, start=progress.step, tell=warn)
+
+        def finished(step: int) -> None:
+            report.heartbeat(step)
+            if provenance is not None:
+                provenance.reached(step)
+
         loop = Loop(
             config,
             engine,
@@ -154,52 +178,48 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
             session.save,
             probe=probe,
             stop_requested=lambda: stop.requested,
-            heartbeat=report.heartbeat,
+            heartbeat=finished,
         )
-        if progress.step >= loop.total_steps:
-            monitor.note(f"This run is already done: step {progress.step} of {loop.total_steps}.")
         progress, done = loop.run(progress)
         probe.close()
         session.close()
     except BaseException as error:
         if session is not None:
             session.close()
-        if monitor is not None:
-            monitor.close(end("failed", step=report.step, message=str(error)))
+        if session is None or monitor is None or world.rank != 0:
+            raise
+        told = with_way_back(error, run_dir, session.held_steps, loop)
+        monitor.close(end("failed", step=report.step, message=str(told)))
+        if told is not error:
+            raise told from error
         raise
     monitor.close(end("done" if done else "stopped", step=progress.step, progress=progress))
     world.close()
     return EXIT_DONE if done else EXIT_STOPPED
 
 
-def summary(
+def terminal_of(config: Config, world: World) -> Monitors | NullMonitor:
+    """What is shown, on process 0."""
+    from dydist.monitor import NullMonitor, build_terminal
+
+    return build_terminal(config) if world.rank == 0 else NullMonitor()
+
+
+def monitors_of(
     config: Config,
     run_dir: Path,
-    state: str,
-    *,
-    step: int,
-    total_steps: int,
-    began: float,
-    progress: Progress | None = None,
-    message: str = "",
-) -> RunSummary:
-    """What the end of the run shows."""
-    from dydist.records import RunSummary
+    world: World,
+    terminal: Monitors | NullMonitor,
+    values: Mapping[str, Any],
+    said: Sequence[tuple[str, str]],
+) -> Monitor:
+    """Everything that is written and shown, on process 0, once the place is known to be this run's."""
+    from dydist.monitor import NullMonitor, build_monitors
 
-    config = redacted(config)
-    return RunSummary(
-        state=state,
-        step=step,
-        total_steps=total_steps,
-        best_accuracy=progress.best_accuracy if progress else None,
-        last_accuracy=progress.last_accuracy if progress else None,
-        seconds=time.monotonic() - began,
-        places={
-            "run folder": str(run_dir),
-            "checkpoints": config.checkpoint.url or str(run_dir / "checkpoints"),
-            "TensorBoard": config.monitor.logdir or str(run_dir / "tensorboard"),
-        },
-        message=message,
+    if isinstance(terminal, NullMonitor):
+        return terminal
+    return build_monitors(
+        config, run_dir, world_size=world.size, terminal=terminal, trained_with=values, said=said
     )
 
 
@@ -211,35 +231,6 @@ def prepare_environment(config: Config) -> None:
             "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
         )  # cuBLAS: deterministic with several streams
         os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # MKL: the same bits whatever the memory's alignment
-
-
-def make_run_folder(config: Config, world: World) -> Path:
-    """The run folder, made by process 0; all processes raise UserError where it cannot be written."""
-    run_dir = Path(config.run.dir) / config.run.name
-    problem = None
-    if world.rank == 0:
-        try:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            probe = run_dir / f".probe.{os.getpid()}"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            problem = f"run.dir: cannot write {run_dir} ({error.strerror}); give a folder that can be written"
-    if (problem := world.broadcast(problem)) is not None:
-        raise UserError(problem)
-    return run_dir
-
-
-def prepare_run_folder(config: Config, run_dir: Path, world: World) -> Monitor:
-    """On process 0 write config.yaml and start the monitors; on others nothing."""
-    from dydist.monitor import NullMonitor, build_monitors
-
-    if world.rank != 0:
-        return NullMonitor()
-    temporary = run_dir / f".config.yaml.{os.getpid()}"
-    temporary.write_text(to_yaml(redacted(config)), encoding="utf-8")
-    temporary.replace(run_dir / "config.yaml")
-    return build_monitors(config, run_dir, world_size=world.size)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,12 @@ from dydist.config import (
     RunConfig,
     TrainConfig,
 )
+from dydist.config_reader import to_dict
 from dydist.data import open_dataset
 from dydist.data.order import Order
 from dydist.engine import Loop, Progress, build_engine, start_world
 from dydist.models.resnet import Stem
-from dydist.monitor import build_monitors
+from dydist.monitor import build_monitors, build_terminal
 from dydist.monitor.probe import RunProbe
 from dydist.session import build_model_for
 
@@ -89,7 +90,9 @@ def loop_cost(*, stem: Stem, batch_size: int, width: float, steps: int, folder: 
     engine = build_engine(config, build_model_for(config, train_set), world)
     run_dir = folder / config.run.name
     run_dir.mkdir(parents=True)
-    monitor = build_monitors(config, run_dir, world_size=1)
+    monitor = build_monitors(
+        config, run_dir, world_size=1, terminal=build_terminal(config), trained_with=to_dict(config)
+    )
     probe = _Probe(config, engine.model, world, test_set=test_set, run_dir=run_dir, monitor=monitor)
     loop = Loop(
         config,

@@ -15,12 +15,13 @@ import torch
 from rich.console import Console
 
 from dydist.config import Config
+from dydist.config_reader import to_dict
 from dydist.data import open_dataset
 from dydist.data.order import Order
 from dydist.engine import Loop, Progress, World, build_engine, start_world
 from dydist.engine.protocol import Engine
 from dydist.models import build_model
-from dydist.monitor import NullMonitor, NullProbe, build_monitors
+from dydist.monitor import NullMonitor, NullProbe, build_monitors, build_terminal
 from dydist.monitor.probe import RunProbe
 from dydist.records import Monitor, Probe, RunSummary
 
@@ -129,7 +130,13 @@ def _everything(
     config = replace(config, monitor=replace(config.monitor, prometheus_file=str(folder / "run.prom")))
     with open("/dev/null", "w") as nowhere:
         console = Console(file=nowhere, force_terminal=True, width=100)
-        monitor = build_monitors(config, folder, world_size=world.size, console=console)
+        monitor = build_monitors(
+            config,
+            folder,
+            world_size=world.size,
+            terminal=build_terminal(config, console),
+            trained_with=to_dict(config),
+        )
         probe = RunProbe(
             config,
             engine.model,

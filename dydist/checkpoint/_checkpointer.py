@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from dydist.checkpoint._beginning import Beginning
+from dydist.checkpoint._catalog import survey
 from dydist.checkpoint._errors import CheckpointError, LeaseLostError
 from dydist.checkpoint._format import encode_json
 from dydist.checkpoint._housekeeping import Keep
@@ -209,6 +210,18 @@ class Checkpointer:
             self._pipeline = None
         if self._rank == 0:
             self._lease.release()
+
+    def held_steps(self, seconds: float = 10.0) -> list[int] | None:
+        """Steps that have a whole checkpoint which was not set aside; None where the store does not answer in time.
+
+        Not collective.
+        """
+        try:
+            found = survey(self._patient(self._place, seconds))
+        except Exception as error:
+            self._on_note(f"{self._place.url} cannot be listed: {explain(error)}", level="warning")
+            return None
+        return [item.step for item in found if item.problem is None and not item.set_aside]
 
     def _decide(self, pipeline: Pipeline, step: int, *, final: bool) -> Decision:
         """Agree on what happens to this save and those before it."""

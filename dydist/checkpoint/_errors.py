@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dydist.errors import UserError
+from dydist.errors import FailedError, UserError
 
 
-class CheckpointError(Exception):
+class CheckpointError(FailedError):
     """A checkpoint could not be written or read for a reason outside the run. Exit 1."""
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
 
 from dydist.data.cifar import LAYOUTS
 from dydist.data.dataset import ImageDataset
@@ -21,7 +24,8 @@ class DataDescription:
     """Written into every checkpoint's state.json as `data`.
 
     `train_images`: images of the training split that the run saw. `side`: height and width in pixels. `mean`, `std`:
-    of each channel, as `ImageDataset` has them.
+    of each channel, as `ImageDataset` has them. `content`: a hash of the training images and labels, in their order;
+    None in what dydist 0.1 wrote.
     """
 
     train_images: int
@@ -29,16 +33,18 @@ class DataDescription:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    content: str | None = None
 
     @classmethod
     def of(cls, train_set: ImageDataset) -> DataDescription:
-        """What the training split tells."""
+        """What the training split tells. Reads all of it once: a fifth of a second for CIFAR."""
         return cls(
             train_images=len(train_set),
             side=train_set.images.shape[-1],
             classes=train_set.classes,
             mean=train_set.mean,
             std=train_set.std,
+            content=_hash(train_set),
         )
 
     @classmethod
@@ -50,8 +56,37 @@ class DataDescription:
             classes=tuple(values["classes"]),
             mean=tuple(values["mean"]),
             std=tuple(values["std"]),
+            content=values.get("content"),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON takes them."""
         return asdict(self)
+
+    def differences(self, before: Mapping[str, Any]) -> Iterator[str]:
+        """What differs from a description that `to_dict` made, in words; what it does not hold passes."""
+        now = self.to_dict()
+        names = {"train_images": "training images", "side": "pixels a side"}
+        for name in now:
+            was, here = before.get(name), now[name]
+            if was is None or here is None or _plain(was) == _plain(here):
+                continue
+            if name == "content":
+                yield "the images or labels are others, or in another order"
+            elif name == "classes" and len(was) != len(here):
+                yield f"{len(here)} classes, not {len(was)}"
+            elif name in names:
+                yield f"{here} {names[name]}, not {was}"
+            else:
+                yield f"{name} {_plain(here)}, not {_plain(was)}"
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _hash(dataset: ImageDataset) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for array in (dataset.images, dataset.labels):
+        digest.update(np.ascontiguousarray(array).data.cast("B"))
+    return digest.hexdigest()

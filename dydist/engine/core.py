@@ -72,10 +72,7 @@ class TorchEngine:
         begin_step(self.config.train.compile_mode)
         if not self.model.training:
             self.model.train()
-        # constant for an epoch as a rule, and there are a hundred modules to ask
-        if temperature != self._temperature:
-            set_temperature(self.model, temperature)
-            self._temperature = temperature
+        self.set_temperature(temperature)
         small = self._reduce_gradients(batch, votes)
         self._update(lr)
         sums = small()
@@ -98,6 +95,14 @@ class TorchEngine:
             return StepSums(loss, correct / batch.count, stop > 0, save > 0, int(data_hash))
 
         return read
+
+    def set_temperature(self, temperature: float) -> None:
+        """See `Engine.set_temperature`."""
+        if (
+            temperature != self._temperature
+        ):  # constant for an epoch as a rule, and there are a hundred modules to ask
+            set_temperature(self.model, temperature)
+            self._temperature = temperature
 
     def grad_norm(self) -> float:
         """See `Engine.grad_norm`."""

@@ -61,7 +61,8 @@ def check_finite(state: Mapping[str, Tensor], step: int) -> None:
         name = next(name for name, good in zip(floats, fine.tolist(), strict=True) if not good)
         raise DivergedError(
             f"step {step}: {name} is no longer finite; nothing was saved over the checkpoints before it. "
-            "Try a lower optim.lr, optim.warmup_epochs, train.clip_norm, or train.precision=fp32"
+            "Try a lower optim.lr, optim.warmup_epochs, train.clip_norm, or train.precision=fp32",
+            wild=True,
         )
 
 

@@ -29,7 +29,10 @@ from dydist.engine.protocol import Engine, StepSums, Votes
 from dydist.engine.world import World
 from dydist.errors import DivergedError
 from dydist.records import EvaluationRecord, Monitor, Probe, StepRecord
-from dydist.schedules import learning_rate, temperature
+from dydist.schedules import evaluation_temperature, learning_rate, temperature
+
+LOSSES_KEPT = 100_000
+"""Losses are remembered for so many steps, to tell how far back a run that diverges was in order."""
 
 
 class Saver(Protocol):
@@ -79,6 +82,8 @@ class Loop:
         self._window_began = clock()
         self._window_wait = 0.0
         self._window_steps = 0
+        self.losses: deque[tuple[int, float]] = deque(maxlen=LOSSES_KEPT)
+        """Step (as finished steps) and loss of the last steps, logged or not."""
 
     def run(self, progress: Progress) -> tuple[Progress, bool]:
         """Train until the end, or until a stop is agreed on; returns where it got to and whether it is done."""
@@ -143,6 +148,9 @@ class Loop:
     def evaluate(self, progress: Progress) -> Progress:
         """Evaluate on the whole test split (and the averaged weights beside it), and tell the monitor."""
         step = progress.step
+        self.engine.set_temperature(
+            evaluation_temperature(self.config.temperature, step=step, steps_per_epoch=self.steps_per_epoch)
+        )
         for ema in (False, True):
             predict = self._predict(ema)
             if predict is None:
@@ -174,7 +182,8 @@ class Loop:
             if not math.isfinite(result.loss):
                 raise DivergedError(
                     f"step {progress.step}: the test loss is {result.loss}; nothing was saved over the checkpoints "
-                    "before it. Try a lower optim.lr, train.clip_norm, or train.precision=fp32"
+                    "before it. Try a lower optim.lr, train.clip_norm, or train.precision=fp32",
+                    wild=True,
                 )
             best = max(result.accuracy, progress.best_accuracy or 0.0)
             last = result.accuracy if not ema else max(result.accuracy, progress.last_accuracy or 0.0)
@@ -237,11 +246,13 @@ class Loop:
     def _settle(self, record: StepRecord, read: Callable[[], StepSums]) -> StepSums:
         """Wait for a step's sums; stop the run where they are not finite; log them where a line is due."""
         sums = read()
+        self.losses.append((record.step, sums.loss))
         if not math.isfinite(sums.loss):
             raise DivergedError(
                 f"step {record.step}: the loss is {sums.loss}; nothing was saved over the checkpoints before it. "
                 f"Try a lower optim.lr (now {record.lr:g}), optim.warmup_epochs, train.clip_norm, "
-                "or train.precision=fp32"
+                "or train.precision=fp32",
+                wild=True,
             )
         if self._logged(record.step):
             extra, attention = self._probe.read(record.step)
@@ -284,8 +295,8 @@ class Loop:
     def _check(self, step: int) -> None:
         averaged = {f"ema.{name}": tensor for name, tensor in (self.engine.averaged_state() or {}).items()}
         state = {**self.engine.model_state(), **self.engine.optimizer_state(), **averaged}
-        check_finite(state, step)
         check_agreement(state, step, self.world)
+        check_finite(state, step)  # after it, so that all processes find the same
 
 
 def total_steps(config: Config, order: Order) -> int:

@@ -46,6 +46,10 @@ class Engine(Protocol):
         """Take one step. The result waits for the step's sums, and may be called a step later."""
         ...
 
+    def set_temperature(self, temperature: float) -> None:
+        """Give the attention this softmax temperature, as `train_step` does; for an evaluation before any step."""
+        ...
+
     def grad_norm(self) -> float:
         """2-norm of the last step's global gradient, before clipping."""
         ...

@@ -7,9 +7,10 @@ the launcher's environment.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -38,6 +39,10 @@ class World:
         box = [value]
         dist.broadcast_object_list(box, src=0, device=self._object_device())
         return box[0]
+
+    def first(self, make: Callable[[], T]) -> T:
+        """What process 0 makes, on every process (a collective)."""
+        return self.broadcast(make() if self.rank == 0 else cast(T, None))
 
     def gather(self, value: T) -> list[T]:
         """Every process's value, by rank, on every process (a collective)."""

@@ -22,7 +22,7 @@ from dydist.engine.core import AUTOCAST
 from dydist.errors import UserError
 from dydist.models import DynamicConv2d, apply_strategies, build_model, set_temperature
 from dydist.models.resnet import ResNet18
-from dydist.schedules import temperature
+from dydist.schedules import evaluation_temperature
 
 OpenPlace = Callable[[str, Mapping[str, Any]], Storage]
 """Opens a checkpoint place from its URL and a run's own storage options."""
@@ -108,7 +108,7 @@ def load_trained(
 
 
 def temperature_at(config: Config, data: DataDescription, step: int) -> float:
-    """The temperature that a run's evaluation after `step` finished steps has: that of its last step."""
+    """The temperature that a run's own evaluation after `step` finished steps has."""
     order = Order(
         seed=config.seed,
         size=data.train_images,
@@ -116,7 +116,7 @@ def temperature_at(config: Config, data: DataDescription, step: int) -> float:
         shards=config.parallel.shards,
         drop_last=config.data.drop_last,
     )
-    return temperature(config.temperature, step=max(0, step - 1), steps_per_epoch=order.steps_per_epoch)
+    return evaluation_temperature(config.temperature, step=step, steps_per_epoch=order.steps_per_epoch)
 
 
 def _candidates(where: str, open_place: OpenPlace, step: int | None) -> tuple[Storage, list[Found]]:

@@ -1,6 +1,7 @@
 """What a run shows and writes while it runs. Knows nothing of engines: it is handed records (dydist.records).
 
-- `build_monitors`: everything a configuration asks for; `NullMonitor`: for every process but 0.
+- `build_monitors`: everything a configuration asks for; `build_terminal`: what is shown.
+  `NullMonitor`: for every process but 0.
 - `Monitors`: hands records to many, and lets none of them stop training.
 - `JsonLines`: metrics.jsonl and events.jsonl. `StatusFile`: status.json. `alerts`: what a person would want to know.
   `prometheus`: a file for node exporter. `files`, `hardware`: how and with what they are written.
@@ -12,7 +13,7 @@
 - `report`: a page about runs, from what they left.
 """
 
-from dydist.monitor.build import build_monitors
+from dydist.monitor.build import build_monitors, build_terminal
 from dydist.monitor.fanout import Monitors
 from dydist.monitor.jsonlines import JsonLines, read_lines
 from dydist.monitor.null import NullMonitor, NullProbe
@@ -29,5 +30,6 @@ __all__ = [
     "StatusFile",
     "TerminalProgress",
     "build_monitors",
+    "build_terminal",
     "read_lines",
 ]

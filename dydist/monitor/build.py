@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -15,22 +17,36 @@ from dydist.monitor.progress import choose_progress
 from dydist.monitor.prometheus import PrometheusFile
 from dydist.monitor.status import StatusFile
 from dydist.records import Monitor
-from dydist.redaction import redacted
+from dydist.redaction import scrub
+
+
+def build_terminal(config: Config, console: Console | None = None) -> Monitors:
+    """What process 0 shows; it touches no file, so it can tell of a start before the run folder is this run's.
+
+    `console`: where progress goes; default standard output.
+    """
+    return Monitors([choose_progress(console or Console(), quiet=config.monitor.quiet)])
 
 
 def build_monitors(
-    config: Config, run_dir: Path, *, world_size: int, console: Console | None = None
+    config: Config,
+    run_dir: Path,
+    *,
+    world_size: int,
+    terminal: Monitors,
+    trained_with: Mapping[str, Any],
+    said: Sequence[tuple[str, str]] = (),
 ) -> Monitors:
-    """Everything that process 0 writes and shows. The other processes take `NullMonitor`.
+    """Everything that process 0 writes, and `terminal`. The other processes take `NullMonitor`.
 
-    Writes status.json at once, so build it only after the run's place is known to be free. `console`: where
-    progress goes; default standard output.
+    Writes status.json at once, so build it only after the run's place is known to be free. `trained_with`: the
+    values that the log shows as the configuration, nested by section and without secrets. `said`: texts and levels of
+    notes that the terminal has shown already.
     """
-    from dydist.config_reader import flatten, to_dict
+    from dydist.config_reader import dump_yaml, flatten
     from dydist.monitor.tensorboard import TensorBoard, local_folder  # imports torch
 
     folder, url = local_folder(config.monitor.logdir, run_dir)
-    config_path = run_dir / "config.yaml"
     everyone = Monitors()
 
     def tell(text: str, level: str) -> None:
@@ -42,17 +58,19 @@ def build_monitors(
         TensorBoard(
             folder,
             run_dir=run_dir,
-            config_text=config_path.read_text() if config_path.exists() else "",
-            hyper_parameters=flatten(to_dict(redacted(config))),
+            config_text=scrub(dump_yaml(trained_with)),
+            hyper_parameters=flatten(trained_with),
             url=url,
             options=config.checkpoint.storage_options,
             tell=tell,
             world_size=world_size,
         ),
-        choose_progress(console or Console(), quiet=config.monitor.quiet),
         Alerts(tell, folder=run_dir),
     ]
     if config.monitor.prometheus_file is not None:
         monitors.append(PrometheusFile(Path(config.monitor.prometheus_file), config.run.name))
-    everyone.add(monitors)
+    for text, level in said:
+        for monitor in monitors:
+            monitor.note(text, level=level)
+    everyone.add([*monitors, terminal])
     return everyone

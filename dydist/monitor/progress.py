@@ -48,8 +48,8 @@ class TerminalProgress(NullMonitor):
         self._total = total_steps
         self._pace.update(step, self._monotonic())
         self._show(step)
-        if step:
-            self.note(f"going on from step {step} of {total_steps}")
+        if (line := text.start_line(step, total_steps)) is not None and step:
+            self.note(line)
         self._live.start()
 
     def step(self, record: StepRecord) -> None:
@@ -99,9 +99,8 @@ class LineProgress(NullMonitor):
     def start(self, *, step: int, total_steps: int, steps_per_epoch: int) -> None:
         self._total = total_steps
         self._pace.update(step, self._monotonic())
-        self._write(
-            f"going on from step {step} of {total_steps}" if step else f"training for {total_steps} steps"
-        )
+        if (line := text.start_line(step, total_steps)) is not None:
+            self._write(line)
 
     def step(self, record: StepRecord) -> None:
         now = self._monotonic()

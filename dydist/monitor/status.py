@@ -142,3 +142,18 @@ class StatusFile(NullMonitor):
                 self._write()
             except OSError:
                 continue  # the next record's write raises in the loop's thread, where Monitors tells of it
+
+
+def conclude_status(path: Path, summary: RunSummary) -> None:
+    """Let the status.json of a run that is done say so, where a kill has left another state; the rest stays."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        values = {}
+    if not isinstance(values, dict) or values.get("state") == "done":
+        return
+    end = {
+        "state": summary.state, "step": summary.step, "accuracy": summary.last_accuracy,
+        "best_accuracy": summary.best_accuracy, "eta_s": 0.0, "message": "", "updated": time.time(),
+    }  # fmt: skip
+    replace_file(path, json_bytes({"total_steps": summary.total_steps, **values, **end}, indent=1))

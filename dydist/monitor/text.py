@@ -63,14 +63,21 @@ def checkpoint_line(record: CheckpointRecord) -> str:
     return f"saved step {record.step}: {took}"
 
 
+def start_line(step: int, total_steps: int) -> str | None:
+    """Where a run begins or goes on; None where nothing is left to do."""
+    if step >= total_steps:
+        return None
+    return f"going on from step {step} of {total_steps}" if step else f"training for {total_steps} steps"
+
+
 def summary_lines(summary: RunSummary) -> list[str]:
-    """The end of a run: what came of it, how long it took, where everything is."""
+    """The end of a run: what came of it, how long it took, where everything is.
+
+    Without its message: what ends a run is told on standard error, once.
+    """
     lines = [f"{summary.state}: step {summary.step} of {summary.total_steps} in {duration(summary.seconds)}"]
     if summary.last_accuracy is not None:
         best = "" if summary.best_accuracy is None else f" (best {summary.best_accuracy:.2%})"
         lines.append(f"test accuracy {summary.last_accuracy:.2%}{best}")
     width = max((len(name) for name in summary.places), default=0)
-    lines += [f"  {name:<{width}}  {place}" for name, place in summary.places.items()]
-    if summary.message:
-        lines.append(summary.message)
-    return lines
+    return [*lines, *(f"  {name:<{width}}  {place}" for name, place in summary.places.items())]

@@ -5,7 +5,16 @@ from pathlib import Path
 from monitor_records import checkpoint_record, evaluation_record, step_record, summary
 
 from dydist.config import Config, MonitorConfig
-from dydist.monitor import JsonLines, LineProgress, Monitors, NullMonitor, build_monitors, read_lines
+from dydist.config_reader import to_dict
+from dydist.monitor import (
+    JsonLines,
+    LineProgress,
+    Monitors,
+    NullMonitor,
+    build_monitors,
+    build_terminal,
+    read_lines,
+)
 from dydist.records import StepRecord
 
 
@@ -30,7 +39,10 @@ def test_a_failing_monitor_is_told_once_and_stops_nobody(tmp_path: Path) -> None
 
 
 def test_everything_a_configuration_asks_for_is_written(tmp_path: Path, capsys: object) -> None:
-    monitors = build_monitors(Config(monitor=MonitorConfig(quiet=True)), tmp_path, world_size=2)
+    config = Config(monitor=MonitorConfig(quiet=True))
+    monitors = build_monitors(
+        config, tmp_path, world_size=2, terminal=build_terminal(config), trained_with=to_dict(config)
+    )
     monitors.start(step=0, total_steps=100, steps_per_epoch=10)
     monitors.step(step_record(1))
     monitors.evaluation(evaluation_record(1))
