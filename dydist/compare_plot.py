@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from io import BytesIO
 
+from dydist import display
 from dydist.compare_many import Row
 from dydist.compare_statistics import reach_of_mean
 from dydist.errors import UserError
@@ -36,7 +37,8 @@ def draw(rows: Sequence[Row], baseline: str) -> bytes:
             statistics.fmean(percent), place, xerr=reach, fmt="|", color=colour, capsize=4, markersize=14
         )
     labels = [
-        f"{row.label}\n{row.parameters / 1e6:.2f} M parameters, n = {row.runs}" for row in reversed(rows)
+        f"{display.figure(row.label)}\n{row.parameters / 1e6:.2f} M parameters, n = {row.runs}"
+        for row in reversed(rows)
     ]
     axes.set_yticks(range(len(rows)), labels, fontsize=8)
     axes.set_ylim(-0.6, len(rows) - 0.4)

@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING
 from dydist.redaction import scrub
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.text import Text
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+!|~$&:@-])")
@@ -34,16 +35,28 @@ def plain(text: object, *, lines: bool = False) -> str:
     )
 
 
-def cell(text: object, style: str = "") -> Text:
-    """For rich: `plain` text that is no markup."""
+def show(text: object = "", *, lines: bool = False, file: IO[str] | None = None) -> None:
+    """Print a line, or with `lines` a text of several, as a terminal may show it; to standard output, or `file`."""
+    print(plain(text, lines=lines), file=file, flush=True)
+
+
+def tell(text: object) -> None:
+    """Print a message of our own to standard error: "dydist: …", as a terminal may show it."""
+    show(f"dydist: {text}", lines=True, file=sys.stderr)
+
+
+def cell(text: object, style: str = "", *, lines: bool = False) -> Text:
+    """For rich: `plain` text that is no markup, in a table or by itself."""
     from rich.text import Text
 
-    return Text(plain(text), style=style)
+    return Text(plain(text, lines=lines), style=style)
 
 
-def tell(text: object, *, file: IO[str] | None = None) -> None:
-    """Print a line of our own to standard error, or `file`: "dydist: …", as a terminal may show it."""
-    print(f"dydist: {plain(text, lines=True)}", file=file or sys.stderr, flush=True)
+def console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """Where rich prints tables: no text is markup or the name of an emoji."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, width=width, markup=False, emoji=False)
 
 
 def markdown(text: object) -> str:
@@ -62,6 +75,12 @@ def code(text: object) -> str:
 def html(text: object) -> str:
     """For HTML: text, also as an attribute's value in quotes."""
     return html_module.escape(plain(text, lines=True), quote=True)
+
+
+def figure(text: object) -> str:
+    """For matplotlib: text that is no formula, and that a legend does not leave out."""
+    shown = plain(text).replace("\\", "\\\\").replace("$", r"\$") if "$" in str(text) else plain(text)
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _joins(one: str) -> bool:

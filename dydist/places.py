@@ -8,9 +8,10 @@ import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from dydist.errors import UserError
-from dydist.redaction import scrub
+from dydist.redaction import refuse_hidden, scrub
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -21,6 +22,8 @@ BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 """Protocols of object stores: a URL's first part is a bucket (or container), which is never made by dydist."""
 SFTP = ("sftp", "ssh")
 _SPELLING = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_BARE_LOGIN = re.compile(r"[^/?#:@]*:(?!\d{1,5}[/?#])[^/?#@]*[/?#].*@")
+"""A URL after its protocol whose password ends what should be the host too early. Not: a port, and an @ in the path."""
 _EXTRAS = {"s3": "s3", "s3a": "s3", "sftp": "sftp", "ssh": "sftp", "webdav": "webdav"}
 _EXTRAS |= dict.fromkeys(("az", "abfs", "abfss"), "azure")
 
@@ -70,7 +73,9 @@ def place_problem(place: str, *, step_folder: bool = False) -> str | None:
 def _url_problem(protocol: str, rest: str, shown: str) -> str | None:
     from fsspec.registry import known_implementations, registry
 
-    if "::" in protocol:
+    if _BARE_LOGIN.match(rest):
+        problem = f"{shown}: its password has a /, ? or # in it; write %2F, %3F and %23 for them"
+    elif "::" in protocol:
         problem = f"{shown} is a chain of URLs, which go through caches; give the last one alone"
     elif protocol not in known_implementations and protocol not in registry:
         near = _nearest(protocol)
@@ -146,9 +151,11 @@ def open_filesystem(
     import fsspec
     from fsspec.dircache import DirCache
 
+    refuse_hidden({field: url, "checkpoint.storage_options": options or {}})
     check_place(url, field, step_folder=True)
     protocol = url.partition("://")[0]
-    settings = {**_defaults(protocol), **(options or {})}
+    url, login = _without_login(url)
+    settings = {**_defaults(protocol), **login, **(options or {})}
     if protocol in BUCKETS and "config_kwargs" in _defaults(protocol):
         settings["config_kwargs"] = {**_defaults(protocol)["config_kwargs"], **settings["config_kwargs"]}
     settings["skip_instance_cache"] = True
@@ -170,6 +177,17 @@ def open_filesystem(
     # Not by an option, which some file systems refuse and others do not hand on.
     system.dircache = DirCache(use_listings_cache=False)
     return system, root
+
+
+def _without_login(url: str) -> tuple[str, dict[str, str]]:
+    """An SFTP or FTP URL without its user and password, and these, decoded, which fsspec does not do."""
+    parts = urlsplit(url)
+    if parts.scheme not in (*SFTP, "ftp") or parts.username is None:
+        return url, {}
+    login = {"username": unquote(parts.username)}
+    if parts.password is not None:
+        login["password"] = unquote(parts.password)
+    return url.replace(parts.netloc, parts.netloc.rpartition("@")[2], 1), login
 
 
 def _defaults(protocol: str) -> dict[str, Any]:
@@ -198,8 +216,6 @@ def _open_sftp(url: str, settings: dict[str, Any]) -> tuple[AbstractFileSystem, 
 
 def _open_webdav(url: str, settings: dict[str, Any]) -> tuple[AbstractFileSystem, str]:
     """webdav4 wants the server as the option `base_url`; without, it is the URL's host, over TLS."""
-    from urllib.parse import unquote, urlsplit
-
     from webdav4.fsspec import WebdavFileSystem
 
     parts = urlsplit(url)

@@ -55,7 +55,9 @@ _LONG_NAME = (
 )
 _NAME = rf"(?<![A-Za-z0-9_])(?:{_LONG_NAME}|x-(?:amz|goog)-[a-z-]+|sig|sas|auth|key|pass)"
 _QUOTED = r"b?(?:'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\")"
-_VALUE = rf"(?!['\"]?{HIDDEN})(?:(?:{_QUOTED}|\[(?:{_QUOTED}|[^\]'\"])*\])(?=[\s,;&)\]}}]|$)|\S[^&;\s]*)"
+_VALUE = (
+    rf"(?!['\"]?{HIDDEN}|['\"]…)(?:(?:{_QUOTED}|\[(?:{_QUOTED}|[^\]'\"])*\])(?=[\s,;&)\]}}]|$)|\S[^&;\s]*)"
+)
 _PAIRS = (
     re.compile(rf"(?i)({_NAME}=)(?:{_VALUE})"),  # query, connection string, keyword argument
     re.compile(rf"(?i)({_NAME} = )(?:{_VALUE})"),  # INI, TOML

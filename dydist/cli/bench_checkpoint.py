@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dydist.display import console, show
+
 
 def bench_checkpoint(
     *, dir: str | None = None, saves: int = 5, width: float = 1.0, json: bool = False
@@ -43,7 +45,6 @@ def bench_checkpoint(
         return 0
     from statistics import median
 
-    from rich.console import Console
     from rich.table import Table
 
     mib = 2**20
@@ -56,8 +57,8 @@ def bench_checkpoint(
             f"{1000 * median(cost.commit_s):.0f}",
             f"{max(cost.extra_bytes) / mib:.0f}",
         )
-    Console().print(table)
-    print(
+    console().print(table)
+    show(
         f"state: {result.state_bytes / mib:.0f} MiB, {saves} saves each; our pause over the time torch.save takes "
         f"to the disk: {result.pause_ratio:.3f}, and without a flush: {result.unflushed_ratio:.3f}"
     )

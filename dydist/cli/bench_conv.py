@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from dydist.cli.bench_output import milliseconds, print_json, print_machine, print_table, start
+from dydist.display import show
 
 if TYPE_CHECKING:
     from dydist.bench.loop import LoopCost
@@ -192,7 +193,7 @@ def bench_step(
         ],
     )
     for name, ratio in ratios.items():
-        print(f"{name}: {ratio}")
+        show(f"{name}: {ratio}")
     if own is not None:
         _print_loop(own)
     print_machine(place.device)
@@ -216,7 +217,7 @@ def _print_loop(cost: LoopCost) -> None:
     ]
     print_table(["part of the loop's step", "median ms", "share"], rows)
     low, high = min(cost.own_shares), max(cost.own_shares)
-    print(f"the loop's own cost: {cost.own_share:.2%} of all steps' time ({low:.2%}–{high:.2%} of a step)")
+    show(f"the loop's own cost: {cost.own_share:.2%} of all steps' time ({low:.2%}–{high:.2%} of a step)")
 
 
 COMMANDS = {"bench conv": bench_conv, "bench step": bench_step}

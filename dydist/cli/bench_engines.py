@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dydist.display import console, show
+
 
 def bench_engines(
     *,
@@ -37,7 +39,6 @@ def bench_engines(
     import sys
     from dataclasses import asdict
 
-    from rich.console import Console
     from rich.table import Table
 
     from dydist.bench.engines import ENGINES, EngineCost, measure
@@ -47,7 +48,7 @@ def bench_engines(
         raise UserError(f"--engines: {unknown[0]} is no engine; use some of {', '.join(ENGINES)}")
     costs: list[EngineCost] = []
     for name in engines:
-        print(f"{name} on {processes} process{'es' if processes > 1 else ''} …", file=sys.stderr, flush=True)
+        show(f"{name} on {processes} process{'es' if processes > 1 else ''} …", file=sys.stderr)
         costs.append(
             measure(
                 name,
@@ -74,8 +75,8 @@ def bench_engines(
             f"{cost.peak_bytes / 2**20:.0f}",
             f"{cost.held_bytes / 2**20:.0f}",
         )
-    Console().print(table)
-    print(f"{costs[0].parameters / 1e6:.1f} M parameters, {processes} processes, {steps} steps each")
+    console().print(table)
+    show(f"{costs[0].parameters / 1e6:.1f} M parameters, {processes} processes, {steps} steps each")
     return 0
 
 

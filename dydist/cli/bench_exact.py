@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dydist.display import show
+
 
 def bench_exact(
     *,
@@ -47,7 +49,7 @@ def bench_exact(
         )
         return 0
     for cost in costs:
-        print(
+        show(
             f"{cost.world_size} process{'es' if cost.world_size > 1 else ''}: exact / fast {cost.ratio:.3f} "
             f"({min(cost.ratios):.3f} to {max(cost.ratios):.3f}, {pairs} pairs; "
             f"fast {1000 * statistics.median(cost.fast_s):.0f} ms a step), "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dydist.cli.bench_conv import Stem
 from dydist.cli.bench_output import print_json, print_machine, print_table, start
+from dydist.display import show
 
 
 def bench_loader(
@@ -63,7 +64,7 @@ def bench_loader(
     ]
     print_table(["what", "images/s"], rows)
     for name, ratio in ratios.items():
-        print(f"{name}, images/s: {ratio}")
+        show(f"{name}, images/s: {ratio}")
     print_machine()
     return 0
 

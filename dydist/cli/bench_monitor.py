@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dydist.display import show
+
 
 def bench_monitor(
     *,
@@ -43,7 +45,7 @@ def bench_monitor(
     )
     config.validate()
     cost = measure_monitor_cost(
-        config, steps=steps, pairs=pairs, tell=lambda line: print(line, file=sys.stderr, flush=True)
+        config, steps=steps, pairs=pairs, tell=lambda line: show(line, file=sys.stderr)
     )
     if json:
         from json import dumps
@@ -51,12 +53,12 @@ def bench_monitor(
         result = {"wall": cost.wall, "cpu": cost.cpu, "step_s": cost.step_s, "steps": steps}
         print(dumps({**result, "histograms_every_steps": histograms_every}))
         return 0
-    print(
+    show(
         f"every monitor on over every one off, {pairs} pairs of {steps} steps of {1000 * cost.step_s:.1f} ms:"
     )
     for what, ratios in (("time a step", cost.wall), ("processor time a step", cost.cpu)):
         middle, low, high = median_interval(ratios)
-        print(f"  {what}: {middle:.4f} (median; 95 % interval {low:.4f} to {high:.4f})")
+        show(f"  {what}: {middle:.4f} (median; 95 % interval {low:.4f} to {high:.4f})")
     return 0
 
 

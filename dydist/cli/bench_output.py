@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from dydist.display import console, show
+
 
 def start(threads: int | None) -> None:
     """Set up as a training process is, before torch allocates memory; then threads."""
@@ -34,17 +36,16 @@ def print_json(value: Any) -> None:
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:
     """A table, whole also where a terminal is narrow or output goes to a file."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(*header)
     for row in rows:
         table.add_row(*row)
-    Console(width=160).print(table)
+    console(width=160).print(table)
 
 
 def print_machine(device: str = "cpu") -> None:
     """What the figures above depend on."""
     from dydist.bench.pairs import describe_machine
 
-    print(", ".join(f"{name} {value}" for name, value in describe_machine(device).items()))
+    show(", ".join(f"{name} {value}" for name, value in describe_machine(device).items()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dydist.cli.bench_conv import Stem
 from dydist.cli.bench_output import print_json, print_machine, print_table, start
+from dydist.display import show
 
 
 def bench_scaling(
@@ -70,11 +71,11 @@ def bench_scaling(
     names = {"one": "one, whole batch", "half": "one, half the batch", "two": "two, half each"}
     rows = [[names[way], f"{1000 * statistics.median(cost.step[way]):.0f}"] for way in WAYS]
     print_table(["processes", "ms a step"], rows)
-    print(f"images/s, two processes over one: {cost.speed_up}")
+    show(f"images/s, two processes over one: {cost.speed_up}")
     print_table(["lost against half of one's step", "ms"], [[n, f"{ms:.1f}"] for n, ms in losses.items()])
-    print(f"what limits it: {cost.limit}")
+    show(f"what limits it: {cost.limit}")
     rate = cost.gradient_bytes / cost.all_reduce_s / 1e9
-    print(
+    show(
         f"all-reduce here: {1e6 * cost.latency_s:.0f} µs for 4 bytes, {1000 * cost.all_reduce_s:.0f} ms for "
         f"{cost.gradient_bytes / 1e6:.0f} MB of gradients ({rate:.2f} GB/s); jitter of a process {cost.jitter:.1%}"
     )

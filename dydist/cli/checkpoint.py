@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import json as json_module
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 from tyro.conf import Positional
+
+from dydist.display import cell, console, plain, show, tell
 
 if TYPE_CHECKING:
     from dydist.checkpoint import Found, Retrying
@@ -33,7 +34,7 @@ def plainly(command: Callable[P, int]) -> Callable[P, int]:
         try:
             return command(*args, **kwargs)
         except (CheckpointError, OSError) as error:
-            print(f"dydist: {explain(error)}", file=sys.stderr)
+            tell(explain(error))
             return 1
 
     return wrapped
@@ -123,11 +124,9 @@ def prune_checkpoints(
         print(json_module.dumps([_facts(item) for item in removed], indent=1))
         return 0
     for item in removed:
-        print(
-            f"{'would remove' if dry_run else 'removed'} {storage.url}/{item.folder} ({item.bytes:,} bytes)"
-        )
+        show(f"{'would remove' if dry_run else 'removed'} {storage.url}/{item.folder} ({item.bytes:,} bytes)")
     if not removed:
-        print(f"nothing to remove at {storage.url}")
+        show(f"nothing to remove at {storage.url}")
     return 0
 
 
@@ -172,7 +171,7 @@ def copy_checkpoints(
             )
         results.append({**_facts(item), "url": f"{destination.url}/{item.folder}", "copied": copied})
         if not json:
-            print(
+            show(
                 f"{destination.url}/{item.folder}: {'copied and verified' if copied else 'was there already'}"
             )
     if json:
@@ -210,7 +209,7 @@ def open_place(url: str, options: Mapping[str, Any]) -> Retrying:
         deadline=math.inf,
         clock=time.monotonic,
         cancelled=threading.Event(),
-        on_retry=lambda text: print(f"dydist: {text}", file=sys.stderr, flush=True),
+        on_retry=lambda text: tell(text),
         patience_s=PATIENCE_S,
     )
 
@@ -257,13 +256,12 @@ def _show(url: str, found: list[Found], *, json: bool) -> int:
     if json:
         print(json_module.dumps([_facts(item) for item in found], indent=1))
         return 0
-    from rich.console import Console
     from rich.table import Table
 
     if not found:
-        print(f"no checkpoints at {url}")
+        show(f"no checkpoints at {url}")
         return 0
-    table = Table("step", "size", "age", "accuracy", "run", "state", title=url)
+    table = Table("step", "size", "age", "accuracy", "run", "state", title=cell(url))
     for item in found:
         manifest = item.manifest
         table.add_row(
@@ -271,10 +269,10 @@ def _show(url: str, found: list[Found], *, json: bool) -> int:
             f"{item.bytes / 2**20:,.1f} MiB",
             _age(time.time() - manifest.written_at) if manifest else "?",
             f"{100 * manifest.accuracy:.2f} %" if manifest and manifest.accuracy is not None else "–",
-            manifest.run if manifest else "?",
-            item.problem or ("set aside" if item.set_aside else "valid"),
+            cell(manifest.run if manifest else "?"),
+            cell(item.problem or ("set aside" if item.set_aside else "valid")),
         )
-    Console().print(table)
+    console().print(table)
     return 0
 
 
@@ -289,12 +287,12 @@ class progress:  # noqa: N801 - used as a function
     """A progress bar on standard error where that is a terminal."""
 
     def __init__(self, what: str, total: int, *, shown: bool = True) -> None:
-        from rich.console import Console
+        from rich.markup import escape
         from rich.progress import Progress
 
-        console = Console(stderr=True)
-        self._bar = Progress(console=console, transient=True, disable=not (shown and console.is_terminal))
-        self._task = self._bar.add_task(what, total=total)
+        screen = console(stderr=True)
+        self._bar = Progress(console=screen, transient=True, disable=not (shown and screen.is_terminal))
+        self._task = self._bar.add_task(escape(plain(what)), total=total)
 
     def __enter__(self) -> Any:
         self._bar.start()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from dydist.display import cell, console, show
 from dydist.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,14 +76,13 @@ def _table(
         return 0
     _print_rows(rows, against)
     if unfinished:
-        print(f"not finished: {', '.join(f'{run} (step {step})' for run, step in unfinished.items())}")
+        show(f"not finished: {', '.join(f'{run} (step {step})' for run, step in unfinished.items())}")
     if len(results) < len(runs):
-        print(f"{len(runs) - len(results)} more without an evaluation yet")
+        show(f"{len(runs) - len(results)} more without an evaluation yet")
     return 0
 
 
 def _print_rows(rows: list[Row], against: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     figures = ("runs", "accuracy %", "best %", "difference (95 %)", "parameters", "mult-adds", "images/s")
@@ -92,15 +92,15 @@ def _print_rows(rows: list[Row], against: str) -> None:
     for row in rows:
         spread = "" if row.deviation is None else f" ± {100 * row.deviation:.2f}"
         shown.add_row(
-            *(row.label, str(row.runs), f"{100 * row.accuracy:.2f}{spread}", f"{100 * row.best:.2f}"),
+            *(cell(row.label), str(row.runs), f"{100 * row.accuracy:.2f}{spread}", f"{100 * row.best:.2f}"),
             *(_difference(row), f"{row.parameters / 1e6:.2f} M", f"{row.multiply_adds / 1e6:,.1f} M"),
             *(f"{row.images_per_s:.0f}", _duration(row.training_s)),
         )
-    console = Console()
+    screen = console()
     # figures that are cut to a pipe's 80 columns say nothing
-    Console(width=max(console.width, 130)).print(shown)
+    console(width=max(screen.width, 130)).print(shown)
     if len(rows) > 1:
-        print(f"± standard deviation over runs. Difference to: {against}")
+        show(f"± standard deviation over runs. Difference to: {against}")
 
 
 def _difference(row: Row) -> str:
@@ -136,23 +136,23 @@ def _pair(first: Path, second: Path, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({**asdict(result), "equal": result.equal}, indent=2))
         return 0 if result.equal else 1
-    print(f"logged steps that both have   {result.steps_compared}")
+    show(f"logged steps that both have   {result.steps_compared}")
     if result.parting is None:
-        print("they part at                  no step")
+        show("they part at                  no step")
     else:
-        print(f"they part at                  step {result.parting.step}")
+        show(f"they part at                  step {result.parting.step}")
         for name, (a, b) in result.parting.values.items():
-            print(f"    {name:<12} {a!r} and {b!r}, difference {abs(a - b):.3g}")
-        print(f"largest difference in loss    {result.largest_loss_difference:.3g}")
+            show(f"    {name:<12} {a!r} and {b!r}, difference {abs(a - b):.3g}")
+        show(f"largest difference in loss    {result.largest_loss_difference:.3g}")
     if result.fingerprints is None:
-        print("weights                       no checkpoint of a step that both have")
+        show("weights                       no checkpoint of a step that both have")
     elif result.weights_equal:
-        print(f"weights and momentum          equal to the bit at step {result.checkpoint_step}")
-        print(f"SHA-256                       {result.fingerprints[0]}")
+        show(f"weights and momentum          equal to the bit at step {result.checkpoint_step}")
+        show(f"SHA-256                       {result.fingerprints[0]}")
     else:
-        print(f"weights and momentum          differ at step {result.checkpoint_step}")
-        print(f"    first in                  {result.first_different_tensor}")
-        print(f"    largest difference        {result.largest_weight_difference:.3g}")
+        show(f"weights and momentum          differ at step {result.checkpoint_step}")
+        show(f"    first in                  {result.first_different_tensor}")
+        show(f"    largest difference        {result.largest_weight_difference:.3g}")
     return 0 if result.equal else 1
 
 

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from dydist.display import show
+
 
 def prepare(
     *,
@@ -35,7 +37,7 @@ def prepare(
 
     report: dict[str, object] = {"name": name, "source": None, "converted": None}
     if name in LAYOUTS:
-        cached = verified_cifar(LAYOUTS[name], Path(root), progress=lambda line: print(line, file=sys.stderr))
+        cached = verified_cifar(LAYOUTS[name], Path(root), progress=lambda line: show(line, file=sys.stderr))
         report["source"] = str((Path(root).expanduser() / LAYOUTS[name].folder).resolve())
         report["converted"] = str(cached.folder.resolve())
     config = DataConfig(name=name, root=root)
@@ -50,16 +52,16 @@ def prepare(
         print(json.dumps(report, indent=1))
         return
     shape = " × ".join(map(str, train.images.shape[1:]))
-    print(f"{name}: {len(train):,} training and {len(test):,} test images of {shape} bytes")
-    print(
+    show(f"{name}: {len(train):,} training and {len(test):,} test images of {shape} bytes")
+    show(
         f"classes    {len(train.classes)}: {', '.join(train.classes[:10])}{', …' * (len(train.classes) > 10)}"
     )
-    print(f"source     {report['source'] or 'none: made where it is used, nothing to keep'}")
+    show(f"source     {report['source'] or 'none: made where it is used, nothing to keep'}")
     if report["converted"]:
-        print(f"converted  {report['converted']} (verified by SHA-256, memory-mapped by every run)")
-        print(f"use it     --data.name {name} --data.root {Path(root).expanduser().resolve()}")
+        show(f"converted  {report['converted']} (verified by SHA-256, memory-mapped by every run)")
+        show(f"use it     --data.name {name} --data.root {Path(root).expanduser().resolve()}")
     else:
-        print(f"use it     --data.name {name}")
+        show(f"use it     --data.name {name}")
 
 
 COMMANDS = {"data prepare": prepare}

@@ -10,6 +10,7 @@ from tyro.conf import Positional
 
 from dydist.cli.checkpoint import plainly, progress
 from dydist.cli.trained import describe, open_trained, print_json
+from dydist.display import cell, console, show
 
 if TYPE_CHECKING:
     from dydist.inference import EvaluationReport, TrainedModel
@@ -97,7 +98,6 @@ def _print_json(report: EvaluationReport, about: dict[str, Any]) -> None:
 
 
 def _print_table(report: EvaluationReport, about: dict[str, Any], model: TrainedModel) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     weights = "averaged weights" if model.averaged else "weights"
@@ -107,20 +107,20 @@ def _print_table(report: EvaluationReport, about: dict[str, Any], model: Trained
         if model.accuracy is None or about["split"] != "test"
         else f" (the run logged {model.accuracy:.2%})"
     )
-    print(f"checkpoint    {model.url}")
-    print(f"network       {weights} after step {model.step}, temperature {model.temperature:g}")
-    print(f"images        {report.images:,} of the {about['split']} split{views}")
-    print(f"accuracy      {report.accuracy:.2%}, {report.correct:,} right{logged}")
-    print(f"loss          {report.loss:.5f}")
-    print(f"calibration   error {report.calibration_error:.4f} (15 bins)")
-    print(f"time          {about['seconds']:.1f} s on {about['device']}, processes: {about['processes']}")
+    show(f"checkpoint    {model.url}")
+    show(f"network       {weights} after step {model.step}, temperature {model.temperature:g}")
+    show(f"images        {report.images:,} of the {about['split']} split{views}")
+    show(f"accuracy      {report.accuracy:.2%}, {report.correct:,} right{logged}")
+    show(f"loss          {report.loss:.5f}")
+    show(f"calibration   error {report.calibration_error:.4f} (15 bins)")
+    show(f"time          {about['seconds']:.1f} s on {about['device']}, processes: {about['processes']}")
     table = Table("class", "images", "right", "accuracy", "taken for it")
     for column in table.columns[1:]:
         column.justify = "right"
     for one in report.classes:
         share = "–" if one.accuracy is None else f"{one.accuracy:.2%}"
-        table.add_row(one.name, str(one.images), str(one.correct), share, str(one.predicted))
-    Console().print(table)
+        table.add_row(cell(one.name), str(one.images), str(one.correct), share, str(one.predicted))
+    console().print(table)
 
 
 COMMANDS = {"evaluate": plainly(evaluate)}

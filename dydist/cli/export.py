@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +9,7 @@ from tyro.conf import Positional
 
 from dydist.cli.checkpoint import plainly
 from dydist.cli.trained import describe, open_trained, print_json
+from dydist.display import show, tell
 
 
 def export(
@@ -49,7 +49,7 @@ def export(
     try:
         written = export_trained(model, to, output or Path(default))
     except ExportError as error:
-        print(f"dydist: {error}", file=sys.stderr)
+        tell(error)
         return 1
     if json:
         print_json(
@@ -62,9 +62,9 @@ def export(
             }
         )
         return 0
-    print(f"{written.file} ({written.file.stat().st_size:,} bytes)")
-    print(f"checked: logits differ from the original by at most {written.difference:.2g}")
-    print(f"model card: {written.card_markdown}, {written.card_json}")
+    show(f"{written.file} ({written.file.stat().st_size:,} bytes)")
+    show(f"checked: logits differ from the original by at most {written.difference:.2g}")
+    show(f"model card: {written.card_markdown}, {written.card_json}")
     return 0
 
 

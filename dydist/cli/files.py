@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from dydist.display import show
 from dydist.errors import UserError
 
 
@@ -34,7 +35,7 @@ def files(
     if json_:
         print(json.dumps({one: str(path) for one, path in known.items()}, indent=1))
     else:
-        print("\n".join(map(str, known.values() if name else known)))
+        show("\n".join(map(str, known.values() if name else known)), lines=True)
 
 
 COMMANDS = {"files": files}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from dydist import display
 from dydist.cli.launch_options import LaunchOptions
 from dydist.errors import EXIT_DONE, EXIT_ERROR, UserError
 
@@ -50,12 +51,14 @@ def submit(
     if json_:
         print(json.dumps({"job": ids[0], "run_dir": submission.specs[0].run_dir}))
     else:
-        print(
+        display.show(
             f"job {ids[0]} submitted; run folder {submission.specs[0].run_dir}",
             file=sys.stderr if wait else sys.stdout,
         )
         if not wait:
-            print(f"see: dydist status {ids[0]} | dydist logs --follow {ids[0]} | dydist cancel {ids[0]}")
+            display.show(
+                f"see: dydist status {ids[0]} | dydist logs --follow {ids[0]} | dydist cancel {ids[0]}"
+            )
     return follow(ids[0]) if wait else EXIT_DONE
 
 
@@ -74,7 +77,6 @@ def status(
         watch: Show it again every two seconds, until all have ended.
         json_: Print JSON: a list, one object a job.
     """
-    from rich.console import Console
     from rich.live import Live
 
     from dydist.cli.jobs_view import render
@@ -88,10 +90,10 @@ def status(
     if json_:
         print(json.dumps([dataclasses.asdict(one) for one in look()], indent=1))
         return EXIT_DONE
-    console = Console()
+    console = display.console()
     found = look()
     if not found:
-        print("no job was submitted from here; submit one: dydist submit --help", file=sys.stderr)
+        display.show("no job was submitted from here; submit one: dydist submit --help", file=sys.stderr)
         return EXIT_DONE
     if not watch:
         console.print(render(found))
@@ -133,24 +135,27 @@ def logs(
     from dydist.jobs.task_log import task_log
 
     def show(line: Line) -> None:
-        print(json.dumps(dataclasses.asdict(line)) if json_ else line, flush=True)
+        if json_:
+            print(json.dumps(dataclasses.asdict(line)), flush=True)
+        else:
+            display.show(line)
 
     record = find(which)[-1]
     if follow_:
         return follow(str(record["job"]), record=record, rank=rank, show=show)
     header = failure_header(statuses([record])[0])
     if header and not json_:
-        print(header + "\n")
+        display.show(header + "\n", lines=True)
     lines = list(read_log(Path(record["log_dir"]), start=start, rank=rank))
     for line in lines[-tail:] if tail else lines:
         show(line)
     if not lines and not json_:
-        print(task_log(record) or f"job {record['job']} has printed nothing yet")
+        display.show(task_log(record) or f"job {record['job']} has printed nothing yet", lines=True)
     return EXIT_DONE
 
 
 def follow(
-    job: str, *, record: dict[str, Any] | None = None, rank: int | None = None, show: Any = print
+    job: str, *, record: dict[str, Any] | None = None, rank: int | None = None, show: Any = display.show
 ) -> int:
     """Show a job's log until it ends; 0 when it is done, 1 otherwise."""
     from dydist.jobs.logs import failure_header, follow_log
@@ -174,10 +179,10 @@ def follow(
         seen = True
         show(line)
     if not seen:
-        print(task_log(known), end="")
+        display.show(task_log(known).rstrip("\n"), lines=True)
     if header := failure_header(last[0]):
-        print(header, file=sys.stderr)
-    print(f"job {known['job']}: {last[0].state}. {last[0].reason}".rstrip(". ") + ".", file=sys.stderr)
+        display.show(header, lines=True, file=sys.stderr)
+    display.show(f"job {known['job']}: {last[0].state}. {last[0].reason}".rstrip(". ") + ".", file=sys.stderr)
     return EXIT_DONE if last[0].state == "done" else EXIT_ERROR
 
 
@@ -200,7 +205,7 @@ def cancel(
     if not which:
         raise UserError("cancel: name at least one job, run folder or run")
     for record in [one for name in which for one in find(name)]:
-        print(end(record, now=now))
+        display.show(end(record, now=now))
     return EXIT_DONE
 
 
@@ -215,13 +220,13 @@ def _show_dry_run(submission: Any, *, as_json: bool) -> int:
         print(json.dumps(found, indent=1))
         return EXIT_DONE
     if found["sbatch"]:
-        print(found["sbatch"])
+        display.show(found["sbatch"], lines=True)
     for run in found["runs"]:
-        print(f"# in {os.getcwd()}, for {run['run_dir']}:")
+        display.show(f"# in {os.getcwd()}, for {run['run_dir']}:")
         for node, command in enumerate(run["nodes"]):
-            print(f"# node {node}:\n{command}")
+            display.show(f"# node {node}:\n{command}", lines=True)
     if submission.cluster == "slurm":
-        print(f"# SLURM: {found['slurm'] or 'not on this machine; nothing was asked'}")
+        display.show(f"# SLURM: {found['slurm'] or 'not on this machine; nothing was asked'}")
     return EXIT_DONE
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dydist import display
 from dydist.jobs.logs import failure_header
 from dydist.jobs.status import JobStatus
 
@@ -24,7 +26,7 @@ COLOURS = {
 def render(found: Sequence[JobStatus]) -> RenderableType:
     """Failures first, then a line a job; with one job also its requeues."""
     parts: list[RenderableType] = [
-        Text(header, style="red") for one in found if (header := failure_header(one))
+        display.cell(header, style="red", lines=True) for one in found if (header := failure_header(one))
     ]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     for name in ("job", "run", "state", "nodes", "step", "loss", "acc", "img/s", "ETA", "saved"):
@@ -37,9 +39,11 @@ def render(found: Sequence[JobStatus]) -> RenderableType:
     for one in found:
         notes = [one.reason, one.message if len(found) == 1 else ""]
         if any(notes):
-            parts.append(Text(f"{one.job}: " + " · ".join(note for note in notes if note)))
+            parts.append(
+                display.cell(f"{one.job}: " + " · ".join(note for note in notes if note), lines=True)
+            )
     if len(found) == 1:
-        parts += [Text(f"start {one['start']} ended: {one['reason']}") for one in found[0].requeues]
+        parts += [display.cell(f"start {one['start']} ended: {one['reason']}") for one in found[0].requeues]
     return Group(*parts)
 
 
@@ -51,15 +55,20 @@ def _row(one: JobStatus) -> list[Text | str]:
         failed = "!" if one.last_checkpoint.get("error") else ""
         saved = f"{one.last_checkpoint['step']}{failed} {duration(one.checkpoint_age_s)} ago"
     return [
-        one.job, one.name, Text(one.state, style=COLOURS.get(one.state, "")), one.nodes, step,
+        display.cell(one.job), display.cell(one.name), display.cell(one.state, COLOURS.get(one.state, "")),
+        display.cell(one.nodes), display.cell(step),
         _number(run, "loss", ".3f"), _number(run, "accuracy", ".1%"), _number(run, "images_per_s", ".0f"),
-        "" if run.get("eta_s") is None or one.ended else duration(run["eta_s"]), saved,
+        "" if one.ended or not _is_number(run.get("eta_s")) else duration(run["eta_s"]), display.cell(saved),
     ]  # fmt: skip
 
 
 def _number(run: object, name: str, form: str) -> str:
     value = run.get(name) if isinstance(run, dict) else None
-    return "" if value is None else format(value, form)
+    return format(value, form) if _is_number(value) else "" if value is None else "?"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def duration(seconds: float) -> str:

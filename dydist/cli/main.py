@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tyro.extras import SubcommandApp
 
+from dydist.display import tell
 from dydist.errors import EXIT_DONE, EXIT_USAGE, UserError
 from dydist.process_end import run_to_end
 
@@ -77,7 +78,7 @@ def run_command(arguments: Sequence[str]) -> int:
         code = build_app(commands()).cli(prog="dydist", description=DESCRIPTION, args=arguments)
     except UserError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # `evaluate` may run as several processes
-            print(f"dydist: {error}", file=sys.stderr)
+            tell(error)
         return EXIT_USAGE
     except KeyboardInterrupt:
         return 130

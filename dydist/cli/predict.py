@@ -9,6 +9,7 @@ from tyro.conf import Positional
 
 from dydist.cli.checkpoint import plainly
 from dydist.cli.trained import describe, note, open_trained, print_json
+from dydist.display import show
 from dydist.errors import EXIT_DONE, EXIT_USAGE, UserError
 
 if TYPE_CHECKING:
@@ -97,10 +98,10 @@ def _as_json(path: str, prediction: Prediction, *, attention: bool) -> dict[str,
 
 def _print(path: str, prediction: Prediction) -> None:
     shares = "  ".join(f"{name} {share:.1%}" for name, share in prediction.probabilities.items())
-    print(f"{path}  {shares}")
+    show(f"{path}  {shares}")
     width = max((len(name) for name in prediction.attention), default=0)
     for name, weights in prediction.attention.items():
-        print(f"    {name:<{width}}  {' '.join(f'{weight:.3f}' for weight in weights)}")
+        show(f"    {name:<{width}}  {' '.join(f'{weight:.3f}' for weight in weights)}")
 
 
 COMMANDS = {"predict": plainly(predict)}

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from dydist.cli.launch_options import NodeOptions
+from dydist.display import show
 from dydist.errors import EXIT_DONE, EXIT_ERROR
 
 
@@ -43,9 +44,12 @@ def preflight(
         launch.merged(preflight="full"), cluster=cluster, parent=folder, arguments=run
     )
     job = jobs.submit(submission, recipe=jobs.recipe_of(jobs.with_recipe(run)))[0]
-    code = follow(job, show=lambda line: print(line, file=sys.stderr))
+    code = follow(job, show=lambda line: show(line, file=sys.stderr))
     report = preflight_report(find(job)[-1])
-    print(json.dumps(report, indent=1) if json_ else render_report(report))
+    if json_:
+        print(json.dumps(report, indent=1))
+    else:
+        show(render_report(report), lines=True)
     return EXIT_DONE if code == EXIT_DONE and report["fit"] else EXIT_ERROR
 
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from dydist.display import show
+
 
 def report(
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
@@ -49,15 +51,15 @@ def report(
         try:
             plots = write_pngs(charts(group_runs(found)), target.with_name(f"{target.stem}-plots"))
         except ImportError:
-            print("No PNG plots: matplotlib is missing; pip install 'dydist[report]'", file=sys.stderr)
+            show("No PNG plots: matplotlib is missing; pip install 'dydist[report]'", file=sys.stderr)
     if json:
         from json import dumps
 
         print(dumps({"html": str(target), "png": [str(path) for path in plots]}))
     else:
-        print(target)
+        show(target)
         if plots:
-            print(f"{plots[0].parent}/ ({len(plots)} PNG files)")
+            show(f"{plots[0].parent}/ ({len(plots)} PNG files)")
     return 0
 
 

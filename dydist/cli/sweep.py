@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from dydist.cli.launch_options import LaunchOptions
+from dydist.display import show
 from dydist.errors import EXIT_DONE, UserError
 
 Words = Annotated[tuple[str, ...], tyro.conf.Positional]
@@ -55,11 +56,10 @@ def sweep(
     )
     if dry_run:
         text = sbatch_text(submission) if submission else ""
-        print(
-            json.dumps({**found, "sbatch": text}, indent=1)
-            if json_
-            else "\n".join([*found["submitted"], "", text])
-        )
+        if json_:
+            print(json.dumps({**found, "sbatch": text}, indent=1))
+        else:
+            show("\n".join([*found["submitted"], "", text]), lines=True)
         return EXIT_DONE
     ids: list[str] = []
     if submission is not None:
@@ -68,14 +68,12 @@ def sweep(
     if json_:
         print(json.dumps({**found, "jobs": ids}, indent=1))
         return EXIT_DONE
-    print(
+    show(
         f"{len(found['all'])} runs: {len(found['done'])} done already, {len(ids)} submitted", file=sys.stderr
     )
     if submission is not None:
         sweep_dir = submission.folder.parents[1]
-        print(
-            f"array {ids[0].partition('_')[0]}; see: dydist status {sweep_dir} | dydist compare {sweep_dir}"
-        )
+        show(f"array {ids[0].partition('_')[0]}; see: dydist status {sweep_dir} | dydist compare {sweep_dir}")
     return EXIT_DONE
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dydist.cli.checkpoint import open_place, parse_options
+from dydist.display import tell
 
 if TYPE_CHECKING:
     from dydist.checkpoint import Storage
@@ -32,7 +32,7 @@ def open_trained(
 def note(text: str) -> None:
     """Tell the user something beside the result, once a node."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"dydist: {text}", file=sys.stderr, flush=True)
+        tell(text)
 
 
 def describe(model: TrainedModel) -> dict[str, Any]:

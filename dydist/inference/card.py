@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from dydist import __version__
 from dydist.config import Config
 from dydist.config_reader import flatten, to_dict
+from dydist.display import code, markdown, plain
 from dydist.inference.formats import FORMATS
 from dydist.inference.trained import TrainedModel
 from dydist.models.cost import network_cost
@@ -62,7 +64,7 @@ def model_card(
         "temperature": model.temperature,
         "normalisation": {"mean": list(data.mean), "std": list(data.std)},
         "data": {"name": config.data.name, "training_images": data.train_images},
-        "load": FORMATS[format].load.format(file=file),
+        "load": FORMATS[format].load.format(file=_python_text(file)),
         "check": check,
         "configuration": _recipe(config),
         "trained_with": {name: value for name, value in model.environment.items() if name != "host"},
@@ -114,20 +116,24 @@ def to_markdown(card: dict[str, Any]) -> str:
     )
     weights = "moving average of the weights" if card["averaged_weights"] else "weights"
     rows = {
-        "file": f"`{card['file']}` ({card['format']}, {card['bytes']:,} bytes)",
+        "file": f"{code(card['file'])} ({card['format']}, {card['bytes']:,} bytes)",
         "test accuracy": shown,
-        "data": f"{card['data']['name']}, {card['data']['training_images']:,} training images",
+        "data": f"{markdown(card['data']['name'])}, {card['data']['training_images']:,} training images",
         "parameters": f"{card['parameters']:,}",
         "multiply-adds of one image": f"{card['multiply_adds']:,}",
-        "from": f"{weights} of run `{card['run']}` after step {card['step']}",
+        "from": f"{weights} of run {code(card['run'])} after step {card['step']}",
         "input": _tensor(card["input"]),
         "output": _tensor(card["output"]),
         "checked": f"{card['check']['images']} images in batches of {', '.join(map(str, card['check']['batches']))}: "
         f"logits differ from the original by at most {card['check']['largest_difference_of_a_logit']:.2g}",
-        "exported with": ", ".join(f"{name} {number}" for name, number in card["exported_with"].items()),
+        "exported with": ", ".join(
+            markdown(f"{name} {number}") for name, number in card["exported_with"].items()
+        ),
     }
     table = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
-    settings = "\n".join(f"| `{name}` | {value} |" for name, value in flatten(card["configuration"]).items())
+    settings = "\n".join(
+        f"| {code(name)} | {markdown(value)} |" for name, value in flatten(card["configuration"]).items()
+    )
     return f"""# {card["name"]}
 
 {card["what"]}
@@ -144,7 +150,7 @@ def to_markdown(card: dict[str, Any]) -> str:
 {card["load"]}
 ```
 
-Classes, in order: {", ".join(card["classes"])}.
+Classes, in order: {", ".join(map(markdown, card["classes"]))}.
 
 ## Licence
 
@@ -156,6 +162,11 @@ Classes, in order: {", ".join(card["classes"])}.
 | --- | --- |
 {settings}
 """
+
+
+def _python_text(text: str) -> str:
+    """A text as Python writes it, in double quotes and without a character that cannot be seen."""
+    return json.dumps(plain(text), ensure_ascii=False)
 
 
 def _tensor(spec: dict[str, Any]) -> str:

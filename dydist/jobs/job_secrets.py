@@ -86,7 +86,7 @@ def _keeper(profile: Profile) -> str:
 
 
 def _exports(words: Sequence[str]) -> Iterator[str]:
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         name, equals, value = word.partition("=")
         if name == "--export":
             yield value if equals else following

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dydist.display import markdown
 from dydist.errors import UserError
 from dydist.models.dynamic_conv import DynamicConv2d
 from dydist.models.measured import Problem, Times
@@ -142,7 +143,7 @@ def choice_table(layers: Mapping[str, DynamicLayer], chosen: Mapping[str, str]) 
     rows = ["| layer | input | kernels | strategy |", "| --- | --- | --- | --- |"]
     for name, strategy in chosen.items():
         size, weight = ("×".join(map(str, sizes)) for sizes in (layers[name].size, layers[name].weight))
-        rows.append(f"| {name} | {size} | {weight} | {strategy} |")
+        rows.append(f"| {markdown(name)} | {size} | {weight} | {strategy} |")
     return "\n".join(rows)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.summary import custom_scalars, hparams, text
 
+from dydist.display import plain
+
 CHARTS: dict[str, dict[str, list[Any]]] = {
     "Learning": {
         "accuracy": ["Multiline", [r"accuracy/train", r"accuracy/test$", r"accuracy/test_ema"]],
@@ -40,7 +42,7 @@ def charts() -> Summary:
 
 def configuration(yaml: str) -> Summary:
     """The configuration as a text; indented, which Markdown shows as it is."""
-    return text("config", "\n".join(f"    {line}" for line in yaml.splitlines()))
+    return text("config", "\n".join(f"    {line}" for line in plain(yaml, lines=True).split("\n")))
 
 
 def hyper_parameters(values: Mapping[str, Any], *, done: bool = False) -> list[Summary]:

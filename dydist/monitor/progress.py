@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from dydist.display import cell, show
 from dydist.monitor import text
 from dydist.monitor.null import NullMonitor
 from dydist.monitor.pace import Pace
@@ -81,7 +82,7 @@ class TerminalProgress(NullMonitor):
             self._live.refresh()
 
     def _print(self, line: str, style: str) -> None:
-        self._console.print(Text(line, style=style))
+        self._console.print(cell(line, style, lines=True))
 
 
 class LineProgress(NullMonitor):
@@ -142,7 +143,7 @@ def choose_progress(console: Console, *, quiet: bool) -> TerminalProgress | Line
     """The form that fits where `console` writes. rich itself honours NO_COLOR."""
 
     def write(line: str) -> None:
-        print(line, file=console.file, flush=True)
+        show(line, lines=True, file=console.file)
 
     if quiet:
         return QuietProgress(write)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from dydist.display import plain
 from dydist.monitor.files import replace_file
 from dydist.monitor.null import NullMonitor
 from dydist.records import CheckpointRecord, EvaluationRecord, RunSummary, StepRecord
@@ -35,7 +36,7 @@ class PrometheusFile(NullMonitor):
     """Replaces the file at every record; labelled with the run's name (text format 0.0.4)."""
 
     def __init__(self, path: Path, run_name: str, *, now: Callable[[], float] = time.time) -> None:
-        escaped = run_name.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        escaped = plain(run_name).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
         self._path, self._label, self._now = path, f'{{run="{escaped}"}}', now
         self._values: dict[str, float] = {"checkpoint_failures": 0, "alerts": 0}
 

@@ -12,6 +12,7 @@ import numpy as np
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 from torch.utils.tensorboard.summary import text as text_summary
 
+from dydist.display import markdown
 from dydist.monitor import layout
 from dydist.monitor.eventlog import EventLog
 from dydist.monitor.images import grid, image_value, table
@@ -164,7 +165,7 @@ class TensorBoard(NullMonitor):
 
     def note(self, text: str, *, level: str = "info") -> None:
         if self._log is not None and level != "info":
-            self._log.add(text_summary(f"notes/{level}", text), self._step)
+            self._log.add(text_summary(f"notes/{level}", markdown(text)), self._step)
 
     def close(self, summary: RunSummary) -> None:
         if self._log is not None and summary.state == "done":

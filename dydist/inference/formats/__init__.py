@@ -25,8 +25,8 @@ Run = Callable[[np.ndarray], np.ndarray]
 class Format:
     """`write(model, path)`; `open(path)` gives what runs the file; `load` is Python that loads and runs it.
 
-    In `load`, {file} stands for the file's name, and `images` is uint8 [N, 3, side, side]. `packages`: what writing
-    and running need beside torch.
+    In `load`, {file} stands for the file's name as a Python text, and `images` is uint8 [N, 3, side, side].
+    `packages`: what writing and running need beside torch.
     """
 
     suffix: str

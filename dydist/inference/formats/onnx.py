@@ -15,7 +15,7 @@ from dydist.inference.trained import TrainedModel
 INPUT, OUTPUT = "images", "logits"
 LOAD = """import onnxruntime
 
-session = onnxruntime.InferenceSession("{file}")
+session = onnxruntime.InferenceSession({file})
 (logits,) = session.run(None, {{"images": images}})"""
 
 

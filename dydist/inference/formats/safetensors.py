@@ -17,7 +17,7 @@ from dydist.inference.trained import TrainedModel
 LOAD = """import torch
 from dydist.inference import load_packaged
 
-logits = load_packaged("{file}")(torch.from_numpy(images))"""
+logits = load_packaged({file})(torch.from_numpy(images))"""
 
 
 def write(model: TrainedModel, path: Path) -> None:

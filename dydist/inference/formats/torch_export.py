@@ -13,7 +13,7 @@ from dydist.inference.trained import TrainedModel
 
 LOAD = """import torch
 
-program = torch.export.load("{file}").module()
+program = torch.export.load({file}).module()
 logits = program(torch.from_numpy(images))"""
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import html
 import math
 
 import numpy as np
 
+from dydist.display import html
 from dydist.monitor.images import colours, png
 from dydist.monitor.report.runs import RunData
 
@@ -28,9 +28,9 @@ def attention_section(run: RunData) -> str:
         shares = [
             [_or_nan(layer and layer["share"][k]) for layer in seen] for k in range(len(newest["share"]))
         ]
-        dead = f'<b class="bad">{newest["dead"]} dead</b>' if newest["dead"] else ""
+        dead = f'<b class="bad">{html(newest["dead"])} dead</b>' if newest["dead"] else ""
         rows.append(
-            f"<tr><th>{html.escape(name)}</th><td>{_strip(np.array([entropy]), 'entropy')}</td>"
+            f"<tr><th>{html(name)}</th><td>{_strip(np.array([entropy]), 'entropy')}</td>"
             f"<td>{_strip(np.array(shares) * len(shares) / 2, 'shares')}</td>"
             f"<td class=n>{newest['entropy']:.3f} {dead}</td></tr>"
         )
@@ -54,13 +54,13 @@ def confusion_section(run: RunData) -> str:
     order = range(len(classes))
     right = sorted(order, key=lambda c: counts[c][c] / max(1, sum(counts[c])))
     if len(classes) > 20:
-        worst = ", ".join(f"{html.escape(classes[c])} {_share(counts, c):.0%}" for c in right[:10])
+        worst = ", ".join(f"{html(classes[c])} {_share(counts, c):.0%}" for c in right[:10])
         return (
             f"<p>Top-5 accuracy {found['top5']:.2%}. The ten classes with the lowest accuracy: {worst}.</p>"
         )
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in classes)
+    head = "".join(f"<th>{html(name)}</th>" for name in classes)
     rows = "".join(
-        f"<tr><th>{html.escape(classes[true])}</th>"
+        f"<tr><th>{html(classes[true])}</th>"
         + "".join(
             f'<td style="--s:{counts[true][said] / max(1, sum(counts[true])):.3f}"'
             f' class="{"hit" if true == said else "miss"}">{counts[true][said] or ""}</td>'

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from dydist.display import html
 from dydist.monitor.report.assets import SCRIPT, STYLE
 from dydist.monitor.report.charts import charts
 from dydist.monitor.report.heat import attention_section, confusion_section
@@ -22,8 +22,8 @@ def page(runs: Sequence[RunData]) -> str:
     title = f"dydist report: {', '.join(run.name for run in runs)}"
     drawn = "".join(chart_svg(chart) for chart in charts(groups))
     sections = [
-        f"<h1>{html.escape(', '.join(run.name for run in runs))}</h1>",
-        f"<p>{html.escape(_subtitle(runs))}</p>",
+        f"<h1>{html(', '.join(run.name for run in runs))}</h1>",
+        f"<p>{html(_subtitle(runs))}</p>",
         *(_tiles(group, named=len(groups) > 1) for group in groups),
         _runs_table(runs) if len(runs) > 1 else "",
         f'<h2>Curves</h2><p>Over training steps.</p><div class="charts">{drawn}</div>' if drawn else "",
@@ -37,7 +37,7 @@ def page(runs: Sequence[RunData]) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>"
+        f"<title>{html(title)}</title><style>{STYLE}</style></head>"
         f"<body>{''.join(sections)}<script>{SCRIPT}</script></body></html>\n"
     )
 
@@ -68,9 +68,9 @@ def _tiles(group: Group, *, named: bool) -> str:
     troubles = sum(faults(run.events) for run in runs)
     tiles += [(f"{resumes}", "resumes"), (f"{troubles}", "warnings and faults")]
     if len(runs) == 1:
-        tiles.append((html.escape(str(runs[0].status.get("state", "?"))), "state"))
+        tiles.append((html(str(runs[0].status.get("state", "?"))), "state"))
     body = "".join(f"<div><b>{value}</b><span>{what}</span></div>" for value, what in tiles)
-    heading = f"<h3>{html.escape(group.label)}</h3>" if named else ""
+    heading = f"<h3>{html(group.label)}</h3>" if named else ""
     return f'{heading}<div class="tiles">{body}</div>'
 
 
@@ -83,8 +83,8 @@ def _spread(values: Sequence[float]) -> str:
 
 def _runs_table(runs: Sequence[RunData]) -> str:
     rows = "".join(
-        f"<tr><th>{html.escape(run.name)}</th><td>{html.escape(str(run.status.get('state', '?')))}</td>"
-        f"<td class=n>{run.config.get('seed')}</td>"
+        f"<tr><th>{html(run.name)}</th><td>{html(str(run.status.get('state', '?')))}</td>"
+        f"<td class=n>{html(run.config.get('seed'))}</td>"
         f"<td class=n>{f'{run.accuracies[-1]:.2%}' if run.accuracies else ''}</td>"
         f"<td class=n>{f'{max(run.accuracies):.2%}' if run.accuracies else ''}</td>"
         f"<td class=n>{run.steps[-1]['step'] if run.steps else 0:,}</td>"
@@ -104,9 +104,7 @@ def _each(runs: Sequence[RunData], title: str, section: Any) -> str:
         return ""
     if len(runs) == 1:
         return f"<h2>{title}</h2>{bodies[0][1]}"
-    parts = "".join(
-        f"<details><summary>{html.escape(run.name)}</summary>{body}</details>" for run, body in bodies
-    )
+    parts = "".join(f"<details><summary>{html(run.name)}</summary>{body}</details>" for run, body in bodies)
     return f"<h2>{title}</h2>{parts}"
 
 
@@ -131,7 +129,7 @@ def _environment(run: RunData) -> str:
                 hardware["system"],
                 packages,
             )
-            rows.append("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>")
+            rows.append("<tr>" + "".join(f"<td>{html(str(cell))}</td>" for cell in cells) + "</tr>")
         before = shown
     if not rows:
         return ""
@@ -150,9 +148,9 @@ def _configuration(runs: Sequence[RunData]) -> str:
         differs = ' class="differs"' if len(set(values)) > 1 else ""
         shown = values if differs else values[:1]
         span = f' colspan="{len(runs)}"' if len(shown) < len(runs) else ""
-        cells = "".join(f"<td{span}>{html.escape(value)}</td>" for value in shown)
-        rows.append(f"<tr{differs}><th>{html.escape(name)}</th>{cells}</tr>")
-    head = "".join(f"<th>{html.escape(run.name)}</th>" for run in runs) if len(runs) > 1 else "<th>value</th>"
+        cells = "".join(f"<td{span}>{html(value)}</td>" for value in shown)
+        rows.append(f"<tr{differs}><th>{html(name)}</th>{cells}</tr>")
+    head = "".join(f"<th>{html(run.name)}</th>" for run in runs) if len(runs) > 1 else "<th>value</th>"
     return (
         f'<details><summary>{len(names)} values</summary><div class="wide"><table class="config">'
         f"<thead><tr><th>field</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dydist import display
 from dydist.monitor.report.charts import Chart
 
 
@@ -27,12 +28,19 @@ def write_pngs(charts: Sequence[Chart], folder: Path) -> list[Path]:
             alpha, width = (0.3, 0.8) if curve.faint else (1.0, 1.8)
             marker = "o" if len(xs) == 1 else ""
             axes.plot(
-                xs, ys, style, color=colour, alpha=alpha, lw=width, marker=marker, label=curve.name or None
+                xs,
+                ys,
+                style,
+                color=colour,
+                alpha=alpha,
+                lw=width,
+                marker=marker,
+                label=display.figure(curve.name) or None,
             )
             if curve.band:
                 at, low, high = zip(*curve.band, strict=True)
                 axes.fill_between(at, low, high, color=colour, alpha=0.2, lw=0)
-        axes.set(title=chart.title, xlabel="step")
+        axes.set(title=display.figure(chart.title), xlabel="step")
         if chart.log:
             axes.set_yscale("log")
         if chart.percent:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import html
+import html as html_module
 import json
 import math
 from collections.abc import Sequence
 
+from dydist.display import html, plain
 from dydist.monitor.report.charts import Chart, Curve
 
 WIDTH, HEIGHT = 640, 300
@@ -30,15 +31,15 @@ def chart_svg(chart: Chart) -> str:
         "x": [x_axis.low, x_axis.high, LEFT, WIDTH - RIGHT],
         "percent": chart.percent,
         "curves": [
-            {"name": curve.name, "points": [[_short(x), _short(y)] for x, y in curve.points]}
+            {"name": plain(curve.name), "points": [[_short(x), _short(y)] for x, y in curve.points]}
             for curve in curves
             if curve.name
         ],
     }
-    payload = html.escape(json.dumps(data), quote=True)
+    payload = html_module.escape(json.dumps(data))
     return (
-        f'<figure class="chart" id="chart-{chart.key}"><figcaption>{html.escape(chart.title)}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(chart.title)}" '
+        f'<figure class="chart" id="chart-{chart.key}"><figcaption>{html(chart.title)}</figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html(chart.title)}" '
         f'data-curves="{payload}">{"".join(parts)}<line class="cursor" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/></svg>'
         f"{legend(curves)}<output></output></figure>"
     )
@@ -49,7 +50,7 @@ def legend(curves: Sequence[Curve]) -> str:
     named = [curve for curve in curves if curve.name]
     if len(named) < 2 and not any(curve.band for curve in named):
         return ""
-    items = "".join(f'<li><i class="{_kind(curve)}"></i>{html.escape(curve.name)}</li>' for curve in named)
+    items = "".join(f'<li><i class="{_kind(curve)}"></i>{html(curve.name)}</li>' for curve in named)
     return f'<ul class="legend">{items}</ul>'
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from dydist.display import html
 from dydist.monitor.report.runs import RunData
 from dydist.monitor.text import duration
 
@@ -34,9 +34,9 @@ def timeline_section(run: RunData) -> str:
     marks = "".join(_mark(event, x(event["time"])) for event in run.events)
     listed = [event for event in run.events if not (event["kind"] == "checkpoint" and event["error"] is None)]
     rows = "".join(
-        f'<tr class="{html.escape(event.get("level", event["kind"]))}"><td>{_clock(event["time"])}</td>'
-        f"<td>+{duration(event['time'] - begin)}</td><td>{html.escape(event['kind'])}</td>"
-        f"<td>{html.escape(describe(event))}</td></tr>"
+        f'<tr class="{html(event.get("level", event["kind"]))}"><td>{_clock(event["time"])}</td>'
+        f"<td>+{duration(event['time'] - begin)}</td><td>{html(event['kind'])}</td>"
+        f"<td>{html(describe(event))}</td></tr>"
         for event in listed
     )
     saves = sum(event["kind"] == "checkpoint" and event["error"] is None for event in run.events)
@@ -102,7 +102,7 @@ def _mark(event: dict[str, Any], x: float) -> str:
     if kind not in ("save", "warning", "error"):
         return ""
     top, bottom = (36, 44) if kind == "save" else (4, 46)
-    title = html.escape(f"{_clock(event['time'])} {describe(event)}")
+    title = html(f"{_clock(event['time'])} {describe(event)}")
     return f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"><title>{title}</title></line>'
 
 
