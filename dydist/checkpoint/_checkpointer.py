@@ -21,11 +21,12 @@ from dydist.checkpoint._policy import Decision, Status, decide, shares_on_node
 from dydist.checkpoint._restore import Agreement, candidates, newest_valid, set_aside
 from dydist.checkpoint._retry import Retrying, Tell, explain
 from dydist.checkpoint._save import Identity, Save
-from dydist.checkpoint._stage import copy_of, open_stage, prepare_stage, staged
+from dydist.checkpoint._stage import check_stage, copy_of, open_stage, prepare_stage, staged
 from dydist.checkpoint._storage import LocalStorage, Storage, open_storage
 from dydist.checkpoint._tensors import HostMemory, TrainingState, split
 from dydist.checkpoint._transfer import Surroundings
 from dydist.config import CheckpointConfig
+from dydist.errors import UserError
 from dydist.places import is_url
 from dydist.records import CheckpointRecord
 from dydist.redaction import scrub
@@ -121,6 +122,11 @@ class Checkpointer:
 
     def _restore(self, agreement: Agreement) -> TrainingState | None:
         stage_name = str(self._stage.root) if self._stage is not None else ""
+        stage_problem = None if self._stage is None else check_stage(self._stage)
+        if (problem := next(filter(None, agreement.gather(stage_problem)), None)) is not None:
+            raise UserError(
+                f"checkpoint.stage_dir: {problem}; remove it, or give another folder of the node's own disk"
+            )
         nodes = agreement.gather((self._host, stage_name))
         self._hosts = tuple(host for host, _ in nodes)
         node = tuple(rank for rank, name in enumerate(nodes) if name == nodes[self._rank])

@@ -12,32 +12,53 @@ from pathlib import Path
 from dydist.checkpoint._catalog import Found, survey
 from dydist.checkpoint._format import encode_json, leftover_step
 from dydist.checkpoint._storage import READ_BYTES, Chunks, LocalStorage
+from dydist.private_files import NotPrivateError, check_private, private_folder
 from dydist.redaction import scrub
 
 PLACE = "PLACE.json"
+DEFAULT = "dydist-stage-"
+"""How the folder of stages is called where `checkpoint.stage_dir` is not given; the user's name follows."""
+NAMES = 16
+"""So many names are tried where others have taken those before."""
 STALE_S = 14 * 24 * 3600.0
 """What other runs left in the same stage folder is swept after so long without a change."""
 
 
 def open_stage(url: str, stage_dir: str | None) -> LocalStorage:
-    """The stage of one remote place. The default lies under the temporary folder, for this user alone."""
-    parent = Path(stage_dir or Path(tempfile.gettempdir()) / f"dydist-stage-{getpass.getuser()}")
+    """The stage of one remote place. The default lies under the temporary folder, for this user alone.
+
+    Where someone else has taken that name, it is the first one numbered that nobody has. Makes nothing.
+    """
     key = hashlib.sha256(url.encode()).hexdigest()[:16]
+    default = Path(tempfile.gettempdir()) / f"{DEFAULT}{_user_name()}"
+    names = (default, *(default.with_name(f"{default.name}-{number}") for number in range(1, NAMES)))
+    parent = Path(stage_dir) if stage_dir else next(filter(_is_private, names), default)
     # Not flushed: it is for while the node lives, and what a power cut tears is found by its hash.
     return LocalStorage(parent / key, durable=False)
 
 
+def check_stage(stage: LocalStorage) -> str | None:
+    """Why a stage may not be used: someone else could have put checkpoints there. None where it may."""
+    try:
+        for folder in _private_folders(stage):
+            check_private(folder)
+    except NotPrivateError as error:
+        return str(error)
+    return None
+
+
 def prepare_stage(stage: LocalStorage, url: str, *, now: float) -> None:
     """Make the folder, say whose it is, and sweep what torn saves and long-dead runs left. Called by one process a
-    node, before any save, by the run that holds the place's lease."""
-    stage.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    stage.root.parent.chmod(0o700) if stage.root.parent.name.startswith("dydist-stage-") else None
+    node, before any save, by the run that holds the place's lease. Raises OSError where it cannot be made, and
+    NotPrivateError where it is someone else's."""
+    for private in _private_folders(stage):
+        private_folder(private)
     stage.write(PLACE, lambda: [encode_json({"url": scrub(url)})])
     for folder in stage.folders():
         if leftover_step(folder) is not None:
             stage.delete_folder(folder)
     for other in stage.root.parent.iterdir():
-        if other != stage.root and (other / PLACE).is_file():
+        if other != stage.root and _is_private(other) and (other / PLACE).is_file():
             neighbour = LocalStorage(other)
             times = [
                 (other / PLACE).stat().st_mtime,
@@ -72,6 +93,29 @@ def copy_of(stage: LocalStorage, attempt: str) -> str | None:
         if found.manifest is not None and found.manifest.attempt == attempt:
             return f"{stage.url}/{found.folder}"
     return None
+
+
+def _private_folders(stage: LocalStorage) -> list[Path]:
+    """The stage's folder, and the one around it where that is not of the user's choice."""
+    ours = stage.root.parent.name.startswith(DEFAULT)
+    return [stage.root.parent, stage.root] if ours else [stage.root]
+
+
+def _is_private(folder: Path) -> bool:
+    try:
+        check_private(folder)
+    except NotPrivateError:
+        return False
+    return True
+
+
+def _user_name() -> str:
+    """This user's name, as it may be part of a folder's; the number where there is none."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        name = ""
+    return name if name.replace("-", "").replace("_", "").replace(".", "").isalnum() else str(os.getuid())
 
 
 class OpenFiles:

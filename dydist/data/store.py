@@ -21,6 +21,7 @@ from dydist.data.cache import (
 from dydist.data.cifar import Layout, how_to_get, missing_files, read_classes, read_split, unreadable
 from dydist.data.download import download
 from dydist.errors import UserError
+from dydist.private_files import is_made_by
 
 CACHE_FOLDER = ".dydist-cache"
 
@@ -39,8 +40,15 @@ def open_cifar(
     cache folder; `cache_dir` replaces both. Raises UserError.
     """
     root = root.expanduser()
-    places = [root / CACHE_FOLDER, _user_cache(root)] if cache_dir is None else [cache_dir]
+    places = (
+        [cache_dir] if cache_dir is not None else _trusted([root / CACHE_FOLDER, _user_cache(root)], root)
+    )
     if _complete(layout, root, allow_download=allow_download):
+        places = [
+            place
+            for place in places
+            if _trusted([_converted(layout, root, place)], root, root / layout.folder)
+        ]
         for place in places:
             if (found := open_cached(_converted(layout, root, place))) is not None:
                 return found
@@ -110,6 +118,12 @@ def _converted(layout: Layout, root: Path, cache: Path) -> Path:
             f"{error.filename} vanished or became unreadable while it was opened ({error.strerror}); leave the "
             f"files of {layout.name} in place while runs start, and start again"
         ) from None
+
+
+def _trusted(folders: Sequence[Path], *sources: Path) -> list[Path]:
+    """Those of the folders that nobody else made: this user, root, or who owns the data as they were published."""
+    owners = {os.geteuid(), 0, *(source.stat().st_uid for source in sources if source.exists())}
+    return [folder for folder in folders if is_made_by(folder, owners)]
 
 
 def _user_cache(root: Path) -> Path:

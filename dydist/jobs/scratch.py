@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from dydist.private_files import is_made_by
+
 PREFIX = "dydist-launch-"
 LOCK = "owner.lock"
 
@@ -49,7 +51,9 @@ def sweep(parent: Path | None = None) -> list[Path]:
     """Remove what killed owners left in `parent`; returns it. Folders of other users are left alone."""
     found = []
     for folder in (parent or Path(tempfile.gettempdir())).glob(f"{PREFIX}*"):
-        with suppress(OSError):  # not ours, or swept by another at the same moment
+        if not is_made_by(folder, {os.geteuid()}):
+            continue
+        with suppress(OSError):  # swept by another at the same moment
             lock = os.open(folder / LOCK, os.O_RDWR)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,6 +18,7 @@ from torch import Tensor
 from dydist.models.strategies import Geometry, Shape, dynamic_conv2d, rule
 from dydist.models.strategies.native import build, identity, library
 from dydist.models.strategies.winograd import suits
+from dydist.private_files import is_own_file, own_folder
 
 MEASURED_IMAGES = {"cpu": 32, "cuda": 512}
 """At most so many images are used to measure: ratios between strategies hardly change beyond. With fewer a GPU would
@@ -72,7 +73,8 @@ class Times:
     """Least seconds of forward and backward, by problem and strategy: read from `path`, or measured and kept there.
 
     One process of a machine measures at a time, and others that want the same take its figures: two runs that
-    start together choose alike, and do not disturb each other's clocks.
+    start together choose alike, and do not disturb each other's clocks. A file that another user could have written is
+    neither believed nor replaced.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
@@ -94,6 +96,8 @@ class Times:
         return {name: self._known[key] for name, key in keys.items()}
 
     def _read(self) -> dict[str, dict[str, float]]:
+        if not (self._own() and is_own_file(self.path)):
+            return {}
         try:
             found = json.loads(self.path.read_text())
         except (OSError, ValueError):  # Missing, or torn: measure again.
@@ -102,19 +106,30 @@ class Times:
 
     def _write(self) -> None:
         """Keep what is known, whole or not at all. A full disk costs only time."""
+        if not self._own():
+            return
         try:
             draft = self.path.with_name(f"{self.path.name}.{os.getpid()}")
             draft.write_text(json.dumps(self._known, indent=1, sort_keys=True))
+            draft.chmod(0o644)  # whatever the umask
             os.replace(draft, self.path)
         except OSError:
             return
+
+    def _own(self) -> bool:
+        """Whether the folder is this user's own."""
+        try:
+            own_folder(self.path.parent)
+        except OSError:
+            return False
+        return True
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the file's lock where there can be one; a place that cannot be written must not stop a run."""
         lock = FileLock(f"{self.path}.lock", timeout=LOCK_S)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            own_folder(self.path.parent)
             lock.acquire()
         except (OSError, NotImplementedError, Timeout):
             yield

@@ -18,15 +18,17 @@ from urllib.parse import quote
 import psutil
 from support import REPOSITORY
 
-SECRET = "Pl4nted/S3cr3t+key=="
-PASSWORD = "pl4nted@p/ssw?rd"
+SECRET = "".join(
+    ("Pl4", "nted/S3c", "r3t+key==")
+)  # in pieces: this very file lies in the snapshot that a job runs
+PASSWORD = "".join(("pl4", "nted@p/ss", "w?rd"))
 NEEDLES = tuple(
     {
         spelling.encode()
         for secret in (SECRET, PASSWORD)
         for spelling in (
             secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1],
-            base64.b64encode(secret.encode()).decode(), "Pl4nted", "S3cr3t", "pl4nted", "ssw?rd",
+            base64.b64encode(secret.encode()).decode(), SECRET[:7], SECRET[8:14], PASSWORD[:7], PASSWORD[10:],
         )
     }
 )  # fmt: skip

@@ -14,13 +14,14 @@ import hashlib
 import os
 import platform
 import shutil
-import stat
 import subprocess
 import tempfile
 from pathlib import Path
 
 import torch
 from filelock import FileLock
+
+from dydist.private_files import is_own_file, own_folder, private_folder
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 """What is compiled; it includes the headers beside it."""
@@ -74,35 +75,31 @@ def _attempt() -> tuple[ctypes.CDLL | None, str]:
         return ctypes.CDLL(str(build(compiler, cache_folder()))), ""
     except (OSError, RuntimeError) as problem:
         try:  # A home that is missing, full or read-only must not cost the kernels.
-            return ctypes.CDLL(str(build(compiler, _private_folder()))), ""
+            return ctypes.CDLL(str(build(compiler, _temporary_cache()))), ""
         except (OSError, RuntimeError):
             return None, str(problem)
 
 
-def _private_folder() -> Path:
+def _temporary_cache() -> Path:
     """A folder for this user among the temporary ones. Raises OSError where someone else could put a library there."""
-    folder = Path(tempfile.gettempdir()) / f"dydist-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
-        raise PermissionError(f"{folder} is not this user's alone")
-    return folder
+    return private_folder(Path(tempfile.gettempdir()) / f"dydist-{os.getuid()}")
 
 
 def build(compiler: str, cache: Path) -> Path:
     """Return the library for this source, compiler and CPU, building it under `cache` where it is not there yet.
 
-    Raises RuntimeError with the compiler's words where it fails, OSError where `cache` cannot be written.
+    A library that someone else could have put there is not run, but replaced. Raises RuntimeError with the compiler's
+    words where it fails, OSError where `cache` cannot be written or is not this user's own.
     """
-    folder = cache / "native" / _key(compiler)
+    folder = own_folder(cache, f"native/{_key(compiler)}")
     target = folder / "kernels.so"
-    if target.is_file():
+    if is_own_file(target):
         return target
-    folder.mkdir(parents=True, exist_ok=True)
     with FileLock(str(folder / "lock")):
-        if not target.is_file():
+        if not is_own_file(target):
             draft = folder / f"kernels-{os.getpid()}.so"
             _compile(compiler, draft)
+            draft.chmod(0o755)  # whatever the umask
             os.replace(draft, target)  # Whoever looks sees a whole library or none.
     return target
 
