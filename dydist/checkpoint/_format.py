@@ -23,8 +23,13 @@ MANIFEST = "MANIFEST.json"
 STATE = "state.json"
 KINDS = ("model", "optimizer", "ema")
 
-_STEP = re.compile(r"step-(\d{9,})")
-_LEFTOVER = re.compile(r"\.step-(\d{9,})\.([0-9a-f]+)\.(partial|replaced)")
+PARTIAL, REPLACED = ".partial", ".replaced"
+"""How hidden folders' names end: of a save that has not been published, and of what it replaced."""
+HIGHEST_STEP = 10**15 - 1
+"""No run has so many steps. A higher number in a name or a manifest is not a step."""
+
+_STEP = re.compile(r"step-([0-9]{9,15})")
+_LEFTOVER = re.compile(r"\.step-([0-9]{9,15})\.([0-9a-f]+)(\.partial|\.replaced)")
 
 
 def folder_name(step: int) -> str:
@@ -35,7 +40,8 @@ def folder_name(step: int) -> str:
 def step_of(folder: str) -> int | None:
     """The step that a folder's name tells, or None where it is not a checkpoint folder's name."""
     match = _STEP.fullmatch(folder)
-    return int(match[1]) if match else None
+    step = int(match[1]) if match else None
+    return step if step is not None and folder == folder_name(step) else None  # no second name for one step
 
 
 def leftover_step(folder: str) -> int | None:

@@ -22,7 +22,7 @@ from dydist.checkpoint import _ftp
 from dydist.checkpoint._connections import Connections, Opened
 from dydist.checkpoint._errors import DamagedError
 from dydist.checkpoint._format import MANIFEST
-from dydist.checkpoint._storage import READ_BYTES, TEMPORARY, Chunks
+from dydist.checkpoint._storage import READ_BYTES, TEMPORARY, Chunks, refuse_other_bytes
 from dydist.checkpoint._transient import chain, explain, http_status, is_transient
 from dydist.errors import UserError
 from dydist.places import BUCKETS, SFTP, open_filesystem
@@ -122,10 +122,7 @@ class RemoteStorage:
                 self._write(system, target, lambda: [data])
         if not taken:
             self._pause(SETTLE_S)  # two that both saw nothing: the last write wins, and both see whose it was
-        if (
-            b"".join(self.read(name)) != data
-        ):  # the same: this very write took effect before, its answer was lost
-            raise FileExistsError(target)
+        refuse_other_bytes(self, name, data)
 
     def delete(self, name: str) -> None:
         with self._connection() as (system, root):
@@ -235,9 +232,16 @@ class RemoteStorage:
 
     def _write_new(self, system: AbstractFileSystem, target: str, data: bytes) -> None:
         """Write in the way in which a store that can refuses a name that is taken. FileExistsError where it is."""
+        opened = False
+
+        def chunks() -> Iterator[bytes]:
+            nonlocal opened
+            opened = True
+            yield data
+
         try:
             if self._protocol in SFTP:
-                self._stream(system, target, lambda: [data], "xb")
+                self._stream(system, target, chunks, "xb")
             elif self._protocol == "webdav":
                 with self._aside(system, target, lambda: [data]) as temporary:
                     _rename(system, temporary, target, replace=False)
@@ -248,6 +252,10 @@ class RemoteStorage:
         except FileExistsError:
             raise
         except Exception as error:
+            if opened:  # our own file, perhaps half of it, which the next try would take for somebody else's
+                with contextlib.suppress(Exception):
+                    system.rm_file(target)
+                raise
             conflicts = (409, 412) if self._protocol in BUCKETS else (412,)
             # SFTP's protocol has no word for it: "Failure"
             sftp = self._protocol in SFTP and _info(system, target) is not None
