@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("jobs", ""))
 
-from job_cluster import RECIPE, REPOSITORY, STEPS, Cluster, Job, cluster_environment, flags, metrics, weights
+from job_cluster import RECIPE, REPOSITORY, STEPS, Cluster, Job, flags, metrics, running_cluster, weights
 
 ROUND_S = 900.0
 """A round that takes longer has failed."""
@@ -73,40 +73,41 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--site", default="default", help="of slurm/testcluster: default, strict")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faults", type=int, default=3, help="faults of each round")
     parser.add_argument("--keep", action="store_true", help="keep the folder of runs and logs")
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="dydist-chaos-"))
-    env = cluster_environment(folder)
-    cluster = Cluster(folder, env)
-    cluster.testcluster("up")
     counts: Counter[str] = Counter()
     rounds, wrong = 0, 0
     began = time.monotonic()
-    try:
-        reference = train_reference(folder, env)
+    with running_cluster(options.site, Path(tempfile.mkdtemp(prefix="dydist-chaos-"))) as cluster:
+        runs = cluster.owned(cluster.project / "runs")
+        reference = train_reference(cluster, runs)
         while time.monotonic() - began < options.minutes * 60:
             draw = random.Random(f"{options.seed} {rounds}")
-            result = play(cluster, draw, folder / "runs", f"round-{rounds}", options.faults, reference)
+            result = play(cluster, draw, runs, f"round-{rounds}", options.faults, reference)
             counts.update(result["faults"])
             wrong += not result["equal"]
             rounds += 1
             print(json.dumps(result), flush=True)
-    finally:
-        cluster.testcluster("down")
         if not options.keep and not wrong:
-            subprocess.run(["rm", "-rf", str(folder)], check=True)
-    summary = {"seed": options.seed, "rounds": rounds, "wrong": wrong, "faults": dict(counts)}
+            shutil.rmtree(runs)
+    summary = {
+        "site": options.site,
+        "seed": options.seed,
+        "rounds": rounds,
+        "wrong": wrong,
+        "faults": dict(counts),
+    }
     print(json.dumps({**summary, "minutes": round((time.monotonic() - began) / 60, 1)}))
     return 1 if wrong or not rounds else 0
 
 
-def train_reference(folder: Path, env: dict[str, str]) -> Path:
-    words = [*flags(RECIPE), "--run.dir", str(folder / "runs"), "--run.name", "one"]
-    command = [sys.executable, str(REPOSITORY / "dydist" / "train.py"), *words]
-    subprocess.run(command, check=True, capture_output=True, env=env)
-    return folder / "runs" / "one"
+def train_reference(cluster: Cluster, runs: Path) -> Path:
+    words = [*flags(RECIPE), "--run.dir", str(runs), "--run.name", "one"]
+    cluster.run(sys.executable, str(REPOSITORY / "dydist" / "train.py"), *words)
+    return runs / "one"
 
 
 def play(

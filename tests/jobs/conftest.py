@@ -10,24 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from job_cluster import DAEMONS, RECIPE, REPOSITORY, Cluster, cluster_environment, flags
+from job_cluster import DAEMONS, RECIPE, REPOSITORY, SITE, Cluster, flags, running_cluster
 
 
 @pytest.fixture(scope="session")
 def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three nodes, up once for the session."""
+    """Three nodes, up once for the session; DYDIST_TEST_SITE=strict is one whose site differs in much."""
     if absent := [name for name in ("slurmctld", "slurmd", "munged") if not shutil.which(name, path=DAEMONS)]:
         what = f"{', '.join(absent)} not found: apt-get install -y slurm-wlm munge"
         if os.environ.get("CI"):
             pytest.fail(f"{what}; CI must have it")
         pytest.skip(what)
-    folder = tmp_path_factory.mktemp("cluster")
-    cluster = Cluster(folder, cluster_environment(folder))
-    cluster.testcluster("up")
-    try:
+    with running_cluster(SITE, tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster
-    finally:
-        cluster.testcluster("down")
 
 
 @pytest.fixture
@@ -35,6 +30,15 @@ def cluster(slurm_cluster: Cluster) -> Iterator[Cluster]:
     """The cluster, idle before and after."""
     yield slurm_cluster
     slurm_cluster.quiet()
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder of the user's whose jobs they are, in their project: on the strict site with spaces in its path."""
+    if "cluster" not in request.fixturenames:
+        return tmp_path
+    cluster: Cluster = request.getfixturevalue("slurm_cluster")
+    return tmp_path if cluster.site == "default" else cluster.owned(cluster.project / tmp_path.name)
 
 
 @pytest.fixture(scope="session")

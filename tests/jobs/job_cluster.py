@@ -5,22 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pwd
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from safetensors import safe_open
 from support import missing
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TESTCLUSTER = REPOSITORY / "slurm" / "testcluster"
+SITE = os.environ.get("DYDIST_TEST_SITE", "default")
+"""How the test cluster is configured: slurm/testcluster_sites.py has the names."""
 DAEMONS = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 RECIPE = {
     "data.name": "digits", "model.width": "0.25", "train.batch_size": "64", "train.epochs": "2",
@@ -32,7 +38,6 @@ STEPS = int(RECIPE["train.max_steps"])
 
 def cluster_environment(folder: Path) -> dict[str, str]:
     """The environment of a user of the test cluster in `folder`, with nothing of this user's own settings."""
-    (folder / "tmp").mkdir(parents=True, exist_ok=True)
     more = {
         "PATH": DAEMONS,
         "OMP_NUM_THREADS": "1",
@@ -44,6 +49,26 @@ def cluster_environment(folder: Path) -> dict[str, str]:
     return {**os.environ, **more}
 
 
+@contextmanager
+def running_cluster(site: str, parent: Path, *options: str) -> Iterator[Cluster]:
+    """A cluster of this site, up and down. `parent` is for those whose jobs are this user's own.
+
+    Jobs of the strict site are another user's, where root runs the tests and that user can run this Python.
+    """
+    with ExitStack() as stack:
+        folder = parent
+        if site == "strict" and os.geteuid() == 0:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dydist-strict-")))
+            folder.chmod(0o755)  # every user may pass, unlike in pytest's own folder
+        cluster = Cluster(folder, cluster_environment(folder))
+        cluster.testcluster("up", "--site", site, *options)
+        try:
+            cluster.adopt()
+            yield cluster
+        finally:
+            cluster.testcluster("down")
+
+
 def flags(values: Mapping[str, object]) -> list[str]:
     """A mapping as flags of dydist/train.py."""
     return [word for field, value in values.items() for word in (f"--{field}", str(value))]
@@ -51,10 +76,72 @@ def flags(values: Mapping[str, object]) -> list[str]:
 
 @dataclass
 class Cluster:
-    """The test cluster. Everything awaited is an event of the cluster or of a run, with a time limit."""
+    """The test cluster. Everything awaited is an event of the cluster or of a run, with a time limit.
+
+    `user`: whose jobs they are, with the groups that subprocess wants; empty where it is who runs the tests.
+    """
 
     folder: Path
     env: dict[str, str]
+    site: str = "default"
+    nodes: Sequence[str] = ()
+    project: Path = Path()
+    user: Mapping[str, Any] = field(default_factory=dict)
+
+    def adopt(self) -> None:
+        """Take over what `testcluster up` made: nodes, and the user with their home."""
+        made = json.loads((self.folder / "cluster.json").read_text())
+        self.site, self.nodes, self.project = (
+            made["site"],
+            made["nodes"],
+            Path(made.get("project", self.folder)),
+        )
+        # Of the jobs too: what is killed leaves things there.
+        self.env |= {"TMPDIR": str(self.owned(self.folder / "tmp"))}
+        if "home" not in made:
+            return
+        home = Path(made["home"])
+        if "user" in made:
+            self.user = {"user": made["user"], "group": pwd.getpwnam(made["user"]).pw_gid, "extra_groups": ()}
+            probe = subprocess.run(
+                [sys.executable, "-c", "import dydist"], env=self.env, cwd="/", **self.user
+            )
+            if probe.returncode:
+                print(
+                    f"{made['user']} cannot run {sys.executable}: jobs of the strict site are run as this user"
+                )
+                self.user = {}
+        folders = {
+            "TMPDIR": "tmp",
+            "XDG_STATE_HOME": "state",
+            "XDG_CONFIG_HOME": "config",
+            "DYDIST_CACHE": "cache",
+        }
+        self.env |= {name: str(self.owned(home / part)) for name, part in folders.items()} | {
+            "HOME": str(home)
+        }
+        self.owned(home)
+        self.owned(self.project)
+        built = Path(os.environ.get("DYDIST_CACHE", "")) / "native"
+        if built.is_dir():  # compiled kernels take a minute to build
+            shutil.copytree(built, home / "cache" / "native")
+
+    def owned(self, folder: Path) -> Path:
+        """A folder of the user's own."""
+        folder.mkdir(exist_ok=True)
+        if self.user:
+            shutil.chown(folder, self.user["user"], self.user["group"])
+        return folder
+
+    def only(self, site: str, why: str) -> None:
+        """Skip a test that another site cannot have."""
+        if self.site != site:
+            pytest.skip(f"on the {site} site alone: {why}")
+
+    def hosts(self, *numbers: int) -> str:
+        """Nodes, counted from 1, in SLURM's short form: n[1-2]."""
+        names = ",".join(self.nodes[number - 1] for number in numbers)
+        return self.run("scontrol", "show", "hostlistsorted", names).strip()
 
     def testcluster(self, command: str, *arguments: str) -> str:
         words = [sys.executable, str(TESTCLUSTER), command, "--dir", str(self.folder), *arguments]
@@ -63,18 +150,27 @@ class Cluster:
         return result.stdout
 
     def run(self, *command: str, check: bool = True) -> str:
+        """A command as the user whose jobs they are."""
+        result = subprocess.run(command, capture_output=True, text=True, env=self.env, cwd="/", **self.user)
+        assert not check or result.returncode == 0, result.stderr
+        return result.stdout
+
+    def operate(self, *command: str, check: bool = True) -> str:
+        """A command as whoever started the cluster: SLURM's operator."""
         result = subprocess.run(command, capture_output=True, text=True, env=self.env)
         assert not check or result.returncode == 0, result.stderr
         return result.stdout
 
-    def dydist(self, *arguments: str, code: int = 0) -> str:
-        """The `dydist` command, as a user types it; its standard output."""
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The `dydist` command, as a user types it in their project folder."""
         words = [sys.executable, "-m", "dydist.cli.main", *arguments]
-        env = {
-            **self.env,
-            "TMPDIR": str(self.folder / "tmp"),
-        }  # of the jobs too: what is killed leaves things there
-        result = subprocess.run(words, capture_output=True, text=True, env=env, cwd=self.folder)
+        return subprocess.run(
+            words, capture_output=True, text=True, env=self.env, cwd=self.project, **self.user
+        )
+
+    def dydist(self, *arguments: str, code: int = 0) -> str:
+        """The same with the exit code that it must have; its standard output."""
+        result = self.call(*arguments)
         assert result.returncode == code, f"exit {result.returncode}\n{result.stdout}\n{result.stderr}"
         return result.stdout
 
@@ -94,8 +190,9 @@ class Cluster:
 
     def quiet(self) -> None:
         """End every job and bring back every node."""
-        self.run("scancel", "--me", check=False)
-        self.run("scancel", "--me", "--signal=KILL", check=False)
+        for run in (self.run, self.operate):
+            run("scancel", "--me", check=False)
+            run("scancel", "--me", "--signal=KILL", check=False)
         state = json.loads(self.testcluster("status"))
         for node, lives in state["daemons"].items():
             if node != "slurmctld" and not lives:

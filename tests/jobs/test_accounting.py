@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from job_cluster import DAEMONS, Cluster, cluster_environment
+from job_cluster import DAEMONS, Cluster, running_cluster
 from support import missing
 
 pytestmark = pytest.mark.long
@@ -21,12 +21,8 @@ def forgetful(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluste
         if not shutil.which("slurmdbd", path=DAEMONS) or not shutil.which("mariadbd", path=DAEMONS):
             missing("slurmdbd with MariaDB (apt-get install -y slurmdbd mariadb-server)")
         options.append("--accounting")
-    cluster = Cluster(tmp_path, cluster_environment(tmp_path))
-    cluster.testcluster("up", *options)
-    try:
+    with running_cluster("default", tmp_path, *options) as cluster:
         yield cluster
-    finally:
-        cluster.testcluster("down")
 
 
 def test_ended_jobs_that_slurm_has_forgotten(
@@ -46,7 +42,7 @@ def test_ended_jobs_that_slurm_has_forgotten(
     done, cancelled = ran.status(), waiting.status()
     assert done["state"] == "done"
     if "with sacct" in request.node.name:
-        assert (done["scheduler"], done["nodes"]) == ("COMPLETED", "n1")
+        assert (done["scheduler"], done["nodes"]) == ("COMPLETED", forgetful.nodes[0])
         assert (cancelled["state"], cancelled["scheduler"]) == ("cancelled", "CANCELLED")
     else:
         assert done["scheduler"] == "FORGOTTEN"

@@ -42,7 +42,7 @@ def test_preemption_in_mid_epoch_and_then_a_killed_node(
         preemptor = cluster.testcluster("preempt", "--nodes", "3", "--seconds", "600").strip()
         job.until(job.warned, 180, "the warning")
     job.until(lambda: len(job.decisions()) == 1, 180, "the requeue")
-    cluster.run("scancel", preemptor)
+    cluster.operate("scancel", preemptor)
     job.until(lambda: job.scheduler().startswith("PENDING"), 180, "the queue")
     job.start_now()
     with job.held(20):
@@ -59,7 +59,7 @@ def test_a_hung_rank(cluster: Cluster, reference: Path, tmp_path: Path) -> None:
     job.at_step(12)
     job.signal_rank(1, signal.SIGSTOP)
     assert_like(reference, job, job.ended())
-    assert job.decisions()[0]["reason"].startswith("rank 1 on node n2: hung")
+    assert job.decisions()[0]["reason"].startswith(f"rank 1 on node {cluster.nodes[1]}: hung")
 
 
 @pytest.mark.long
@@ -68,7 +68,7 @@ def test_a_killed_rank(cluster: Cluster, reference: Path, tmp_path: Path) -> Non
     job.at_step(12)
     job.signal_rank(1, signal.SIGKILL)
     assert_like(reference, job, job.ended())
-    assert job.decisions()[0]["reason"].startswith("rank 1 on node n2: killed")
+    assert job.decisions()[0]["reason"].startswith(f"rank 1 on node {cluster.nodes[1]}: killed")
 
 
 @pytest.mark.long
@@ -83,12 +83,13 @@ def test_a_rank_that_the_kernel_kills_for_its_memory(
         job.until(lambda: len(job.decisions()) == 1, 180, "the requeue")
         assert kills() >= 1
     assert_like(reference, job, job.ended())
-    assert job.decisions()[0]["reason"].startswith("rank 0 on node n1: killed")
+    assert job.decisions()[0]["reason"].startswith(f"rank 0 on node {cluster.nodes[0]}: killed")
 
 
 @pytest.mark.long
 def test_a_job_that_slurm_kills_for_its_memory(cluster: Cluster, reference: Path, tmp_path: Path) -> None:
     """One process takes more than the job's --mem: SLURM kills every task, so that nobody is left to decide."""
+    cluster.only("default", "SLURM adds up the memory of its steps there")
     (tmp_path / "hungry").mkdir()
     (tmp_path / "hungry" / "sitecustomize.py").write_text(HUNGRY)
     os.mkfifo(tmp_path / "eat")
@@ -122,10 +123,10 @@ def test_three_time_limits(cluster: Cluster, reference: Path, tmp_path: Path) ->
     job = cluster.submit(tmp_path, "limited", "--nodes", "2", "--time", "10")
     for count in range(3):
         with job.held(6 * (count + 1)):
-            cluster.run("scontrol", "update", f"JobId={job.id}", "TimeLimit=1")
+            cluster.operate("scontrol", "update", f"JobId={job.id}", "TimeLimit=1")
             job.until(job.warned, 180, "the warning")
         job.until(lambda: job.scheduler().startswith("PENDING"), 180, "the queue")
-        cluster.run("scontrol", "update", f"JobId={job.id}", "TimeLimit=10")
+        cluster.operate("scontrol", "update", f"JobId={job.id}", "TimeLimit=10")
         job.start_now()
     assert_like(reference, job, job.ended())
     assert [("time limit" in one["reason"]) for one in job.decisions()] == [True, True, True, False]

@@ -18,7 +18,7 @@ def test_two_nodes_with_two_processes_each_equal_one_process(
     cluster: Cluster, reference: Path, tmp_path: Path
 ) -> None:
     """Status is right at every stage, `logs --follow` ends with the job, and submitting and starting are quick."""
-    for node in ("n2", "n3"):
+    for node in cluster.nodes[1:]:
         cluster.testcluster("drain", node)
     began = time.monotonic()
     job = cluster.submit(tmp_path, "whole", "--nodes", "2", "--processes-per-node", "2")
@@ -32,9 +32,10 @@ def test_two_nodes_with_two_processes_each_equal_one_process(
         stderr=subprocess.PIPE,
         text=True,
         env=cluster.env,
-        cwd=cluster.folder,
+        cwd=cluster.project,
+        **cluster.user,
     ) as follow:
-        cluster.testcluster("undrain", "n2")
+        cluster.testcluster("undrain", cluster.nodes[1])
         job.until(lambda: job.starts(), 180, "the start")
         assert job.status()["state"] == "starting"
         with job.held(2) as pids:
@@ -42,7 +43,11 @@ def test_two_nodes_with_two_processes_each_equal_one_process(
             known = [psutil.Process(pid).environ() for pid in pids]
         (until,) = {float(env["DYDIST_UNTIL"]) for env in known if env["RANK"] == "0"}
         assert 0 < until - time.time() < 24 * 3600  # what a last save's time is cut to
-        assert (status["state"], status["scheduler"], status["nodes"]) == ("running", "RUNNING", "n[1-2]")
+        assert (status["state"], status["scheduler"], status["nodes"]) == (
+            "running",
+            "RUNNING",
+            cluster.hosts(1, 2),
+        )
         assert status["run"]["total_steps"] == STEPS
         assert status["updated_age_s"] < 30
         text, errors = follow.communicate(timeout=400)
@@ -88,11 +93,11 @@ def test_cancel_saves_first_and_the_same_command_goes_on_with_fewer_nodes(
     assert (status["state"], status["reason"]) == ("cancelled", "cancelled by dydist cancel")
     saved = status["last_checkpoint"]["step"]
     assert 8 <= saved < STEPS
-    for node in ("n1", "n2"):
+    for node in cluster.nodes[:2]:
         cluster.testcluster("drain", node)
     again = cluster.submit(tmp_path, "again", "--nodes", "2", "--min-nodes", "1")
     status = again.ended()
-    assert (status["state"], status["nodes"]) == ("done", "n3")
+    assert (status["state"], status["nodes"]) == ("done", cluster.nodes[2])
     assert weights(again.run_dir) == weights(reference)
     assert metrics(again.run_dir) == metrics(reference)
     assert "has ended already (done)" in cluster.dydist("cancel", again.id)
@@ -108,8 +113,8 @@ def test_a_mistake_that_only_the_node_can_see_ends_the_job_for_good(cluster: Clu
     assert "nowhere" in status["failure"]["message"]
     assert job.decisions()[0]["code"] == 2
     log = cluster.dydist("logs", job.id)
-    assert log.startswith("usage: rank 0 on node n1: ")
-    assert cluster.dydist("status", job.id).lstrip().startswith("usage: rank 0 on node n1: ")
+    assert log.startswith(f"usage: rank 0 on node {cluster.nodes[0]}: ")
+    assert cluster.dydist("status", job.id).lstrip().startswith(f"usage: rank 0 on node {cluster.nodes[0]}: ")
 
 
 def test_cancel_of_a_waiting_job_and_now(cluster: Cluster, tmp_path: Path) -> None:
@@ -123,7 +128,7 @@ def test_cancel_of_a_waiting_job_and_now(cluster: Cluster, tmp_path: Path) -> No
 def test_a_dry_run_asks_slurm_and_submits_nothing(cluster: Cluster, tmp_path: Path) -> None:
     words = ("submit", "--dry-run", "--json", "--cpu", "--nodes", "2", "--", "--run.dir", str(tmp_path))
     found = json.loads(cluster.dydist(*words))
-    assert "on nodes n[1-2]" in found["slurm"]
+    assert f"on nodes {cluster.hosts(1, 2)}" in found["slurm"]
     assert len(found["runs"][0]["nodes"]) == 2
     assert not list(tmp_path.iterdir())
     cluster.dydist("submit", "--dry-run", "--cpu", "--nodes", "9", "--", "--parallel.shards", "16", code=2)
@@ -131,8 +136,7 @@ def test_a_dry_run_asks_slurm_and_submits_nothing(cluster: Cluster, tmp_path: Pa
 
 def test_what_slurm_refuses_is_told_in_its_words(cluster: Cluster, tmp_path: Path) -> None:
     words = ("submit", "--cpu", "--partition", "nowhere", "--", "--run.dir", str(tmp_path))
-    command = [sys.executable, "-m", "dydist.cli.main", *words]
-    result = subprocess.run(command, capture_output=True, text=True, env=cluster.env, cwd=cluster.folder)
+    result = cluster.call(*words)
     assert result.returncode == 2
     assert "SLURM refused the job: error: invalid partition specified: nowhere" in result.stderr
 
@@ -143,7 +147,7 @@ def test_preflight_as_a_job(cluster: Cluster, tmp_path: Path) -> None:
     report = json.loads(cluster.dydist(*words, "--", "--checkpoint.url", str(place)))
     assert list(place.iterdir()) == []  # each node wrote there, and took it away again
     assert report["fit"], report
-    assert [node["name"] for node in report["nodes"]] == ["n1", "n2"]
+    assert [node["name"] for node in report["nodes"]] == list(cluster.nodes[:2])
     for node in report["nodes"]:
         (process,) = node["processes"]
         assert process["matmul_right"]
@@ -159,15 +163,18 @@ def test_a_node_unlike_the_others_is_left_out(cluster: Cluster, reference: Path,
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 0.1\n")
     python = tmp_path / "python"
     python.write_text(
-        f'#!/bin/sh\n[ "$SLURMD_NODENAME" = n2 ] && PYTHONPATH={other.parent}:$PYTHONPATH\nexec {sys.executable} "$@"\n'
+        f'#!/bin/sh\n[ "$SLURMD_NODENAME" = {cluster.nodes[1]} ] && PYTHONPATH="{other.parent}:$PYTHONPATH"\n'
+        f'exec {sys.executable} "$@"\n'
     )
     python.chmod(0o755)
     profile = tmp_path / "odd.yaml"
-    profile.write_text(f"{{nodes: 3, min_nodes: 2, python: {python}}}")
+    profile.write_text(json.dumps({"nodes": 3, "min_nodes": 2, "python": str(python)}))
     job = cluster.submit(tmp_path, "odd", "--profile", str(profile))
     status = job.ended()
-    assert (status["state"], status["nodes"], status["starts"]) == ("done", "n[1,3]", 2)
-    assert status["requeues"][0]["reason"].startswith("preflight: node n2: torch is 0.1, and ")
+    assert (status["state"], status["nodes"], status["starts"]) == ("done", cluster.hosts(1, 3), 2)
+    assert status["requeues"][0]["reason"].startswith(
+        f"preflight: node {cluster.nodes[1]}: torch is 0.1, and "
+    )
     assert weights(job.run_dir) == weights(reference)
     assert metrics(job.run_dir) == metrics(reference)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from job_cluster import Cluster, cluster_environment, start_to_first_step
+from job_cluster import Cluster, running_cluster, start_to_first_step
 
 SHAPES = ((1, 1), (1, 2), (2, 1), (2, 2))
 """Nodes × processes of each."""
@@ -31,18 +31,16 @@ def main() -> int:
     )
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="dydist-timings-") as name:
-        cluster = Cluster(Path(name), cluster_environment(Path(name)))
-        began = time.monotonic()
-        cluster.testcluster("up")
+    began = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory(prefix="dydist-timings-") as name,
+        running_cluster("default", Path(name)) as cluster,
+    ):
         print(
             json.dumps({"what": "test cluster up", "seconds": round(time.monotonic() - began, 2)}), flush=True
         )
-        try:
-            for nodes, processes in SHAPES:
-                measure(cluster, nodes, processes, options.repeats)
-        finally:
-            cluster.testcluster("down")
+        for nodes, processes in SHAPES:
+            measure(cluster, nodes, processes, options.repeats)
     return 0
 
 
