@@ -1,6 +1,7 @@
 """dydist: training jobs for dynamic-convolution networks. Importing it imports neither torch nor deepspeed.
 
-- `train`: one process of a run; `session` and `run_strategies` tie its engine to checkpoints and to strategies
+- `train`: one process of a run; `session` and `run_strategies` tie its engine to checkpoints and to strategies;
+  `run_folder`: whose a folder is; `run_end`: how a run ends, `way_back`: from where one that diverged can go on
 - `config`, `config_rules`, `config_reader`, `config_help`: what a run is, what it may be, reading and explaining that
 - `schedules`, `randomness`: learning rate, temperature and every draw, as functions of the step
 - `places`: folders and URLs, how they are read and the one way to open them

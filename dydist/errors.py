@@ -11,6 +11,10 @@ class UserError(Exception):
     """The configuration or the input is wrong: one line that says what, what is allowed, what to do. Exit 2."""
 
 
+class StopRequestedError(BaseException):
+    """A signal asked the run to stop while nothing was to be lost. No `except Exception` may take it. Exit 75."""
+
+
 class FailedError(Exception):
     """The run cannot go on for a reason that one line explains. All processes raise it alike. Exit 1."""
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dydist.checkpoint import Held
 from dydist.config import Config
 from dydist.config_reader import dump_yaml, to_dict
 from dydist.engine import World
 from dydist.errors import UserError
-from dydist.monitor.files import replace_file
-from dydist.redaction import redacted
+from dydist.monitor.files import json_bytes, replace_file
+from dydist.monitor.jsonlines import cut_after, read_lines
+from dydist.places import is_url, local_path
+from dydist.redaction import redacted, scrub
+
+RECORD = "run.json"
 
 
 def make_run_folder(config: Config, world: World) -> Path:
@@ -35,6 +43,111 @@ def make_run_folder(config: Config, world: World) -> Path:
 def public_values(config: Config) -> dict[str, Any]:
     """Every value by section, without secrets: what config.yaml, state.json and the logs show."""
     return to_dict(redacted(config))
+
+
+class RunFolder:
+    """A run folder as process 0 sees it at a start: which run's it is, and how far that run's saves have got.
+
+    RECORD holds the run's id and its checkpoint place. Checkpoints carry the id too, so that a run whose checkpoints
+    were copied to another place, or that goes on in a fresh folder, is known again.
+    """
+
+    def __init__(self, config: Config, run_dir: Path) -> None:
+        self._resume, self._run_dir = config.checkpoint.resume, run_dir
+        url = config.checkpoint.url or str(run_dir / "checkpoints")
+        self._remote = is_url(url)
+        self._place = scrub(url) if self._remote else local_path(url)
+        self._id = ""
+        self._anew = False
+
+    def admit(self, held: Held) -> str:
+        """The run's id, where this folder and what the place holds are one run's, or one of them is new.
+
+        Raises UserError where the folder belongs to another run, or to one that got further than the place holds.
+        """
+        record = _read_record(self._run_dir)
+        saved, place = saved_history(self._run_dir)
+        place = record.get("checkpoints") or place or str(self._run_dir / "checkpoints")
+        own, other = record.get("run"), held.run
+        strangers = own is not None and other is not None and own != other
+        if saved > 0 and (
+            strangers or not _reaches(saved, held.steps, self._resume, same=place == self._place)
+        ):
+            raise UserError(self._problem(saved, place, held, strangers=strangers))
+        self._anew = strangers  # this folder's run saved nothing: the place's run goes on in it
+        self._id = other or own or _new_id(self._place if self._remote else None)
+        return self._id
+
+    def record(self) -> None:
+        """Write down whose folder this is. For when nothing refuses the start any more."""
+        if self._anew:
+            cut_after(self._run_dir / "metrics.jsonl", 0)
+        replace_file(
+            self._run_dir / RECORD, json_bytes({"run": self._id, "checkpoints": self._place}, indent=1)
+        )
+
+    def _problem(self, saved: int, place: str, held: Held, *, strangers: bool) -> str:
+        newest = max(held.steps, default=None)
+        there = "no checkpoint" if newest is None else f"nothing after step {newest}"
+        if strangers:
+            why = (
+                f"the checkpoints at {self._place} are another run's; give that place as checkpoint.url, or another "
+                "run.name"
+            )
+        elif place != self._place:
+            why = (
+                f"{self._place} holds {there} of it; give that place as checkpoint.url, or copy it here with "
+                f"`dydist checkpoint copy {place} {self._place}`, or give another run.name"
+            )
+        else:
+            back = "" if newest is None else f"checkpoint.resume={newest} to go back to that step, "
+            why = (
+                f"that place holds {there} now; bring its checkpoints back, or give {back}checkpoint.resume=never to "
+                "begin anew, or another run.name"
+            )
+        return (
+            f"run.name: {self._run_dir} belongs to a run that is saved up to step {saved} at {place}; {why}"
+        )
+
+
+def _reaches(saved: int, steps: Sequence[int], resume: str, *, same: bool) -> bool:
+    """Whether a place that holds `steps` can go on with a folder whose run is saved up to step `saved`.
+
+    `same`: it is the place that the folder's run saved to. Who asks for a step, or for a new beginning there, knows.
+    """
+    if resume.isdigit():
+        return True
+    return max(steps, default=-1) >= saved or (same and resume == "never")
+
+
+def saved_history(run_dir: Path) -> tuple[int, str | None]:
+    """The step up to which a run folder's run is saved, and where, by events.jsonl. A start goes back to its step."""
+    saved, place = 0, None
+    for event in read_lines(run_dir / "events.jsonl"):
+        if not isinstance(step := event.get("step"), int):
+            continue
+        if event.get("kind") == "start":
+            saved = step
+        elif event.get("kind") == "checkpoint" and event.get("error") is None:
+            saved, place = max(saved, step), event.get("url")
+    return saved, place
+
+
+def _read_record(run_dir: Path) -> dict[str, str]:
+    try:
+        values = json.loads((run_dir / RECORD).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return (
+        {name: value for name, value in values.items() if isinstance(value, str)}
+        if isinstance(values, dict)
+        else {}
+    )
+
+
+def _new_id(remote: str | None) -> str:
+    """The id of a run that begins. At a remote place it is the same for every node that tries before the first save."""
+    return uuid.uuid4().hex if remote is None else hashlib.sha256(remote.encode()).hexdigest()[:32]
 
 
 class Provenance:

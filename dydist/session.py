@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from dydist.models import build_model
 from dydist.models.strategies import native
 from dydist.randomness import derived_seed
 from dydist.records import CheckpointRecord, Monitor
-from dydist.run_folder import public_values
+from dydist.run_folder import RunFolder, public_values
 from dydist.schedules import learning_rate
 
 IDENTITY = (
@@ -55,9 +55,9 @@ LEAVING_S = 5.0
 class Session:
     """Saves and restores one run. All methods are called by all processes together.
 
-    `monitor`: shows what there is to say before the run folder is this run's, which `said` has too. `job`: the cluster
-    job's identifier, or None. `job_end`: when the scheduler will end it (unix seconds), or None. A last save keeps to
-    what process 0 knows of that.
+    `monitor`: shows what there is to say before the run folder is this run's, which `said` has too.
+    `stop_requested`: whether a signal came. `job`: the cluster job's identifier, or None. `job_end`: when the scheduler
+    will end it (unix seconds), or None. A last save keeps to what process 0 knows of that.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Session:
         order: Order,
         *,
         monitor: Monitor,
+        stop_requested: Callable[[], bool],
         job: str | None,
         job_end: float | None,
     ) -> None:
@@ -85,6 +86,7 @@ class Session:
         """Texts and levels of what was told before `report_to`."""
         self._monitor, self._reports = monitor, False
         self.url = config.checkpoint.url or str(run_dir / "checkpoints")
+        self._folder = RunFolder(config, run_dir)
         self._checkpointer = Checkpointer(
             config.checkpoint,
             url=self.url,
@@ -96,7 +98,18 @@ class Session:
             on_record=self._record,
             on_note=self._note,
             job=job or "",
+            folder=run_dir,
+            stop=stop_requested,
         )
+
+    @property
+    def lost(self) -> bool:
+        """Whether another run took this one's folder or place over: the next save says by whom."""
+        return self._checkpointer.lost
+
+    def record_claim(self) -> None:
+        """Write down which run the folder is of, now that a step is going to be done."""
+        self._checkpointer.together(self._folder.record)
 
     def report_to(self, monitor: Monitor) -> None:
         """Tell `monitor` from now on; it knows what was `said` before."""
@@ -104,7 +117,7 @@ class Session:
 
     def restore(self) -> Progress:
         """Load the checkpoint that `checkpoint.resume` asks for into the engine; where the run then stands."""
-        state = self._checkpointer.restore()
+        state = self._checkpointer.restore(self._folder.admit)
         if state is None:
             return Progress()
         fresh = state.step == 0  # another run's weights, as a start
@@ -185,6 +198,7 @@ class Session:
                 "best_accuracy": progress.best_accuracy,
                 "last_accuracy": progress.last_accuracy,
                 "engine": self.engine.extra_state(),
+                "run": self._checkpointer.run_id,
                 "config": public_values(self.config),
                 "strategies": self.strategies,
                 "data": self.data.to_dict(),

@@ -6,7 +6,11 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
+
+from dydist.errors import StopRequestedError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -17,12 +21,29 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: int | None = None
         self._interrupts = 0
+        self._at_once = False
         self._before: dict[int, object] = {}
 
     @property
     def requested(self) -> bool:
         """Whether a signal came."""
         return self.signal is not None
+
+    @property
+    def name(self) -> str:
+        """The signal that came first."""
+        return "a signal" if self.signal is None else signal.Signals(self.signal).name
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """A signal raises StopRequestedError in here, where nothing could be lost: for waits that ask nobody."""
+        self._at_once = True
+        try:
+            if self.requested:
+                raise StopRequestedError
+            yield
+        finally:
+            self._at_once = False
 
     def listen(self) -> StopRequest:
         """Take the signals from now on, until `ignore_signals`."""
@@ -43,7 +64,10 @@ class StopRequest:
             self._interrupts += 1
             if self._interrupts == 2:
                 os._exit(128 + number)
-        self.signal = number
+        self.signal = self.signal or number
+        if self._at_once:
+            self._at_once = False  # once: what the error ends must not be broken off again
+            raise StopRequestedError
 
 
 def ignore_signals() -> None:

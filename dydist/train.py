@@ -22,7 +22,15 @@ if __name__ == "__main__":  # run by path: the package's own folder must not sha
 
 from dydist.config import Config
 from dydist.config_reader import build, read_given
-from dydist.errors import EXIT_DONE, EXIT_ERROR, EXIT_STOPPED, EXIT_USAGE, FailedError, UserError
+from dydist.errors import (
+    EXIT_DONE,
+    EXIT_ERROR,
+    EXIT_STOPPED,
+    EXIT_USAGE,
+    FailedError,
+    StopRequestedError,
+    UserError,
+)
 from dydist.launcher import Process, check_meeting, has_launcher, join_step
 from dydist.launcher_settings import obey_launcher
 from dydist.process_end import run_to_end
@@ -69,6 +77,11 @@ def run_process(arguments: Sequence[str], stop: StopRequest) -> int:
             print(f"dydist: {where}{error}", file=sys.stderr, flush=True)
         report.finish(EXIT_USAGE, str(error))
         return EXIT_USAGE
+    except StopRequestedError:
+        if report.rank == 0:
+            print(f"dydist: {stop.name} before a step was begun; nothing is lost: start it again", flush=True)
+        report.finish(EXIT_STOPPED)
+        return EXIT_STOPPED
     except FailedError as error:
         if report.rank == 0:  # all processes raise it alike
             print(f"dydist: {error}", file=sys.stderr, flush=True)
@@ -98,8 +111,11 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
         if report.rank == 0 and not config.monitor.quiet:
             print(text, flush=True)
 
-    train_set = open_dataset(config.data, "train", progress=tell)
-    test_set = open_dataset(config.data, "test", progress=tell)
+    with (
+        stop.at_once()
+    ):  # nothing is begun: a download, a conversion, or another process's that is waited for
+        train_set = open_dataset(config.data, "train", progress=tell)
+        test_set = open_dataset(config.data, "test", progress=tell)
     order = Order(
         seed=config.seed,
         size=len(train_set),
@@ -136,6 +152,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
             train_set,
             order,
             monitor=terminal,
+            stop_requested=lambda: stop.requested,
             job=job_name(os.environ),
             job_end=job_end(os.environ),
         )
@@ -148,6 +165,8 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
                 tell_already_done(run_dir, progress, end, terminal)
             world.close()
             return EXIT_DONE
+        if to_do:
+            session.record_claim()
         values = public_values(config) if to_do else session.trained_with
         monitor = monitors_of(config, run_dir, world, terminal, values, session.said)
         session.report_to(monitor)
@@ -177,7 +196,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
             monitor,
             session.save,
             probe=probe,
-            stop_requested=lambda: stop.requested,
+            stop_requested=lambda: stop.requested or session.lost,
             heartbeat=finished,
         )
         progress, done = loop.run(progress)

@@ -9,9 +9,10 @@
 - the errors (`_errors`)
 
 Inside: `_policy` decides what all processes must decide alike, `_save` writes and commits one save, `_pipeline` runs
-saves in the background (`_transfer`: what becomes of one), `_stage` is the node's own disk, `_lease` allows one writer,
-`_restore` chooses at a start (`_beginning`: among what `checkpoint.resume` allows), `_retry` tries again
-what is transient (`_transient` says what that is).
+saves in the background (`_transfer`: what becomes of one), `_stage` is the node's own disk, `_lease` allows one writer
+(`_claim`: in the run folder and at the place),
+`_restore` chooses at a start (`_beginning`: among what `checkpoint.resume` allows; `_agreement`: how processes
+decide and wait together), `_retry` tries again what is transient (`_transient` says what that is).
 Nothing here knows engines or clusters; docs/checkpoints.md tells users.
 """
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dydist.checkpoint._catalog import Found, inspect, load, survey, verify
+from dydist.checkpoint._claim import Held
 from dydist.checkpoint._copy import copy_checkpoint
 from dydist.checkpoint._errors import (
     CheckpointError,
@@ -45,6 +47,7 @@ __all__ = [
     "Checkpointer",
     "DamagedError",
     "Found",
+    "Held",
     "Keep",
     "LeaseHeldError",
     "LeaseLostError",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from dydist.checkpoint._restore import Agreement, Candidate, find_source, load_weights, set_aside, take_back
+from dydist.checkpoint._agreement import Agreement
+from dydist.checkpoint._restore import Candidate, find_source, load_weights, set_aside, take_back
 from dydist.checkpoint._storage import Storage
 from dydist.errors import UserError
 
@@ -69,7 +70,12 @@ class Beginning:
         if not self._is_source:
             return None
         source, found = agreement.first(lambda: find_source(storage_at, self._resume))
-        return load_weights(storage_at(source), found)
+        state, problem = agreement.all_well(lambda: load_weights(storage_at(source), found))
+        if problem is not None:
+            raise UserError(
+                f"checkpoint.resume: {problem}; use another checkpoint, or checkpoint.resume=never"
+            )
+        return state
 
     @property
     def _is_source(self) -> bool:

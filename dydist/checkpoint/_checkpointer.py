@@ -8,17 +8,20 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
+from dydist.checkpoint._agreement import Agreement
 from dydist.checkpoint._beginning import Beginning
 from dydist.checkpoint._catalog import survey
+from dydist.checkpoint._claim import FOLDER_LEASE, Admit, Claim
 from dydist.checkpoint._errors import CheckpointError, LeaseLostError
 from dydist.checkpoint._format import encode_json
 from dydist.checkpoint._housekeeping import Keep
-from dydist.checkpoint._lease import Lease, this_process
+from dydist.checkpoint._lease import LEASE, Lease, this_process
 from dydist.checkpoint._pipeline import Pipeline
 from dydist.checkpoint._policy import Decision, Status, decide, shares_on_node
-from dydist.checkpoint._restore import Agreement, candidates, newest_valid, set_aside
+from dydist.checkpoint._restore import candidates, holdings, newest_valid, set_aside
 from dydist.checkpoint._retry import Retrying, Tell, explain
 from dydist.checkpoint._save import Identity, Save
 from dydist.checkpoint._stage import check_stage, copy_of, open_stage, prepare_stage, staged
@@ -45,8 +48,9 @@ class Checkpointer:
     Every process of a run has one; `restore`, `save` and `close` are called by all of them at the same step, on the
     main thread. `broadcast` gives process 0's object to all, `gather` all objects to all; both are collective.
     `on_record` and `on_note` are called on process 0, also by background threads: they must be safe for that and
-    quick. `job` is the cluster job's identifier, the same after it was requeued, or "". `clock` is monotonic, `now`
-    the time of day, both in seconds. `host` and `open_at` are for simulated nodes and stores in tests.
+    quick. `job` is the cluster job's identifier, the same after it was requeued, or "". `folder`: the run folder, which
+    is claimed together with the place. `clock` is monotonic, `now` the time of day, both in seconds. `stop` says
+    whether a signal asked this process to stop. `host` and `open_at` are for simulated nodes and stores in tests.
     """
 
     def __init__(
@@ -62,10 +66,12 @@ class Checkpointer:
         on_record: Callable[[CheckpointRecord], None],
         on_note: Tell,
         job: str = "",
+        folder: Path | None = None,
         host: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
         open_at: Callable[[str, Mapping[str, Any]], Storage] = open_storage,
+        stop: Callable[[], bool] = lambda: False,
         lease_interval_s: float = 15.0,
         lease_timeout_s: float = 60.0,
     ) -> None:
@@ -74,7 +80,8 @@ class Checkpointer:
         self._world_size = world_size
         self._run_name = run_name
         self._job = job
-        self._agreement = Agreement(rank, broadcast, gather, on_note)
+        self._stopping, self._never = threading.Event(), threading.Event()
+        self._agreement = Agreement(rank, broadcast, gather, on_note, stop=stop, cancelled=self._stopping)
         self._on_record = on_record
         self._on_note = on_note
         self._clock = clock
@@ -84,25 +91,39 @@ class Checkpointer:
         self._place = self._open_at(url)
         self._stage: LocalStorage | None = open_stage(url, config.stage_dir) if is_url(url) else None
         self._hosts: tuple[str, ...] = ()
-        self._never = threading.Event()
-        self._lease = Lease(
-            lambda seconds: self._patient(self._place, seconds),
-            this_process(run=run_name, job=job, host=host or socket.gethostname(), now=now()),
-            interval_s=lease_interval_s,
-            timeout_s=lease_timeout_s,
-            clock=clock,
-            now=now,
-            on_note=on_note,
-        )
         self._host = host or socket.gethostname()
+
+        def lease(storage: Storage, name: str, field: str) -> Lease:
+            made = Lease(
+                lambda seconds: self._patient(storage, seconds, given_up=not made.held),
+                this_process(run=run_name, job=job, host=self._host, now=now()),
+                interval_s=lease_interval_s,
+                timeout_s=lease_timeout_s,
+                clock=clock,
+                now=now,
+                on_note=on_note,
+                cancelled=self._stopping,
+                name=name,
+                field=field,
+            )
+            return made
+
+        leases = [lease(self._place, LEASE, "checkpoint.url")]
+        if folder is not None:
+            leases.insert(0, lease(LocalStorage(folder, durable=False), FOLDER_LEASE, "run.name"))
+        self._claim = Claim(leases)
+        self.run_id: str | None = None
+        """The run's id, as `restore` has it from its `admit`."""
         self._pipeline: Pipeline | None = None
         self._restored_step: int | None = None
         self._memory = HostMemory()
         self._given_up: list[int] = []
         self._given_up_told = float("-inf")
 
-    def restore(self) -> TrainingState | None:
-        """Take the place's lease and read the state to go on from; None: begin at step 0.
+    def restore(self, admit: Admit | None = None) -> TrainingState | None:
+        """Claim run folder and place, and read the state to go on from; None: begin at step 0.
+
+        `admit` is asked by process 0 before anything is changed at the place.
 
         By `config.resume`: "auto" the newest valid checkpoint (damaged ones are named and passed over); "never" none,
         the existing ones are set aside; a step, that one, and those after it are set aside; a URL, the newest of this
@@ -110,17 +131,19 @@ class Checkpointer:
         on from what it wrote itself, whatever `resume` says.
 
         Raises UserError where another run holds the lease or the step asked for is not there, NewerFormatError, and
-        CheckpointError where the store cannot be reached within `config.deadline_s`. All processes raise alike.
+        CheckpointError where the store cannot be reached within `config.deadline_s`; StopRequestedError where `stop`
+        says so on any process meanwhile. All processes raise alike.
         """
         agreement = self._agreement
-        agreement.first(lambda: self._lease.acquire(self._config.deadline_s))
         try:
-            return self._restore(agreement)
+            agreement.first(lambda: self._claim.acquire(self._config.deadline_s))
+            return self._restore(agreement, admit)
         except BaseException:
-            self._lease.release()
+            if self._rank == 0:
+                self._claim.release()
             raise
 
-    def _restore(self, agreement: Agreement) -> TrainingState | None:
+    def _restore(self, agreement: Agreement, admit: Admit | None) -> TrainingState | None:
         stage_name = str(self._stage.root) if self._stage is not None else ""
         stage_problem = None if self._stage is None else check_stage(self._stage)
         if (problem := next(filter(None, agreement.gather(stage_problem)), None)) is not None:
@@ -132,8 +155,10 @@ class Checkpointer:
         node = tuple(rank for rank, name in enumerate(nodes) if name == nodes[self._rank])
         if self._stage is not None and self._rank == node[0]:
             self._try_stage(lambda stage: prepare_stage(stage, self._url, now=self._now()))
-        place = self._patient(self._place, self._config.deadline_s)
+        place = self._patient(self._place, self._config.deadline_s, given_up=True)
         options = candidates(agreement, place, self._stage)
+        if admit is not None:
+            self.run_id = agreement.first(lambda: admit(holdings(place, self._stage, options)))
         beginning = Beginning(self._config.resume, job=self._job, agreement=agreement, place=place)
         chosen, aside_after = beginning.choose(options)
         if aside_after is not None and self._stage is not None and self._rank == node[0]:
@@ -167,7 +192,7 @@ class Checkpointer:
                 rule=rule,
                 clock=self._clock,
                 now=self._now,
-                may_commit=self._lease.check,
+                may_commit=self._claim.check,
                 on_record=self._on_record,
                 on_note=self._on_note,
             ),
@@ -215,7 +240,16 @@ class Checkpointer:
             self._pipeline.close(wait_s)
             self._pipeline = None
         if self._rank == 0:
-            self._lease.release()
+            self._claim.release()
+
+    @property
+    def lost(self) -> bool:
+        """Whether process 0 knows that another run took folder or place over: the next save raises LeaseLostError."""
+        return self._claim.lost is not None
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Process 0's result of work that may take long, for all, waited for as `restore` waits. Collective."""
+        return self._agreement.first(work)
 
     def held_steps(self, seconds: float = 10.0) -> list[int] | None:
         """Steps that have a whole checkpoint which was not set aside; None where the store does not answer in time.
@@ -239,7 +273,7 @@ class Checkpointer:
             phases=pipeline.phases(),
             same_step=RESTORED if step == self._restored_step else same_step,
             memory=self._memory.free,
-            lost=self._lease.lost,
+            lost=self._claim.lost,
             problems=pipeline.take_problems(),
         )
         statuses = self._agreement.gather(status)
@@ -247,9 +281,8 @@ class Checkpointer:
             self._agreement.note(problem, level="warning")
         decision = decide(statuses, final=final)
         if decision.lost is not None:
-            raise LeaseLostError(
-                f"{self._place.url} was taken over by {decision.lost}; this run writes no more"
-            )
+            place, other = decision.lost
+            raise LeaseLostError(f"{place} was taken over by {other}; this run writes no more")
         self._given_up += pipeline.cancel(decision.cancel)
         if self._given_up and (final or self._clock() - self._given_up_told >= GIVEN_UP_EVERY_S):
             steps = ", ".join(map(str, self._given_up[-10:]))
@@ -297,8 +330,12 @@ class Checkpointer:
     def _await(self, pipeline: Pipeline, step: int, attempt: str, until: float) -> None:
         """Wait for a save's end; all processes raise alike where process 0 has not committed it."""
         save = pipeline.find(attempt)
-        if save is not None:
-            save.finished.wait(max(0.0, until - self._clock()))
+
+        def ready(seconds: float) -> bool:
+            left = until - self._clock()
+            return save is None or save.finished.wait(max(0.0, min(seconds, left))) or left <= seconds
+
+        self._agreement.wait(ready)
         good = attempt == RESTORED or (save is not None and save.phase == "done")
         error = None if good else (save.error if save is not None and save.error else "the time was up")
         copy = None if good or self._stage is None else self._try_stage(lambda stage: copy_of(stage, attempt))
@@ -318,17 +355,18 @@ class Checkpointer:
             raise RuntimeError("Checkpointer.restore must be called before save")
         return self._pipeline
 
-    def _patient(self, storage: Storage, seconds: float) -> Retrying:
+    def _patient(self, storage: Storage, seconds: float, *, given_up: bool = False) -> Retrying:
+        """`given_up`: for work of a start, which ends when all agree to stop."""
         return Retrying(
             storage,
             deadline=self._clock() + seconds,
             clock=self._clock,
-            cancelled=self._never,
+            cancelled=self._stopping if given_up else self._never,
             on_retry=lambda text: self._on_note(text, level="warning"),
         )
 
     def _patient_at(self, url: str) -> Retrying:
-        return self._patient(self._open_at(url), self._config.deadline_s)
+        return self._patient(self._open_at(url), self._config.deadline_s, given_up=True)
 
     def _try_stage(self, work: Callable[[LocalStorage], T]) -> T | None:
         """Do something on the stage; its trouble is told and costs nothing else."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from dydist.checkpoint._errors import LeaseHeldError, LeaseLostError
+from dydist.checkpoint._errors import CancelledError, LeaseHeldError, LeaseLostError
 from dydist.checkpoint._format import encode_json
 from dydist.checkpoint._retry import Tell, explain
 from dydist.checkpoint._storage import Storage
@@ -69,7 +69,8 @@ class Lease:
     """The lease of one place, held by process 0 of a run.
 
     `storage(seconds)` gives the place with operations tried again for so long. `clock` is monotonic, `now` is the
-    time of day.
+    time of day. `cancelled` ends an `acquire` that waits. `name` is the lease's file, `field` the configuration's field
+    that says where.
     """
 
     def __init__(
@@ -82,7 +83,11 @@ class Lease:
         clock: Callable[[], float],
         now: Callable[[], float],
         on_note: Tell,
+        cancelled: threading.Event | None = None,
+        name: str = LEASE,
+        field: str = "checkpoint.url",
     ) -> None:
+        self._name, self._field = name, field
         self._storage = storage
         self._me = me
         self._interval_s = interval_s
@@ -90,10 +95,18 @@ class Lease:
         self._clock = clock
         self._now = now
         self._on_note = on_note
+        self._cancelled = cancelled or threading.Event()
+        self.held = False
+        """Whether it was taken and not yet given back."""
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._lost: str | None = None
+
+    @property
+    def url(self) -> str:
+        """What is leased, as shown to people."""
+        return self._storage(0).url
 
     @property
     def lost(self) -> str | None:
@@ -104,42 +117,55 @@ class Lease:
         """Take the lease and keep it alive in the background.
 
         Raises LeaseHeldError where another run is alive. A run that cannot be seen alive is waited for, at most
-        `timeout_s`; the same job's own earlier attempt and a dead process of this machine are not waited for.
+        `timeout_s`; the same job's own earlier attempt and a dead process of this machine are not waited for. Raises
+        CancelledError where it was given up.
         """
-        storage = self._storage(deadline_s)
+        try:
+            self._take(self._storage(deadline_s))
+            self._pause(0.0)
+        except CancelledError:
+            self._give_back(0.0)
+            raise
+        self._thread = threading.Thread(target=self._beat_forever, name="checkpoint-lease", daemon=True)
+        self._thread.start()
+
+    def _take(self, storage: Storage) -> None:
         while True:
             try:
-                storage.create(LEASE, self._encode())
+                storage.create(self._name, self._encode())
                 break
             except FileExistsError:
-                raw = _read(storage)
+                raw = _read(storage, self._name)
             if raw is None or self._is_me(raw):  # gone meanwhile; or our own write, whose answer was lost
                 if raw is None:
                     continue
                 break
             self._await_death(storage, raw)
-            if _read(storage) != raw:
+            if _read(storage, self._name) != raw:
                 continue  # somebody else was quicker; look again
-            storage.write(LEASE, lambda: [self._encode()])
-            self._stop.wait(SETTLE_S if not self._same_job(raw) else 0.0)
-            now = _read(storage)
+            storage.write(self._name, lambda: [self._encode()])
+            self._pause(SETTLE_S if not self._same_job(raw) else 0.0)
+            now = _read(storage, self._name)
             if now is not None and self._is_me(now):
                 break
-        self._thread = threading.Thread(target=self._beat_forever, name="checkpoint-lease", daemon=True)
-        self._thread.start()
+        self.held = True
+
+    def _pause(self, seconds: float) -> None:
+        if self._cancelled.wait(seconds) or self._stop.is_set():
+            raise CancelledError("given up")
 
     def check(self) -> None:
         """Read the lease again. Raises LeaseLostError where another run holds it now."""
         with self._lock:
             if self._lost is None:
-                raw = _read(self._storage(self._interval_s))
+                raw = _read(self._storage(self._interval_s), self._name)
                 if raw is not None and not self._is_me(raw):  # believe it the second time
-                    raw = _read(self._storage(self._interval_s))
+                    raw = _read(self._storage(self._interval_s), self._name)
                 if raw is not None and not self._is_me(raw):
                     holder = _decode(raw)
                     self._lost = holder.describe() if holder else "an unknown run"
                 elif raw is None:  # removed by hand: take it again
-                    self._storage(self._interval_s).write(LEASE, lambda: [self._encode()])
+                    self._storage(self._interval_s).write(self._name, lambda: [self._encode()])
         if self._lost is not None:
             raise LeaseLostError(
                 f"{self._storage(0).url} was taken over by {self._lost}; this run writes no more"
@@ -152,16 +178,23 @@ class Lease:
             return
         self._thread.join()
         self._thread = None
+        self._give_back(self._interval_s)
+
+    def _give_back(self, patience_s: float) -> None:
+        self.held = True  # for as long as this takes: what gives it back is not cancelled
         try:
-            storage = self._storage(self._interval_s)
-            raw = _read(storage)
+            storage = self._storage(patience_s)
+            raw = _read(storage, self._name)
             if raw is not None and self._is_me(raw):
-                storage.delete(LEASE)
+                storage.delete(self._name)
         except Exception as error:
-            self._on_note(
-                f"the lease of {self._storage(0).url} could not be given back: {explain(error)}",
-                level="warning",
-            )
+            if patience_s > 0:  # else the store's trouble was told, and a start was given up for it
+                self._on_note(
+                    f"the lease of {self._storage(0).url} could not be given back: {explain(error)}",
+                    level="warning",
+                )
+        finally:
+            self.held = False
 
     def _beat_forever(self) -> None:
         while not self._stop.wait(self._interval_s):
@@ -169,7 +202,7 @@ class Lease:
                 self.check()
                 with self._lock:
                     self._me = replace(self._me, beat=self._me.beat + 1, beat_at=self._now())
-                    self._storage(self._interval_s).write(LEASE, lambda: [self._encode()])
+                    self._storage(self._interval_s).write(self._name, lambda: [self._encode()])
             except LeaseLostError as error:
                 self._on_note(str(error), level="error")
                 return
@@ -197,8 +230,8 @@ class Lease:
             level="warning",
         )
         while (left := until - self._clock()) > 0:
-            self._stop.wait(min(left, self._interval_s / 4))
-            seen = _read(storage)
+            self._pause(min(left, self._interval_s / 4))
+            seen = _read(storage, self._name)
             if seen is None:
                 return
             if seen != raw:
@@ -206,9 +239,8 @@ class Lease:
 
     def _refusal(self, holder: Holder | None) -> LeaseHeldError:
         return LeaseHeldError(
-            f"checkpoint.url: {self._storage(0).url} is in use by {holder.describe() if holder else 'another run'}; "
-            "one run may write to a place; wait for it or cancel it, or give this run another run.name or "
-            "checkpoint.url"
+            f"{self._field}: {self._storage(0).url} is in use by {holder.describe() if holder else 'another run'}; "
+            "one run may write there; wait for it or cancel it, or give this run another run.name or checkpoint.url"
         )
 
     def _same_job(self, raw: bytes) -> bool:
@@ -223,9 +255,9 @@ class Lease:
         return encode_json(asdict(self._me))
 
 
-def _read(storage: Storage) -> bytes | None:
+def _read(storage: Storage, name: str) -> bytes | None:
     try:
-        return b"".join(storage.read(LEASE))
+        return b"".join(storage.read(name))
     except FileNotFoundError:
         return None
 

@@ -18,8 +18,8 @@ class Status:
 
     `token`: a fresh random name, process 0's is taken for the new attempt. `phases`: attempt → phase of the saves it
     remembers. `same_step`: the attempt that saves this very step already, where it has not failed. `memory`: whether
-    there is host memory for one more copy. `lost`: who took the place over. `problems`: what went wrong since the
-    last save.
+    there is host memory for one more copy. `lost`: which place was taken over, and by whom. `problems`: what went
+    wrong since the last save.
     """
 
     rank: int
@@ -27,7 +27,7 @@ class Status:
     phases: Mapping[str, str] = field(default_factory=dict)
     same_step: str | None = None
     memory: bool = True
-    lost: str | None = None
+    lost: tuple[str, str] | None = None
     problems: tuple[str, ...] = ()
 
 
@@ -40,7 +40,7 @@ class Decision:
     cancel: frozenset[str]
     reuse: str | None = None
     skip: str | None = None
-    lost: str | None = None
+    lost: tuple[str, str] | None = None
 
 
 def decide(statuses: Sequence[Status], *, final: bool) -> Decision:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from dydist.checkpoint._agreement import Agreement
 from dydist.checkpoint._catalog import Found, inspect, load, survey
+from dydist.checkpoint._claim import Held
 from dydist.checkpoint._copy import copy_checkpoint
 from dydist.checkpoint._errors import CheckpointError, DamagedError
 from dydist.checkpoint._format import aside_file, encode_json, step_of
-from dydist.checkpoint._retry import Tell, explain
 from dydist.checkpoint._stage import staged
 from dydist.checkpoint._storage import LocalStorage, Storage
 from dydist.errors import UserError
@@ -32,68 +34,6 @@ class Candidate:
     holders: tuple[int, ...]
 
 
-class Agreement:
-    """What the processes of a run say to each other at a start. Collective, on the main thread."""
-
-    def __init__(
-        self,
-        rank: int,
-        broadcast: Callable[[Any], Any],
-        gather: Callable[[Any], list[Any]],
-        note: Tell,
-    ) -> None:
-        self.rank = rank
-        self._broadcast = broadcast
-        self.gather = gather
-        self._note = note
-
-    def note(self, text: str, *, level: str = "info") -> None:
-        """Tell the user once, by process 0."""
-        if self.rank == 0:
-            self._note(text, level=level)
-
-    def first(self, work: Callable[[], T]) -> T:
-        """Process 0's result of `work`, for all; its error is raised on all."""
-        return self.by(0, work)
-
-    def by(self, rank: int, work: Callable[[], T]) -> T:
-        """One process's result of `work`, for all; its error is raised on all."""
-        value, error = None, None
-        if self.rank == rank:
-            try:
-                value = work()
-            except Exception as raised:
-                error = _told(raised)
-        outcome = self._broadcast((value, error)) if rank == 0 else self.gather((value, error))[rank]
-        value, error = outcome
-        if error is not None:
-            kind, text = error
-            raise kind(text)
-        return value
-
-    def all_well(self, work: Callable[[], T]) -> tuple[T | None, str | None]:
-        """Every process does `work`; the first error in words, by rank, where one failed."""
-        value, problem = None, None
-        try:
-            value = work()
-        except Exception as raised:
-            problem = explain(raised)
-        problems = [(rank, text) for rank, text in enumerate(self.gather(problem)) if text is not None]
-        return value, None if not problems else f"process {problems[0][0]}: {problems[0][1]}"
-
-
-def _told(error: Exception) -> tuple[type[Exception], str]:
-    """An error as all processes raise it: what a user can put right is a UserError."""
-    if isinstance(error, UserError | CheckpointError):
-        return type(error), str(error)
-    if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
-        return UserError, (
-            f"checkpoint.url: access refused: {explain(error)}; give credentials through the environment, an AWS "
-            "profile, ~/.ssh/config or checkpoint.storage_options"
-        )
-    return CheckpointError, f"the checkpoint place cannot be used: {explain(error)}"
-
-
 def candidates(agreement: Agreement, place: Storage, stage: LocalStorage | None) -> list[Candidate]:
     """Everything a start can choose from, newest first; the same on all processes."""
     remote: list[Found] = agreement.first(lambda: survey(place))
@@ -108,6 +48,19 @@ def candidates(agreement: Agreement, place: Storage, stage: LocalStorage | None)
             known.add(found.manifest.attempt)
             result.append(Candidate(found=found, remote=False, holders=_holders(found, local)))
     return sorted(result, key=lambda c: (-c.found.step, not c.remote))
+
+
+def holdings(place: Storage, stage: LocalStorage | None, options: list[Candidate]) -> Held:
+    """What process 0 sees of a run in its place and on its stage."""
+    run = None
+    for option in options:
+        where = place if option.remote else stage if 0 in option.holders else None
+        if where is None or option.found.problem is not None:
+            continue
+        with contextlib.suppress(DamagedError):
+            run = load(where, option.found, kinds=()).extra.get("run")
+            break
+    return Held(steps=tuple(option.found.step for option in options), run=run)
 
 
 def _holders(found: Found, local: list[list[Found]]) -> tuple[int, ...]:
@@ -200,7 +153,10 @@ def find_source(
 
 
 def load_weights(storage: Storage, found: list[Found]) -> TrainingState:
-    """The weights of the newest checkpoint that verifies, as the state of a run that has not begun (step 0)."""
+    """The weights of the newest checkpoint that verifies, as the state of a run that has not begun (step 0).
+
+    Raises DamagedError where none does.
+    """
     from dydist.checkpoint._tensors import TrainingState
 
     problem: DamagedError | None = None
@@ -212,4 +168,5 @@ def load_weights(storage: Storage, found: list[Found]) -> TrainingState:
         else:
             origin = {"weights_from": f"{storage.url}/{item.folder}", "source": dict(state.extra)}
             return TrainingState(step=0, model=state.model, extra=origin)
-    raise UserError(f"checkpoint.resume: {problem}; use another checkpoint, or checkpoint.resume=never")
+    assert problem is not None, "find_source gives at least one"
+    raise problem

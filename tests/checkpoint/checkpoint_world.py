@@ -31,7 +31,11 @@ class Announcing(list):  # type: ignore[type-arg]
 class World:
     """`size` processes, each a thread; `nodes` says on which host each runs (its stage is the host's own folder)."""
 
-    def __init__(self, size: int, place: Place, stages: Path, *, nodes: list[str] | None = None) -> None:
+    def __init__(
+        self, size: int, place: Place, stages: Path, *, nodes: list[str] | None = None, patience_s: float = 60
+    ) -> None:
+        """`patience_s`: how long a collective waits for a process, as parallel.timeout_s does."""
+        self._patience_s = patience_s
         self.size = size
         self.place = place
         self.records: list[CheckpointRecord] = []
@@ -43,9 +47,9 @@ class World:
 
     def gather(self, rank: int, value: T) -> list[T]:
         self._slots[rank] = value
-        self._barrier.wait(60)
+        self._barrier.wait(self._patience_s)
         result = list(self._slots)
-        self._barrier.wait(60)
+        self._barrier.wait(self._patience_s)
         return result
 
     def checkpointer(
@@ -54,6 +58,7 @@ class World:
         *,
         open_at: Callable[[str, Any], Storage] = open_storage,
         job: str = "",
+        stop: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
         **config: Any,
     ) -> Checkpointer:
@@ -71,6 +76,7 @@ class World:
             on_record=self.records.append,
             on_note=lambda text, *, level="info": self.notes.append(text),
             job=job,
+            stop=stop,
             clock=clock,
             host=self._nodes[rank],
             open_at=open_at,

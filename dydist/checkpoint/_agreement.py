@@ -1,0 +1,128 @@
+"""What the processes of a run say to each other at a start and at a last save, and how they wait together.
+
+Whatever may take long runs on a thread of its own. The main threads meet in short rounds meanwhile, in which each says
+whether it is ready and whether a signal asked it to stop: no collective is held open for longer than a round, whatever
+a store needs, and a signal to any process is heeded by all.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from dydist.checkpoint._errors import CheckpointError
+from dydist.checkpoint._retry import Tell
+from dydist.checkpoint._transient import explain
+from dydist.errors import StopRequestedError, UserError
+
+T = TypeVar("T")
+
+ROUND_S = 1.0
+"""How long a round lasts at most: the time to heed a signal."""
+GIVE_UP_S = 2.0
+"""How long work that was given up may take to put things right, such as to give a lease back."""
+
+
+class Agreement:
+    """Collective, on the main threads.
+
+    `stop`: whether a signal asked this process to stop. `cancelled` is set when all have agreed to stop, so that work
+    which waits ends.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        broadcast: Callable[[Any], Any],
+        gather: Callable[[Any], list[Any]],
+        note: Tell,
+        *,
+        stop: Callable[[], bool] = lambda: False,
+        cancelled: threading.Event | None = None,
+    ) -> None:
+        self.rank = rank
+        self._broadcast = broadcast
+        self.gather = gather
+        self._note = note
+        self._stop = stop
+        self._cancelled = cancelled or threading.Event()
+
+    def note(self, text: str, *, level: str = "info") -> None:
+        """Tell the user once, by process 0."""
+        if self.rank == 0:
+            self._note(text, level=level)
+
+    def first(self, work: Callable[[], T]) -> T:
+        """Process 0's result of `work`, for all; its error is raised on all."""
+        return self.by(0, work)
+
+    def by(self, rank: int, work: Callable[[], T]) -> T:
+        """One process's result of `work`, for all; its error is raised on all.
+
+        Raises StopRequestedError on all where a signal came meanwhile.
+        """
+        task = _Task(work) if self.rank == rank else None
+        self._together(task)
+        mine = (None, None) if task is None else (task.value, task.error and _told(task.error))
+        value, error = self._broadcast(mine) if rank == 0 else self.gather(mine)[rank]
+        if error is not None:
+            kind, text = error
+            raise kind(text)
+        return value
+
+    def all_well(self, work: Callable[[], T]) -> tuple[T | None, str | None]:
+        """Every process does `work`; the first error in words, by rank, where one failed. Raises as `by` does."""
+        task = _Task(work)
+        self._together(task)
+        problem = None if task.error is None else explain(task.error)
+        problems = [(rank, text) for rank, text in enumerate(self.gather(problem)) if text is not None]
+        return task.value, None if not problems else f"process {problems[0][0]}: {problems[0][1]}"
+
+    def wait(self, ready: Callable[[float], bool]) -> None:
+        """Wait until `ready(seconds)`, which waits at most so long, is true on every process; signals do not end it."""
+        while not all(self.gather(ready(ROUND_S))):
+            continue
+
+    def _together(self, task: _Task[T] | None) -> None:
+        """Wait for the tasks of all processes."""
+        while True:
+            done = task is None or task.finished.wait(ROUND_S)
+            votes = self.gather((done, self._stop()))
+            if all(done for done, _ in votes):
+                return
+            if any(stop for _, stop in votes):
+                self._cancelled.set()
+                if task is not None:
+                    task.finished.wait(GIVE_UP_S)
+                raise StopRequestedError
+
+
+class _Task(Generic[T]):
+    """Work on a thread that never keeps a process from ending."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self.value: T | None = None
+        self.error: BaseException | None = None
+        self.finished = threading.Event()
+        threading.Thread(target=self._run, args=(work,), name="checkpoint-start", daemon=True).start()
+
+    def _run(self, work: Callable[[], T]) -> None:
+        try:
+            self.value = work()
+        except BaseException as error:  # whatever a store's library raises, asyncio's CancelledError too
+            self.error = error
+        finally:
+            self.finished.set()
+
+
+def _told(error: BaseException) -> tuple[type[Exception], str]:
+    """An error as all processes raise it: what a user can put right is a UserError."""
+    if isinstance(error, UserError | CheckpointError):
+        return type(error), str(error)
+    if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
+        return UserError, (
+            f"checkpoint.url: access refused: {explain(error)}; give credentials through the environment, an AWS "
+            "profile, ~/.ssh/config or checkpoint.storage_options"
+        )
+    return CheckpointError, f"the checkpoint place cannot be used: {explain(error)}"
