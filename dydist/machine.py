@@ -1,15 +1,48 @@
-"""The machine that a process runs on."""
+"""The machine that a process runs on, and the user whose process it is."""
 
 from __future__ import annotations
 
+import os
 import platform
+import tempfile
 from pathlib import Path
+
+from dydist.errors import UserError
+from dydist.private_files import private_folder
 
 
 def processor_name() -> str:
     """The CPU's model, where Linux tells it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def check_working_folder() -> None:
+    """Raise UserError where the working folder was removed: libraries cannot be loaded there (MKL ends the process)."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise UserError("the working folder is gone; change to one that is there, and start again") from None
+
+
+def home_folder() -> Path | None:
+    """The user's home folder; None where neither HOME nor passwd names one."""
+    home = os.path.expanduser("~")
+    return Path(home) if os.path.isabs(home) else None
+
+
+def user_folder(variable: str, below_home: str) -> Path:
+    """dydist's folder of one kind (XDG Base Directory Specification): below what `variable` names, else below the
+    home folder's `below_home`, else `temporary_folder`, which may raise OSError."""
+    if chosen := os.environ.get(variable):
+        return Path(chosen) / "dydist"
+    home = home_folder()
+    return temporary_folder() if home is None else home / below_home / "dydist"
+
+
+def temporary_folder() -> Path:
+    """A folder for this user among the temporary ones. Raises OSError where someone else could put a file there."""
+    return private_folder(Path(tempfile.gettempdir()) / f"dydist-{os.getuid()}")

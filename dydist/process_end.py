@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import io
 import os
+import re
 import select
 import signal
 import sys
@@ -66,6 +67,7 @@ def leave(code: int) -> NoReturn:
 def prepare_streams(*, goes_on: bool = False) -> None:
     """Make the standard streams safe to print to: open, and able to show every character in some way.
 
+    COLUMNS or LINES that no terminal has (0, or no number) would make rich print nothing, or fail: they are unset.
     A closed descriptor is opened on the null device, or the next file that is opened would take its number, and what
     a library prints would go there. A character that the locale's encoding lacks becomes a question mark. Tracebacks
     are printed without secrets.
@@ -75,6 +77,10 @@ def prepare_streams(*, goes_on: bool = False) -> None:
         found.exc_type, found.exc_value or found.exc_type(), found.exc_traceback
     )
     know_environment(os.environ)
+    for name, least in (("COLUMNS", 20), ("LINES", 2)):
+        text = os.environ.get(name, "")
+        if not re.fullmatch(r"\d{1,6}", text, re.ASCII) or int(text) < least:
+            os.environ.pop(name, None)
     for number in range(3):
         try:
             os.fstat(number)

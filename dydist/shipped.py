@@ -6,6 +6,7 @@ them, wherever dydist runs.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 ROOT = Path(__file__).parent / "files"
@@ -24,7 +25,7 @@ def find_file(given: str, folder: str = "") -> Path:
     `folder` narrows bare names down: with `RECIPES`, `quickstart` is launch/recipes/quickstart.yaml. A file that is
     there comes first. What is nowhere comes back as the path it was given, for the caller to tell.
     """
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))
     if path.is_file():
         return path
     if given in (files := shipped_files()):

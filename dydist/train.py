@@ -33,6 +33,7 @@ from dydist.errors import (
 )
 from dydist.launcher import Process, check_meeting, has_launcher, join_step
 from dydist.launcher_settings import obey_launcher
+from dydist.machine import check_working_folder
 from dydist.process_end import run_to_end
 from dydist.process_report import ProcessReport, job_end, job_name
 from dydist.stop import StopRequest, stop_with_parent
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_process(arguments: Sequence[str], stop: StopRequest) -> int:
     """Run one process; returns its exit code. UserError becomes one line on process 0 and exit 2."""
     try:
+        check_working_folder()
         if has_launcher(os.environ):
             stop_with_parent()
         join_step(os.environ)

@@ -238,7 +238,7 @@ def _peak(place: Place) -> int:
     """Most bytes so far. Not `ru_maxrss`, which a process inherits from the one that started it."""
     if place.on_gpu:
         return torch.cuda.max_memory_allocated()
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
 
 

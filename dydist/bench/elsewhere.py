@@ -35,7 +35,8 @@ def steps_elsewhere(
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
     )
     assert process.stdin is not None
     assert process.stdout is not None

@@ -27,7 +27,8 @@ def run_processes(
                     env=environment,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
-                    text=True,
+                    encoding="utf-8",
+                    errors="replace",
                 )
             )
             for environment in _environments(world_size)

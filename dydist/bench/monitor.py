@@ -128,7 +128,7 @@ def _everything(
         yield NullMonitor(), NullProbe()
         return
     config = replace(config, monitor=replace(config.monitor, prometheus_file=str(folder / "run.prom")))
-    with open("/dev/null", "w") as nowhere:
+    with open("/dev/null", "w", encoding="utf-8") as nowhere:
         console = Console(file=nowhere, force_terminal=True, width=100)
         monitor = build_monitors(
             config,

@@ -273,7 +273,7 @@ def _decode(raw: bytes) -> Holder | None:
 def _machine() -> str:
     """The running kernel and its process namespace: where a process id means something."""
     try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return f"{file.read().strip()}/{os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return f"{psutil.boot_time()}"

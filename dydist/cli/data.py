@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Annotated, Literal
 
@@ -38,7 +39,7 @@ def prepare(
     report: dict[str, object] = {"name": name, "source": None, "converted": None}
     if name in LAYOUTS:
         cached = verified_cifar(LAYOUTS[name], Path(root), progress=lambda line: show(line, file=sys.stderr))
-        report["source"] = str((Path(root).expanduser() / LAYOUTS[name].folder).resolve())
+        report["source"] = str((Path(os.path.expanduser(root)) / LAYOUTS[name].folder).resolve())
         report["converted"] = str(cached.folder.resolve())
     config = DataConfig(name=name, root=root)
     train, test = open_dataset(config, "train"), open_dataset(config, "test")
@@ -59,7 +60,7 @@ def prepare(
     show(f"source     {report['source'] or 'none: made where it is used, nothing to keep'}")
     if report["converted"]:
         show(f"converted  {report['converted']} (verified by SHA-256, memory-mapped by every run)")
-        show(f"use it     --data.name {name} --data.root {Path(root).expanduser().resolve()}")
+        show(f"use it     --data.name {name} --data.root {Path(os.path.expanduser(root)).resolve()}")
     else:
         show(f"use it     --data.name {name}")
 

@@ -11,6 +11,7 @@ from tyro.extras import SubcommandApp
 
 from dydist.display import tell
 from dydist.errors import EXIT_DONE, EXIT_USAGE, UserError
+from dydist.machine import check_working_folder
 from dydist.process_end import run_to_end
 
 GROUPS = (
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_command(arguments: Sequence[str]) -> int:
     """Run one subcommand; returns its exit code. Mistakes are one line on standard error and exit 2."""
     try:
+        check_working_folder()
         code = build_app(commands()).cli(prog="dydist", description=DESCRIPTION, args=arguments)
     except UserError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # `evaluate` may run as several processes

@@ -54,7 +54,7 @@ def fingerprint(sources: Sequence[Path]) -> str:
 def open_cached(folder: Path) -> CachedArrays | None:
     """A converted data set, or None where there is none or it is damaged (cut short, other shape or dtype)."""
     try:
-        index = json.loads((folder / _INDEX).read_text())
+        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
         splits = {}
         for split in ("train", "test"):
             images = _open_array(folder, f"{split}-images.npy", index, "r")
@@ -78,7 +78,7 @@ def _open_array(folder: Path, name: str, index: dict[str, Any], mmap_mode: Liter
 
 def verify_cached(folder: Path) -> list[str]:
     """Names of the array files whose content is not what was written (by SHA-256). Reads all of it."""
-    index = json.loads((folder / _INDEX).read_text())
+    index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
     return [name for name, entry in index["files"].items() if _sha256(folder / name) != entry["sha256"]]
 
 
@@ -109,7 +109,7 @@ def write_cached(
                     os.fsync(file.fileno())
                 files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
                 log(f"wrote {path.name}: {len(array):,} {kind}, {path.stat().st_size / 2**20:.1f} MiB")
-        with (partial / _INDEX).open("w") as file:
+        with (partial / _INDEX).open("w", encoding="utf-8") as file:
             json.dump({"format": FORMAT, "classes": list(classes), "files": files}, file, indent=1)
             file.flush()
             os.fsync(file.fileno())

@@ -21,6 +21,7 @@ from dydist.data.cache import (
 from dydist.data.cifar import Layout, how_to_get, missing_files, read_classes, read_split, unreadable
 from dydist.data.download import download
 from dydist.errors import UserError
+from dydist.machine import user_folder
 from dydist.private_files import is_made_by
 
 CACHE_FOLDER = ".dydist-cache"
@@ -39,7 +40,7 @@ def open_cifar(
     Converted arrays are looked for, and written, beside the data, or where that cannot be written in the user's
     cache folder; `cache_dir` replaces both. Raises UserError.
     """
-    root = root.expanduser()
+    root = Path(os.path.expanduser(root))
     places = (
         [cache_dir] if cache_dir is not None else _trusted([root / CACHE_FOLDER, _user_cache(root)], root)
     )
@@ -128,8 +129,10 @@ def _trusted(folders: Sequence[Path], *sources: Path) -> list[Path]:
 
 def _user_cache(root: Path) -> Path:
     """The user's own cache folder for this root (XDG Base Directory Specification)."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "dydist" / hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    return (
+        user_folder("XDG_CACHE_HOME", ".cache")
+        / hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    )
 
 
 def _writable(places: Sequence[Path]) -> Path:

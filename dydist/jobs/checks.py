@@ -110,7 +110,7 @@ def check_gpus(wanted: int) -> list[Finding]:
     """GPUs there, free, without uncorrected memory errors, not slowed by heat or power."""
     query = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
-        result = subprocess.run(query, capture_output=True, text=True, timeout=60)
+        result = subprocess.run(query, capture_output=True, encoding="utf-8", errors="replace", timeout=60)
     except FileNotFoundError:
         return [
             Finding(

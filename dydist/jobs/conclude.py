@@ -111,7 +111,9 @@ def _act(context: NodeContext, content: Mapping[str, object]) -> int:
                 return int(str(content["code"]))
             if bad := _bad_nodes(context.attempt):
                 # SLURM takes this of a waiting job alone, when we are gone: the batch script does it.
-                exclusion_file(place.tasks, place.raw_job).write_text(",".join([*slurm.excluded(job), *bad]))
+                exclusion_file(place.tasks, place.raw_job).write_text(
+                    ",".join([*slurm.excluded(job), *bad]), encoding="utf-8"
+                )
                 return int(str(content["code"]))
             slurm.requeue(place.raw_job)
     except UserError as error:

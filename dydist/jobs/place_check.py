@@ -26,7 +26,7 @@ def check_place(config: CheckpointConfig, workdir: Path, *, limit_s: float = LIM
         return []
     url, found = config.url, list[Finding]()
     if "://" not in url:
-        url = str(workdir / Path(url).expanduser())
+        url = str(workdir / os.path.expanduser(url))
         found += check_room(Path(url), RUN_FREE_BYTES, shared=True)
     ended = threading.Event()
 

@@ -19,6 +19,7 @@ import yaml
 from dydist.config_reader import convert
 from dydist.errors import UserError
 from dydist.jobs.spec import Preflight
+from dydist.machine import user_folder
 
 _TIME = re.compile(r"^(\d+-)?\d+(:\d+){0,2}$|^UNLIMITED$")
 _OURS = {
@@ -111,7 +112,7 @@ def load_profile(name: str | None, *, project: Path, config_home: Path | None = 
         return Profile()
     folders = [config_home or default_config_home(), project / "slurm"]
     if name.endswith((".yaml", ".yml")) or os.sep in name:
-        file = Path(name).expanduser()
+        file = Path(os.path.expanduser(name))
     else:
         file = next((path for folder in folders if (path := folder / f"{name}.yaml").is_file()), Path())
     if not file.is_file():
@@ -132,7 +133,7 @@ def load_profile(name: str | None, *, project: Path, config_home: Path | None = 
 
 def default_config_home() -> Path:
     """~/.config/dydist, or where XDG_CONFIG_HOME says."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "dydist"
+    return user_folder("XDG_CONFIG_HOME", ".config")
 
 
 def parse_profile(values: Any, where: str) -> Profile:

@@ -6,19 +6,17 @@ has its own job.json, and `dydist status RUN` reads that.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dydist.errors import UserError
 from dydist.jobs.files import append_json, read_json, read_lines
+from dydist.machine import user_folder
 
 
 def registry_file() -> Path:
-    return (
-        Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "dydist" / "jobs.jsonl"
-    )
+    return user_folder("XDG_STATE_HOME", ".local/state") / "jobs.jsonl"
 
 
 def remember(record: Mapping[str, Any]) -> None:

@@ -140,11 +140,15 @@ def ask_slurm(text: str) -> str | None:
 
     Raises SlurmError where SLURM would refuse it.
     """
-    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
+    with tempfile.NamedTemporaryFile("w", suffix=".sh", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         result = subprocess.run(
-            ["sbatch", "--test-only", file.name], capture_output=True, text=True, timeout=60
+            ["sbatch", "--test-only", file.name],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=60,
         )
     words = " ".join(result.stderr.replace("sbatch: ", "").split())
     if "Could not establish a configuration source" in words:

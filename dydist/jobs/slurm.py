@@ -43,7 +43,9 @@ def run(*command: str, timeout_s: float = TIMEOUT_S, tries: int = TRIES) -> str:
     pause = 0.5
     for left in reversed(range(tries)):
         try:
-            result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+            result = subprocess.run(
+                command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout_s
+            )
         except FileNotFoundError:
             raise SlurmError(f"{command[0]}: {MISSING}") from None
         except subprocess.TimeoutExpired:

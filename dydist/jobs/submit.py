@@ -224,7 +224,7 @@ def _submit_detached(executor: submitit.Executor, task: NodeTask) -> str:
         finally:
             os._exit(code)
     os.close(writer)
-    with os.fdopen(reader) as answer:
+    with os.fdopen(reader, encoding="utf-8") as answer:
         job = answer.read()
     if os.waitpid(child, 0)[1] or not job:
         raise RuntimeError(f"submitit's local executor could not start the job in {executor.folder}")

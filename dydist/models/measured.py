@@ -99,7 +99,7 @@ class Times:
         if not (self._own() and is_own_file(self.path)):
             return {}
         try:
-            found = json.loads(self.path.read_text())
+            found = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # Missing, or torn: measure again.
             return {}
         return found if isinstance(found, dict) else {}
@@ -110,7 +110,7 @@ class Times:
             return
         try:
             draft = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-            draft.write_text(json.dumps(self._known, indent=1, sort_keys=True))
+            draft.write_text(json.dumps(self._known, indent=1, sort_keys=True), encoding="utf-8")
             draft.chmod(0o644)  # whatever the umask
             os.replace(draft, self.path)
         except OSError:

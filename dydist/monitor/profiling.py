@@ -53,7 +53,7 @@ class StepProfiler:
         cuda = torch.cuda.is_available()
         order = "self_cuda_time_total" if cuda else "self_cpu_time_total"
         table = running.key_averages().table(sort_by=order, row_limit=ROWS)
-        (self._folder / f"{name}.txt").write_text(table + "\n")
+        (self._folder / f"{name}.txt").write_text(table + "\n", encoding="utf-8")
         self._tell(f"profile of steps {self._began} to {step}: {trace} (open it at ui.perfetto.dev)")
 
 

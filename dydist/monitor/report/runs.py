@@ -102,6 +102,6 @@ def group_runs(runs: Sequence[RunData]) -> list[Group]:
 
 def _load(path: Path, parse: Callable[[str], Any]) -> Any:
     try:
-        return parse(path.read_text())
+        return parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return None

@@ -15,13 +15,13 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 import torch
 from filelock import FileLock
 
-from dydist.private_files import is_own_file, own_folder, private_folder
+from dydist.machine import temporary_folder, user_folder
+from dydist.private_files import is_own_file, own_folder
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 """What is compiled; it includes the headers beside it."""
@@ -33,11 +33,14 @@ FLAGS = (
 
 
 def cache_folder() -> Path:
-    """Where built libraries and measured choices are kept: $DYDIST_CACHE, or the user's cache folder."""
+    """Where built libraries and measured choices are kept: $DYDIST_CACHE, or the user's cache folder.
+
+    Raises OSError for a user without a home folder whose folder among the temporary ones is not theirs alone.
+    """
     chosen = os.environ.get("DYDIST_CACHE")
     if chosen:
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dydist"
+    return user_folder("XDG_CACHE_HOME", ".cache")
 
 
 @functools.cache
@@ -75,14 +78,9 @@ def _attempt() -> tuple[ctypes.CDLL | None, str]:
         return ctypes.CDLL(str(build(compiler, cache_folder()))), ""
     except (OSError, RuntimeError) as problem:
         try:  # A home that is missing, full or read-only must not cost the kernels.
-            return ctypes.CDLL(str(build(compiler, _temporary_cache()))), ""
+            return ctypes.CDLL(str(build(compiler, temporary_folder()))), ""
         except (OSError, RuntimeError):
             return None, str(problem)
-
-
-def _temporary_cache() -> Path:
-    """A folder for this user among the temporary ones. Raises OSError where someone else could put a library there."""
-    return private_folder(Path(tempfile.gettempdir()) / f"dydist-{os.getuid()}")
 
 
 def build(compiler: str, cache: Path) -> Path:
@@ -111,7 +109,10 @@ def _compile(compiler: str, target: Path) -> None:
     words = ""
     for extra in (openmp, []):  # Without OpenMP it computes the same, on one thread.
         done = subprocess.run(
-            [compiler, *FLAGS, "-o", str(target), str(SOURCE), *extra], capture_output=True, text=True
+            [compiler, *FLAGS, "-o", str(target), str(SOURCE), *extra],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
         )
         if done.returncode == 0:
             return
@@ -120,8 +121,10 @@ def _compile(compiler: str, target: Path) -> None:
 
 
 def _key(compiler: str) -> str:
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    sources = [path.read_text() for path in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
+    version = subprocess.run(
+        [compiler, "--version"], capture_output=True, encoding="utf-8", errors="replace"
+    ).stdout
+    sources = [path.read_text(encoding="utf-8") for path in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
     parts = [*sources, version, " ".join(FLAGS), cpu(), torch.__version__]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
@@ -130,7 +133,7 @@ def _key(compiler: str) -> str:
 def cpu() -> str:
     """This CPU's name and instruction sets, as far as the system tells."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
     told = dict(line.split(":", 1) for line in lines if ":" in line)
