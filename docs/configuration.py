@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dydist.config import Config
-from dydist.config_reader import describe, fields, read_config
-from dydist.config_rules import ABOVE, BELOW_ONE, LOWEST
+from dydist.config_reader import fields, read_config
+from dydist.config_rules import ABOVE, BELOW_ONE, HIGHEST, LOWEST
 from dydist.errors import UserError
+from dydist.field_types import describe
 
 PAGE = Path(__file__).with_suffix(".md")
 
@@ -31,7 +32,11 @@ python dydist/train.py --config runs/short/config.yaml
 - **A recipe** is YAML with a section a line or a block: `optim: {lr: 0.1, nesterov: true}`. `--config` takes a path, or
   the name of one that comes with dydist: `--config quickstart` ([recipes.md](recipes.md)).
 - **A flag** is `--section.field value` or `--section.field=value`; values are written as in YAML: `true`, `null`,
-  `[0.5, 0.75]`, `1e-3`. A list may also be written `0.5,0.75`.
+  `[0.5, 0.75]`, `1e-3`. A list may also be written `0.5,0.75`. Of a flag that is given twice the last counts, as in
+  any shell; `--config` is given once.
+- **Paths** may begin with `~` or `~user`, wherever they are written; environment variables in a file stay as they are.
+- **Nothing is guessed**: a section or field that a file has twice is an error, whole numbers are decimal digits
+  (`010`, `0x10` and `1_000` are refused), and a name that looks like a number needs quotes in a file.
 - **Mistakes** end the run with exit code 2 before any process group is up. All broken rules are told at once, each with
   its field, the value, what is allowed, and the nearest right name where a name is unknown.
 - `python dydist/train.py --help` shows the same fields in the terminal.
@@ -98,10 +103,11 @@ def allowed(path: str, kind: typing.Any) -> str:
     options = [one for one in _options(kind) if one is not None]
     if options:
         return ", ".join(f"`{one}`" for one in options)
+    most = f", at most {HIGHEST[path]:,}" if path in HIGHEST else ""
     if path in LOWEST:
-        return f"at least {LOWEST[path]:g}"
+        return f"at least {LOWEST[path]:g}{most}"
     if path in ABOVE:
-        return f"above {ABOVE[path]:g}"
+        return f"above {ABOVE[path]:g}{most}"
     if path in BELOW_ONE:
         return "at least 0, below 1"
     return ""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dydist.errors import UserError
+from dydist.field_types import FilePath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class RunConfig:
 
     name: str = "run"
     """Name of the run; the run folder is `dir`/`name`."""
-    dir: str = "runs"
+    dir: FilePath = "runs"
     """Folder that holds run folders."""
 
 
@@ -53,7 +54,7 @@ class DataConfig:
 
     name: Literal["cifar10", "cifar100", "digits", "synthetic"] = "cifar10"
     """Which images. digits: 1,797 handwritten digits that scikit-learn ships; synthetic: for benchmarks."""
-    root: str = "data"
+    root: FilePath = "data"
     """Folder that holds cifar-10-batches-py/ or cifar-100-python/; what is missing is downloaded there."""
     download: bool = True
     """Download the published archive when it is not under `root`."""
@@ -177,7 +178,7 @@ class ParallelConfig:
 class CheckpointConfig:
     """What is saved, where, how often."""
 
-    url: str | None = None
+    url: FilePath | None = None
     """Folder or fsspec URL (s3://, sftp://, …). Default: checkpoints/ in the run folder."""
     every_steps: int | None = None
     """Save after so many steps. With neither this nor `every_minutes`: once an epoch."""
@@ -189,13 +190,13 @@ class CheckpointConfig:
     """Keep every checkpoint whose step is a multiple of this for ever."""
     keep_best: bool = True
     """Keep the checkpoint with the best test accuracy."""
-    resume: str = "auto"
+    resume: FilePath = "auto"
     """auto: the newest valid one; never; a step; or the URL of another run's checkpoint to start weights from."""
     resume_classes: Literal["same", "any"] = "same"
     """any: when starting from another run's weights, its classifier may have another number of classes."""
     storage_options: dict[str, Any] = field(default_factory=dict)
     """Options for the fsspec file system (endpoint, credentials). Secrets in it are never written or logged."""
-    stage_dir: str | None = None
+    stage_dir: FilePath | None = None
     """Node-local folder where saves land first when `url` is remote. Default: a folder under the temporary one."""
     stage_keep: int = 2
     """How many checkpoints the local stage keeps at most."""
@@ -207,13 +208,13 @@ class CheckpointConfig:
 class MonitorConfig:
     """What is shown and written while it runs."""
 
-    logdir: str | None = None
+    logdir: FilePath | None = None
     """Folder or URL of the TensorBoard log. Default: tensorboard/ in the run folder."""
     every_steps: int = 20
     """Log a training line after so many steps."""
     histograms_every_steps: int = 500
     """Histograms of weights and gradients in TensorBoard after so many steps; 0: none."""
-    prometheus_file: str | None = None
+    prometheus_file: FilePath | None = None
     """File for node exporter's textfile collector, such as /var/lib/node_exporter/run.prom."""
     quiet: bool = False
     """No progress on the terminal, only warnings and errors."""

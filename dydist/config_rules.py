@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from dydist.config import Config
+from dydist.field_types import folder_name_problem
+from dydist.strict_text import whole_number
 
 LOCAL = (
     "run",
@@ -36,6 +38,13 @@ ABOVE: dict[str, float] = {
     "checkpoint.deadline_s": 0,
 }  # fmt: skip
 """Fields that must be above this."""
+HIGHEST: dict[str, float] = {
+    "model.kernels": 1000, "model.width": 100, "data.crop_padding": 1000, "parallel.threads": 10_000,
+    "train.epochs": 10**6, "train.max_steps": 10**9, "train.batch_size": 10**7, "train.eval_batch_size": 10**7,
+    "parallel.shards": 10**5, "parallel.timeout_s": 10**7, "checkpoint.deadline_s": 10**7,
+    "checkpoint.every_minutes": 10**6, "train.eval_every_epochs": 10**6,
+}  # fmt: skip
+"""Fields that must be at most this: beyond it is a slip, for which no machine has the memory, or no clock the time."""
 BELOW_ONE = ("model.dropout", "train.label_smoothing", "train.ema_decay", "optim.momentum")
 """Fields that must be at least 0 and below 1."""
 
@@ -63,13 +72,16 @@ def _ranges(config: Config) -> Iterator[str]:
         value = _get(config, path)
         if value is not None and not low < value < float("inf"):
             yield f"{path}: {value} is not allowed; it must be a number above {low:g}"
+    for path, high in HIGHEST.items():
+        value = _get(config, path)
+        if value is not None and high < value < float("inf"):
+            yield f"{path}: {value} is not allowed; it must be a number of at most {high:,g}"
     for path in BELOW_ONE:
         value = _get(config, path)
         if value is not None and not 0 <= value < 1:
             yield f"{path}: {value} is not allowed; it must be at least 0 and below 1"
-    name = config.run.name
-    if not name or name in (".", "..") or any(c in name for c in "/\\\0\n"):
-        yield f"run.name: {name!r} is not allowed; it must be a folder name without / or \\"
+    if problem := folder_name_problem(config.run.name):
+        yield f"run.name: {config.run.name!r} is not allowed; {problem}"
 
 
 def _combinations(config: Config, world_size: int) -> Iterator[str]:
@@ -128,12 +140,12 @@ def _combinations(config: Config, world_size: int) -> Iterator[str]:
             )
     if config.model.attention == "sigmoid" and config.model.kind == "static":
         yield "model.attention: sigmoid needs model.kind=dynamic; a static network has no attention"
-    steps = config.train.profile
-    first, _, last = (steps or "1:1").partition(":")
-    if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
-        yield f"train.profile: {steps!r} is not allowed; give the first and the last step, such as 10:20"
+    if (steps := config.train.profile) is not None:
+        first, last = (whole_number(word) for word in (steps.partition(":")[0], steps.partition(":")[2]))
+        if first is None or last is None or not 1 <= first <= last:
+            yield f"train.profile: {steps!r} is not allowed; give the first and the last step, such as 10:20"
     resume = config.checkpoint.resume
-    if resume not in ("auto", "never") and not resume.isdigit() and "/" not in resume:
+    if resume not in ("auto", "never") and whole_number(resume) is None and "/" not in resume:
         yield f"checkpoint.resume: {resume!r} is not allowed; use auto, never, a step, or a checkpoint's path or URL"
 
 

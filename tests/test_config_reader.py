@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import itertools
+import json
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,9 @@ import pytest
 from support import REPOSITORY
 
 from dydist.config import Config
-from dydist.config_reader import fields, read_config, to_yaml
+from dydist.config_reader import fields, from_dict, read_config, to_yaml
 from dydist.errors import UserError
+from dydist.field_types import is_path
 
 RECIPES = sorted((REPOSITORY / "launch" / "recipes").glob("*.yaml"))
 
@@ -101,3 +104,67 @@ def test_every_field_has_a_line_under_it() -> None:
             if isinstance(field, ast.AnnAssign) and field.value is not None and section.name != "Config":
                 assert isinstance(after, ast.Expr), f"{section.name}.{ast.unparse(field.target)}"
                 assert isinstance(after.value, ast.Constant)
+
+
+PATHS = [
+    "run.dir", "data.root", "checkpoint.url", "checkpoint.resume", "checkpoint.stage_dir", "monitor.logdir",
+    "monitor.prometheus_file",
+]  # fmt: skip
+
+
+def test_every_field_that_holds_a_path_is_marked() -> None:
+    marked = [path for path, kind, _ in fields() if is_path(kind)]
+    assert sorted(marked) == sorted(PATHS)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("way", ["flag", "recipe", "state.json"])
+def test_paths_get_one_form_where_they_are_read(
+    path: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/of/me")
+    monkeypatch.setenv("WHERE", "elsewhere")
+    root = pwd.getpwuid(0)
+    for text, normal in (
+        ("~", "/home/of/me"),
+        ("~/x/", "/home/of/me/x"),
+        (f"~{root.pw_name}/x", f"{root.pw_dir}/x"),
+        ("a/b//", "a/b"),
+        ("/", "/"),
+        ("./~", "./~"),
+        ("$WHERE/x", "$WHERE/x"),
+        ("s3://bucket/~/x/", "s3://bucket/~/x"),
+    ):
+        section, name = path.split(".")
+        if way == "flag":
+            config = read_config([f"--{path}={text}"])
+        elif way == "recipe":
+            (tmp_path / "a.yaml").write_text(json.dumps({section: {name: text}}))
+            config = read_config(["--config", str(tmp_path / "a.yaml")])
+        else:
+            config = from_dict({section: {name: text}}, "state.json")
+        assert getattr(getattr(config, section), name) == normal
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "'' is empty; give a path"),
+        ("  ", "'  ' is empty; give a path"),
+        ("~nobody-of-that-name/x", "there is no user 'nobody-of-that-name'"),
+        ("a\nb", "a path has no control characters"),
+        ("a\x1b[31m", "a path has no control characters"),
+        ("a\udcff", "it must be text in UTF-8"),
+    ],
+)
+def test_paths_that_are_none(path: str, text: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read_config([f"--{path}", text])
+    assert f"{path}: " in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_of_a_flag_that_is_given_twice_the_last_counts() -> None:
+    assert read_config(["--seed", "1", "--train.epochs", "3", "--seed=2"]).seed == 2

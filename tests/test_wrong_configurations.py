@@ -67,6 +67,44 @@ WRONG_FLAGS = [
     ),
     ("--run.name a/b", "run.name: 'a/b' is not allowed; it must be a folder name"),
     ("--config nowhere.yaml", "--config: cannot read nowhere.yaml"),
+    ("--config quickstart --config cifar10", "--config: given twice, quickstart and cifar10; give one file"),
+    ("--config=quickstart --config quickstart", "--config: given twice"),
+    ("--config /", "--config: cannot read / (Is a directory)"),
+    ("--train.epochs --seed 3", "--train.epochs: a value is missing; write --train.epochs VALUE"),
+    ("--run.name --config quickstart", "--run.name: a value is missing"),
+    ("--data.limit=", "--data.limit: a value is missing ('' is empty)"),
+    ("--train.profile=", "train.profile: '' is not allowed; give the first and the last step"),
+    ("--train.compile_mode=", "--train.compile_mode: a value is missing"),
+    *(
+        (f"--train.epochs {one}", "train.epochs: ")
+        for one in ("²", "٣", "1_0", "0x10", "010", "1e2", ".inf", "3,4")
+    ),
+    *(
+        (f"--optim.lr {one}", "optim.lr: ")
+        for one in ("²", "٠.١", "1_0.5", "0x1", "1e400", "inf", ".nan", "[1]")
+    ),
+    *((f"--checkpoint.resume {one}", "resume: ") for one in ("²", "٣", "1_0", "+3", "-1", "3.0", "")),
+    *(
+        (f"--train.profile {one}", "profile: ")
+        for one in ("²:³", "1:²", "1:2:3", "1_0:20", "+1:2", "0:3", "5", ":")
+    ),
+    (f"--seed {10**30}", "seed: a number of 100 bits is not allowed; it must be a whole number of at most"),
+    (f"--seed {'9' * 5000}", "seed: "),
+    (f"--optim.lr {'9' * 400}", "optim.lr: "),
+    (
+        f"--model.kernels {10**9}",
+        "model.kernels: 1000000000 is not allowed; it must be a number of at most 1,000",
+    ),
+    ("--parallel.timeout_s 1e300", "parallel.timeout_s: 1e+300 is not allowed"),
+    ("--model.width 1e9", "model.width: 1000000000.0 is not allowed"),
+    (f"--optim.milestones {'[' * 5000}", "optim.milestones: "),
+    ("--optim.milestones .nan", "optim.milestones: [nan] is not allowed"),
+    ("--checkpoint.storage_options {a:1,a:2", "checkpoint.storage_options: it is not a mapping"),
+    *(
+        (f"--run.name {one}", "run.name: ")
+        for one in ("..", ".", "a/b", "a\\b", "a\x1b[31m", "a\u202eb", "x" * 201, "\udcff")
+    ),
+    ("--run.dir ~nobody-of-that-name/x", "run.dir: '~nobody-of-that-name/x': there is no user"),
 ]
 
 WRONG_FILES = [
@@ -77,6 +115,17 @@ WRONG_FILES = [
     ("model: {kernel: 3}", "model.kernel: there is no such field; did you mean model.kernels?"),
     ("train: {epochs: '3 of them'}", "train.epochs: '3 of them' is not allowed"),
     ("optim: {milestones: 0.5}", "optim.milestones: 0.5 is not allowed; it must be a list"),
+    ("optim: {lr: 1}\noptim: {momentum: 0.5}", "line 2: optim is there twice, first in line 1"),
+    ("optim: {lr: 1, lr: 2}", "line 1: optim.lr is there twice"),
+    ("checkpoint: {storage_options: {key: {a: x, a: y}}}", "checkpoint.storage_options.key.a is there twice"),
+    ("run: {name: 12}", "run.name: 12 is not allowed; it must be a text; put it in quotes"),
+    ("run: {name: yes}", "run.name: True is not allowed; it must be a text; put it in quotes"),
+    ("train: {epochs: 1_0}", "epochs: '1_0' is not allowed"),
+    ("train:\n\tepochs: 1", "line 2: found character '\\t' that cannot start any token; indent with blanks"),
+    ("model:", "model: None is not a section"),
+    ("a: &a [*a]", "an alias stands for what it is in itself"),
+    ("[" * 5000, "nested too deeply"),
+    ("\0", "special characters are not allowed"),
 ]
 
 
@@ -101,6 +150,8 @@ def test_a_wrong_file_ends_with_2_and_names_it(
     assert main(["--config", str(recipe)]) == 2
     err = capsys.readouterr().err
     assert message in err
+    assert err.count("\n") == 1
+    assert len(err) < 500
     assert "recipe.yaml" in err or "epochs" in err or "milestones" in err
 
 

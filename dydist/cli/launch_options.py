@@ -40,7 +40,8 @@ class NodeOptions:
 
     def merged(self, **more: Any) -> Profile:
         """The profile with these options and `more` over it, checked. UserError names every mistake."""
-        from dydist.jobs.profile import check_profile, load_profile
+        from dydist.jobs.profile import load_profile
+        from dydist.jobs.profile_rules import check_profile
         from dydist.shipped import ROOT
 
         project = Path.cwd() if (Path.cwd() / "slurm").is_dir() else ROOT
@@ -62,7 +63,7 @@ class NodeOptions:
             options = {key: text if equals else True for key, equals, text in pairs}
             given["sbatch"] = {**profile.sbatch, **options}
         chosen = dataclasses.replace(profile, **given)
-        if problems := list(check_profile(chosen)):
+        if problems := check_profile(chosen):
             raise UserError("\n".join(problems))
         return chosen
 

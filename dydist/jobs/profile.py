@@ -5,34 +5,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import os
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-import yaml
-
-from dydist.config_reader import convert
 from dydist.errors import UserError
+from dydist.field_types import FilePath, convert, hints_of, normal_path
+from dydist.jobs.profile_rules import check_profile
 from dydist.jobs.spec import Preflight
 from dydist.machine import user_folder
-
-_TIME = re.compile(r"^(\d+-)?\d+(:\d+){0,2}$|^UNLIMITED$")
-_OURS = {
-    "ntasks": "one task a node is fixed",
-    "ntasks-per-node": "one task a node is fixed",
-    "output": "logs lie in the run folder",
-    "error": "logs lie in the run folder",
-    "signal": "set warning_s",
-    "requeue": "set requeue",
-    "no-requeue": "set requeue",
-    "comment": "dydist finds its jobs by it",
-    "array": "use dydist sweep",
-}
+from dydist.strict_text import TextError, load_yaml, load_yaml_words, read_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +63,7 @@ class Profile:
     """Environment variables of the job."""
     container: str | None = None
     """What goes before the Python interpreter: `apptainer exec --nv image.sif`."""
-    python: str | None = None
+    python: FilePath | None = None
     """Interpreter on the nodes. Default: the one that submits."""
     interface: str | None = None
     """Network interface between nodes (ib0, eno1). Default: the one with the default route."""
@@ -112,7 +96,7 @@ def load_profile(name: str | None, *, project: Path, config_home: Path | None = 
         return Profile()
     folders = [config_home or default_config_home(), project / "slurm"]
     if name.endswith((".yaml", ".yml")) or os.sep in name:
-        file = Path(os.path.expanduser(name))
+        file = Path(normal_path(name, "--profile"))
     else:
         file = next((path for folder in folders if (path := folder / f"{name}.yaml").is_file()), Path())
     if not file.is_file():
@@ -123,12 +107,26 @@ def load_profile(name: str | None, *, project: Path, config_home: Path | None = 
             f"(known: {', '.join(known) or 'none'}; looked in {' and '.join(map(str, folders))})"
         )
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"--profile: {file} cannot be read as YAML: {' '.join(str(error).split())}"
-        ) from error
+        text = read_text(file)
+        values = load_yaml(text, times_in_quotes=True)
+        words = load_yaml_words(text)
+    except OSError as error:
+        raise UserError(f"--profile: {file} cannot be read ({error.strerror})") from error
+    except TextError as error:
+        raise UserError(f"--profile: {file} cannot be read as YAML: {error}") from error
+    _as_written(values, words)
     return parse_profile(values, str(file))
+
+
+def _as_written(values: Any, words: Any) -> None:
+    """Give variables and options the text that stands in the file: 1.10 is not 1.1, and true not True."""
+    for section in ("env", "sbatch"):
+        found = values.get(section) if isinstance(values, dict) else None
+        texts = words.get(section) if isinstance(words, dict) else None
+        if isinstance(found, dict) and isinstance(texts, dict):
+            for name, value in found.items():
+                if isinstance(value, (int, float)) and not (section == "sbatch" and isinstance(value, bool)):
+                    found[name] = texts.get(name, value)
 
 
 def default_config_home() -> Path:
@@ -144,7 +142,7 @@ def parse_profile(values: Any, where: str) -> Profile:
         raise UserError(
             f"{where}: it holds a {type(values).__name__}; it must hold fields such as 'partition: gpu'"
         )
-    hints = get_type_hints(Profile)
+    hints = hints_of(Profile)
     found, problems = {}, []
     for name, value in values.items():
         if name not in hints:
@@ -158,36 +156,7 @@ def parse_profile(values: Any, where: str) -> Profile:
             problems.append(str(error))
     if not problems:
         profile = Profile(**found)
-        problems = list(check_profile(profile))
+        problems = check_profile(profile)
     if problems:
         raise UserError("\n".join(f"{where}: {one}" for one in problems))
     return profile
-
-
-def check_profile(profile: Profile) -> Iterator[str]:
-    """What a field's type does not say."""
-    for name in ("nodes", "min_nodes", "processes_per_node", "cpus_per_task", "max_stalled"):
-        value = getattr(profile, name)
-        if value is not None and value < 1:
-            yield f"{name}: {value} is not allowed; it must be at least 1"
-    for name in ("gpus_per_node", "warning_s"):
-        if getattr(profile, name) < 0:
-            yield f"{name}: {getattr(profile, name)} is not allowed; it must be at least 0"
-    for name in ("start_timeout_s", "hang_timeout_s"):
-        if not getattr(profile, name) > 0:
-            yield f"{name}: {getattr(profile, name)} is not allowed; it must be above 0"
-    if profile.min_nodes is not None and profile.min_nodes > profile.nodes:
-        yield f"min_nodes: {profile.min_nodes} is more than nodes={profile.nodes}; it must be at most that"
-    if profile.processes_per_node is not None and not profile.cpu:
-        yield "processes_per_node: on GPUs there is one process a GPU; leave it out, or set gpus_per_node: 0"
-    if not _TIME.match(profile.time):
-        yield f"time: {profile.time!r} is not allowed; use minutes, HH:MM:SS or D-HH:MM:SS (in quotes, for YAML)"
-    fields = {one.name.replace("_", "-") for one in dataclasses.fields(profile)}
-    for option in profile.sbatch:
-        plain = option.replace("_", "-")
-        if option.startswith("-"):
-            yield f"sbatch.{option}: write it without dashes before: {option.lstrip('-')}"
-        elif plain in _OURS:
-            yield f"sbatch.{option}: cannot be set here: {_OURS[plain]}"
-        elif plain in fields:
-            yield f"sbatch.{option}: is a field of its own; write '{plain.replace('-', '_')}:' outside of sbatch"

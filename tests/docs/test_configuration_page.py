@@ -37,3 +37,4 @@ def test_ranges_name_fields_that_there_are() -> None:
     ranged = [*config_rules.LOWEST, *config_rules.ABOVE, *config_rules.BELOW_ONE]
     assert len(ranged) == len(set(ranged))
     assert set(ranged) <= {path for path, _, _ in fields()}
+    assert set(config_rules.HIGHEST) <= {*config_rules.LOWEST, *config_rules.ABOVE}
