@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -76,14 +75,19 @@ def sbatch_parameters(submission: Submission) -> dict[str, Any]:
     """What submitit is told; anything else that sbatch knows goes through `additional_parameters`."""
     profile = submission.profile
     further: dict[str, Any] = {"time": profile.time, ("requeue" if profile.requeue else "no-requeue"): True}
-    if profile.min_nodes is not None and profile.min_nodes != profile.nodes:
+    ranged = profile.min_nodes is not None and profile.min_nodes != profile.nodes
+    if ranged:
         further["nodes"] = f"{profile.min_nodes}-{profile.nodes}"
     further |= {name.replace("_", "-"): value for name, value in profile.sbatch.items() if value is not False}
-    srun = ["--kill-on-bad-exit=1", *profile.srun]
+    # The whole environment, also where the site's or the profile's --export says none.
+    srun = ["--kill-on-bad-exit=1", "--export=ALL"]
+    if ranged:
+        # Given to sbatch, --ntasks-per-node makes SLURM (22.05) take the fewest nodes of a range; without it, all free.
+        srun.append("--ntasks-per-node=1")
     if profile.cpus_per_task is not None:
-        srun.insert(
-            1, f"--cpus-per-task={profile.cpus_per_task}"
-        )  # srun no longer takes it from sbatch (22.05)
+        # srun no longer takes it from sbatch (22.05)
+        srun.append(f"--cpus-per-task={profile.cpus_per_task}")
+    srun += profile.srun
     setup = [f"module load {shlex.quote(module)}" for module in profile.modules]
     setup += [f"export {name}={shlex.quote(str(value))}" for name, value in open_env(profile).items()]
     return {
@@ -94,7 +98,7 @@ def sbatch_parameters(submission: Submission) -> dict[str, Any]:
         "qos": profile.qos,
         "constraint": profile.constraint,
         "nodes": profile.nodes,
-        "ntasks_per_node": 1,
+        **({} if ranged else {"ntasks_per_node": 1}),
         "cpus_per_task": profile.cpus_per_task,
         "gpus_per_node": None if profile.gres else profile.gpus_per_node or None,
         "gres": profile.gres,
@@ -143,13 +147,7 @@ def ask_slurm(text: str) -> str | None:
     with tempfile.NamedTemporaryFile("w", suffix=".sh", encoding="utf-8") as file:
         file.write(text)
         file.flush()
-        result = subprocess.run(
-            ["sbatch", "--test-only", file.name],
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=60,
-        )
+        result = slurm.answer("sbatch", "--test-only", file.name)
     words = " ".join(result.stderr.replace("sbatch: ", "").split())
     if "Could not establish a configuration source" in words:
         return None

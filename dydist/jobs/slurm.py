@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dydist.errors import UserError
+from dydist.jobs.slurm_environment import cleaned
 
 MISSING = "no SLURM on this machine; log in to the cluster's login node, or use --cluster local"
 TIMEOUT_S = 60.0
@@ -30,39 +31,68 @@ class SlurmError(UserError):
     """SLURM refused, or does not answer."""
 
 
+_silent_since: dict[str, float] = {}
+"""When SLURM stopped answering this process (unix seconds); empty while it answers."""
+
+
 def available() -> bool:
     """Whether SLURM's commands are on this machine."""
-    return shutil.which("sbatch") is not None
+    return shutil.which("sbatch", path=cleaned()["PATH"]) is not None
 
 
-def run(*command: str, timeout_s: float = TIMEOUT_S, tries: int = TRIES) -> str:
-    """A command's output. What passes (the controller restarts, is busy) is tried again with a growing pause.
+def ask(*command: str, timeout_s: float = TIMEOUT_S) -> subprocess.CompletedProcess[str]:
+    """Run one of SLURM's commands once, in the cleaned environment, whatever its exit code.
 
-    Raises SlurmError: no such command, refused, no answer.
+    Raises SlurmError where there is no such command, and subprocess.TimeoutExpired.
+    """
+    environment = cleaned()
+    program = shutil.which(command[0], path=environment["PATH"])
+    if program is None:
+        raise SlurmError(f"{command[0]}: {MISSING}")
+    words = [program, *command[1:]]
+    return subprocess.run(
+        words, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout_s, env=environment
+    )
+
+
+def answer(
+    *command: str, timeout_s: float = TIMEOUT_S, tries: int = TRIES
+) -> subprocess.CompletedProcess[str]:
+    """The result of a command. While the controller restarts or is busy, it is tried again with a growing pause.
+
+    Raises SlurmError: no such command, no answer.
     """
     pause = 0.5
     for left in reversed(range(tries)):
         try:
-            result = subprocess.run(
-                command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout_s
-            )
-        except FileNotFoundError:
-            raise SlurmError(f"{command[0]}: {MISSING}") from None
+            result = ask(*command, timeout_s=timeout_s)
         except subprocess.TimeoutExpired:
             text = f"no answer within {timeout_s:g} s"
         else:
-            if result.returncode == 0:
-                return result.stdout
-            text = " ".join((result.stderr.strip() or result.stdout.strip()).split())
-            if not any(sign in text for sign in _PASSING):
-                raise SlurmError(f"SLURM refused `{shlex.join(command)}`: {text[:300]}")
+            text = _said(result)
+            if result.returncode == 0 or not any(sign in text for sign in _PASSING):
+                _silent_since.clear()
+                return result
+        since = _silent_since.setdefault("since", time.time())
         if left:
             time.sleep(pause)
             pause *= 2
     raise SlurmError(
-        f"SLURM does not answer `{shlex.join(command)}`: {text}; "
-        "see whether the controller is up (scontrol ping), then try again"
+        f"SLURM does not answer since {time.strftime('%H:%M:%S', time.localtime(since))} "
+        f"(`{shlex.join(command)}`: {text}); see whether the controller is up (scontrol ping), then try again"
     )
+
+
+def run(*command: str, timeout_s: float = TIMEOUT_S, tries: int = TRIES) -> str:
+    """A command's output, tried again as in `answer`. Raises SlurmError: no such command, refused, no answer."""
+    result = answer(*command, timeout_s=timeout_s, tries=tries)
+    if result.returncode:
+        raise SlurmError(f"SLURM refused `{shlex.join(command)}`: {_said(result)[:300]}")
+    return result.stdout
+
+
+def _said(result: subprocess.CompletedProcess[str]) -> str:
+    return " ".join((result.stderr.strip() or result.stdout.strip()).split())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +131,8 @@ def jobs(ids: Sequence[str] = ()) -> dict[str, JobInfo]:
         text = run("squeue", "--noheader", "--array", "--states=all", "--me", format_)
     found = {}
     for line in text.splitlines():
+        if line.count("|") < 4:  # with SLURM_CLUSTERS a line names the cluster
+            continue
         job, state, nodes, reason, comment, *_ = [part.strip() for part in line.split("|")]
         found[job] = JobInfo(job=job, state=state, nodes=nodes, reason=_no(reason), comment=_no(comment))
     return (
@@ -112,7 +144,7 @@ def jobs(ids: Sequence[str] = ()) -> dict[str, JobInfo]:
 
 def accounting(ids: Sequence[str]) -> dict[str, JobInfo]:
     """The same from sacct, for jobs the controller has forgotten; empty where there is no accounting."""
-    if not ids or shutil.which("sacct") is None:
+    if not ids:
         return {}
     wanted = ",".join(sorted({one.partition("_")[0] for one in ids}))
     try:
@@ -124,6 +156,8 @@ def accounting(ids: Sequence[str]) -> dict[str, JobInfo]:
         return {}
     found = {}
     for line in text.splitlines():
+        if line.count("|") < 3:
+            continue
         job, state, nodes, reason = line.split("|")[:4]
         found[job] = JobInfo(
             job=job, state=state.split()[0] if state else "UNKNOWN", nodes=nodes, reason=_no(reason)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dydist.config_reader import read_config, redacted_arguments
 from dydist.errors import UserError
-from dydist.jobs import launch, slurm
+from dydist.jobs import launch, slurm, slurm_environment
 from dydist.jobs.files import read_json, write_json
 from dydist.jobs.job_secrets import in_environment, job_variables, open_env, recipe_to_write
 from dydist.jobs.node import NodeTask
@@ -169,7 +169,7 @@ def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
     executor = build_executor(submission)
     tasks = [NodeTask(spec) for spec in submission.specs]
     try:
-        with in_environment(submission.secrets):
+        with slurm_environment.clean(), in_environment(submission.secrets):
             ids = _hand_over(submission, executor, tasks)
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "submitit":

@@ -195,3 +195,22 @@ def test_deepspeed_as_a_job_that_comes_back(cluster: Cluster, reference: Path, t
         [[line.get(name) for name in same] for line in metrics(run)] for run in (job.run_dir, reference)
     )
     assert ours == theirs
+
+
+@pytest.mark.parametrize("free", [3, 2, 1])
+def test_a_range_of_nodes_gets_as_many_as_are_free(cluster: Cluster, tmp_path: Path, free: int) -> None:
+    """One task a node, on all that are idle: the first time, and with as few as --min-nodes says."""
+    nodes = sorted(json.loads(cluster.testcluster("status"))["nodes"])
+    for node in nodes[free:]:
+        words = (f"--nodelist={node}", "--exclusive", "--output=/dev/null", "--wrap", "sleep 600")
+        cluster.run("sbatch", "--parsable", *words)
+    cluster.wait(
+        lambda: cluster.run("squeue", "--noheader", "--states=RUNNING").count("\n") == 3 - free,
+        60,
+        "the others",
+    )
+    options = ("--nodes", "3", "--min-nodes", "1", "--preflight", "off")
+    job = cluster.submit(tmp_path, "ranged", *options, train__max_steps="1")
+    job.until(job.starts, 120, "the start")
+    log = cluster.wait(lambda: cluster.dydist("logs", job.id), 60, "its first line")
+    assert f"(1 of {free})" in log
