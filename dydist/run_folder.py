@@ -21,6 +21,8 @@ from dydist.places import is_url, local_path
 from dydist.redaction import redacted, scrub
 
 RECORD = "run.json"
+_PROBE = 1 << 16
+"""Bytes that a run folder must have room for at a start: the first records of a run."""
 
 
 def make_run_folder(config: Config, world: World) -> Path:
@@ -31,8 +33,10 @@ def make_run_folder(config: Config, world: World) -> Path:
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
             probe = run_dir / f".probe.{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            try:
+                probe.write_bytes(bytes(_PROBE))  # a full disk still makes an empty file
+            finally:
+                probe.unlink(missing_ok=True)
         except OSError as error:
             problem = f"run.dir: cannot write {run_dir} ({error.strerror}); give a folder that can be written"
     if (problem := world.broadcast(problem)) is not None:

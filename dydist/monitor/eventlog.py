@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -50,7 +51,10 @@ class EventLog:
         length = struct.pack("<Q", len(data))
         record = length + _checksum(length) + data + _checksum(data)
         with open(self.path, "ab", buffering=0) as file:
-            file.write(record)
+            before = file.tell()
+            if file.write(record) != len(record):
+                file.truncate(before)  # readers stop at a torn record, and would miss all that comes later
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
 
 def event_files(folder: Path) -> list[Path]:

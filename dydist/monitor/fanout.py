@@ -18,13 +18,16 @@ class Monitors:
     """Hands each record to every monitor in turn.
 
     A monitor that raises never stops training: its failure is told once, to the others, and it is tried again
-    with the next record (a full disk may have room again). May be called from any thread. No text that is handed on
+    with the next record (a full disk may have room again), and started first where that failed.
+    May be called from any thread. No text that is handed on
     holds a secret.
     """
 
     def __init__(self, monitors: Sequence[Monitor] = ()) -> None:
         self._monitors = list(monitors)
         self._failed: set[int] = set()
+        self._unstarted: set[int] = set()
+        self._start: Callable[[Monitor], None] | None = None
         self._lock = threading.RLock()
 
     def add(self, monitors: Sequence[Monitor]) -> None:
@@ -32,7 +35,9 @@ class Monitors:
         self._monitors.extend(monitors)
 
     def start(self, *, step: int, total_steps: int, steps_per_epoch: int) -> None:
-        self._each(lambda m: m.start(step=step, total_steps=total_steps, steps_per_epoch=steps_per_epoch))
+        self._start = lambda m: m.start(step=step, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+        self._unstarted = {id(monitor) for monitor in self._monitors}
+        self._each(lambda m: None)
 
     def step(self, record: StepRecord) -> None:
         self._each(lambda m: m.step(record))
@@ -61,6 +66,9 @@ class Monitors:
         with self._lock:
             for monitor in self._monitors:
                 try:
+                    if self._start is not None and id(monitor) in self._unstarted:
+                        self._start(monitor)
+                        self._unstarted.discard(id(monitor))
                     call(monitor)
                 except Exception as error:
                     self._tell_once(monitor, error)

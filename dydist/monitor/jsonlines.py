@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -74,8 +75,7 @@ class JsonLines(NullMonitor):
             _append(self._metrics_path, json_bytes(values))
 
     def _event(self, kind: str, **values: Any) -> None:
-        line = json_bytes({"kind": kind, "time": self._now(), **values})
-        _append(self._events_path, b"\n" + line if _torn(self._events_path) else line)
+        _append(self._events_path, json_bytes({"kind": kind, "time": self._now(), **values}))
 
 
 def _rounded(layer: dict[str, Any]) -> dict[str, Any]:
@@ -112,9 +112,14 @@ def cut_after(path: Path, step: int) -> None:
 
 
 def _append(path: Path, line: bytes) -> None:
-    """Add a line with one write. Opened anew each time, so that other nodes see it through NFS at once."""
+    """Add a line with one write. Opened anew each time, so that other nodes see it through NFS at once.
+
+    A line that a kill or a full disk tore off is ended first. Raises OSError where not all of the line fits.
+    """
+    whole = b"\n" + line if _torn(path) else line
     with open(path, "ab", buffering=0) as file:
-        file.write(line)
+        if file.write(whole) != len(whole):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _torn(path: Path) -> bool:

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,10 @@ class StatusFile(NullMonitor):
             "world_size": world_size, "job": job_name(environ),
             "started": now(), "progressed": None, "updated": None, "message": "", "alerts": [],
         }  # fmt: skip
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._values["last_checkpoint"] = self._last_checkpoint()
-        self._write()
+        with suppress(OSError):  # the first record's write raises too, where Monitors tells of it
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._write()
         self._thread = threading.Thread(
             target=self._beat, args=(heartbeat_s,), name="dydist-status", daemon=True
         )
