@@ -17,6 +17,7 @@ from dydist.engine import World
 from dydist.errors import UserError
 from dydist.monitor.files import json_bytes, replace_file
 from dydist.monitor.jsonlines import cut_after, read_lines
+from dydist.monitor.log_owner import LogOwner
 from dydist.places import is_url, local_path
 from dydist.redaction import redacted, scrub
 
@@ -61,13 +62,16 @@ class RunFolder:
         url = config.checkpoint.url or str(run_dir / "checkpoints")
         self._remote = is_url(url)
         self._place = scrub(url) if self._remote else local_path(url)
+        self._log = LogOwner(config.monitor.logdir, config.checkpoint.storage_options)
+        self._name = config.run.name
         self._id = ""
         self._anew = False
 
     def admit(self, held: Held) -> str:
         """The run's id, where this folder and what the place holds are one run's, or one of them is new.
 
-        Raises UserError where the folder belongs to another run, or to one that got further than the place holds.
+        Raises UserError where the folder belongs to another run, or to one that got further than the place holds, and
+        where `monitor.logdir` is another run's.
         """
         record = _read_record(self._run_dir)
         saved, place = saved_history(self._run_dir)
@@ -80,10 +84,12 @@ class RunFolder:
             raise UserError(self._problem(saved, place, held, strangers=strangers))
         self._anew = strangers  # this folder's run saved nothing: the place's run goes on in it
         self._id = other or own or _new_id(self._place if self._remote else None)
+        self._log.check(self._id, self._name)
         return self._id
 
     def record(self) -> None:
         """Write down whose folder this is. For when nothing refuses the start any more."""
+        self._log.claim(self._id, self._run_dir)
         if self._anew:
             cut_after(self._run_dir / "metrics.jsonl", 0)
         replace_file(

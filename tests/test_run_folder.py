@@ -6,6 +6,7 @@ import json
 import signal
 from pathlib import Path
 
+import fsspec
 import pytest
 from support import Run, metrics, train
 from test_starts import FEW, STEPS, files
@@ -13,7 +14,7 @@ from test_train import flags, steps_saved
 
 from dydist.checkpoint import Held, open_storage, survey
 from dydist.cli.main import main
-from dydist.config import CheckpointConfig, Config
+from dydist.config import CheckpointConfig, Config, MonitorConfig
 from dydist.errors import UserError
 from dydist.run_folder import RECORD, RunFolder, saved_history
 
@@ -224,3 +225,37 @@ def test_checkpoints_carry_the_run_s_id(done: Path) -> None:
     ids = {json.loads(path.read_text())["run"] for path in (done / "checkpoints").glob("step-*/state*.json")}
     assert ids == {json.loads((done / RECORD).read_text())["run"]}
     assert len(survey(storage)) == 2
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_two_runs_do_not_share_a_log_folder(remote: bool, tmp_path: Path) -> None:
+    fsspec.filesystem("memory").store.clear()
+    logdir = "memory://logs/shared" if remote else str(tmp_path / "shared")
+    config = Config(monitor=MonitorConfig(logdir=logdir))
+    nothing, folders = Held(steps=(), run=None), [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    first = RunFolder(config, folders[0])
+    first.admit(nothing)
+    RunFolder(config, folders[1]).admit(nothing)  # a start that came to nothing has claimed nothing
+    first.record()
+    RunFolder(config, folders[0]).admit(nothing)  # the same run again
+    with pytest.raises(UserError, match=r"^monitor\.logdir: .*shared holds the log of another run \(.*/a\)"):
+        RunFolder(config, folders[1]).admit(nothing)
+
+
+def test_a_log_folder_that_cannot_be_reached_costs_no_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    start = RunFolder(Config(monitor=MonitorConfig(logdir=str(tmp_path / "file" / "log"))), tmp_path)
+    start.admit(Held(steps=(), run=None))
+    start.record()
+
+
+def test_a_second_run_with_the_log_folder_of_the_first_is_refused(tmp_path: Path) -> None:
+    log = ("--monitor.logdir", tmp_path / "log")
+    train(flags(tmp_path, "first", *FEW, *log), 1, tmp_path / "out")
+    train(flags(tmp_path, "first", *FEW, *MORE, *log), 1, tmp_path / "out2")
+    before = files(tmp_path / "log")
+    text = train(flags(tmp_path, "second", *FEW, *log), 2, tmp_path / "out3", code=2)
+    assert f"monitor.logdir: {tmp_path / 'log'} holds the log of another run" in text
+    assert files(tmp_path / "log") == before

@@ -6,8 +6,8 @@
 - `JsonLines`: metrics.jsonl and events.jsonl. `StatusFile`: status.json. `alerts`: what a person would want to know.
   `prometheus`: a file for node exporter. `files`, `hardware`: how and with what they are written.
 - `TerminalProgress`, `LineProgress`, `QuietProgress`: the terminal, a log file, almost nothing; of `text` and `pace`.
-- `tensorboard.TensorBoard` (imports torch) with `eventlog`, `layout`, `images`; `shipping`: its log on a remote
-  store; `viewing`: looking at it.
+- `tensorboard.TensorBoard` (imports torch) with `eventlog`, `layout`, `images`; `log_owner`: whose log it is;
+  `shipping`: its log on a remote store; `viewing`: looking at it.
 - `probe.RunProbe` (imports torch): what is measured inside the loop, by `attention`, `weights`, `timing`, `stragglers`,
   `evaluation`, `profiling` and `graph`; `NullProbe` measures nothing.
 - `report`: a page about runs, from what they left.
