@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dydist import __version__
 from dydist.checkpoint import Checkpointer, TrainingState
 from dydist.config import Config
-from dydist.config_reader import flatten, from_dict
+from dydist.config_reader import flatten, from_dict, to_dict
 from dydist.config_rules import is_local
 from dydist.data import ImageDataset
 from dydist.data.description import DataDescription
@@ -213,6 +213,8 @@ class Session:
         Where no step is left to do, nothing is done with what differs.
         """
         before, now = flatten(extra.get("config", {})), flatten(public_values(self.config))
+        if before:  # a field that is younger than the checkpoint had what is now its default
+            before = flatten(to_dict(Config())) | before
         changed = [name for name in now if name in before and before[name] != now[name]]
         if broken := [name for name in changed if name in IDENTITY]:
             raise UserError(

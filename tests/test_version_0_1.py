@@ -51,6 +51,16 @@ def test_a_run_goes_on_from_its_last_step(run: Path, monkeypatch: pytest.MonkeyP
     assert read_config(["--config", str(run / "config.yaml")]).train.max_steps == STEPS + 2
 
 
+def test_a_field_that_it_did_not_have_is_compared_with_its_default(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parents[1])
+    flags = ["--config", run / "config.yaml", "--train.max_steps", STEPS + 1, "--optim.kernel_lr", "auto"]
+    text = train(flags, 1, run.parent / "log")
+    assert "optim.kernel_lr was 1.0 until now, and is auto from here on" in text
+    assert "optim.attention_lr" not in text
+
+
 def test_a_finished_run_is_left_as_it_is(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.parents[1])
     kept = {

@@ -3,7 +3,7 @@
 - `Loop`, `Progress`: steps, evaluations, saves and stops.
 - `Engine`: what the loop asks of a back end; `build_engine` makes the configured one:
   `ddp.DdpEngine` (reduce=fast), `exact.ExactEngine` (reduce=exact), `deepspeed.DeepSpeedEngine` (ZeRO);
-  `core.TorchEngine` is what they share, with `ema` and `loss_scale`.
+  `core.TorchEngine` is what they share, with `optimizer`, `ema` and `loss_scale`.
 - `deepspeed_config`, `deepspeed_import`, `deepspeed_state`: its JSON, its import, whole tensors out of ZeRO's slices.
 - `World`, `start_world`: the processes of a run.
 - `evaluate`: a split's accuracy. `check_agreement`: the guard. `tree`: the fixed order of sums, without torch.

@@ -1,6 +1,7 @@
 """Runs as jobs of a cluster: submitted, launched on its nodes, watched, and brought back.
 
-On the machine that submits: `profile` (a site's settings), `snapshot` (code as it was), `submit` with `sbatch`,
+On the machine that submits: `profile` (a site's settings) and `profile_rules`, `snapshot` (code as it was),
+`submit` with `sbatch` and `job_secrets` (how secrets reach a job),
 `sweep`, `status`, `logs`, `task_log`, `cancel`, `registry` (which jobs there are), `slurm` (its commands),
 `report` (what a preflight found out).
 On each node: `node` (the task), `context`, `preflight` with `checks`, `place_check` and `probe`, `supervise` with
