@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -65,6 +66,8 @@ class NodeOptions:
         chosen = dataclasses.replace(profile, **given)
         if problems := check_profile(chosen):
             raise UserError("\n".join(problems))
+        if chosen.note:
+            print(f"dydist: {chosen.note}", file=sys.stderr)
         return chosen
 
 

@@ -1,14 +1,16 @@
 """The folder of one start of a job, through which its nodes agree.
 
-`<log_dir>/attempt-003/` holds, written by node R: `node-R.log` (every line of its processes, with time and rank),
-`preflight-R.json`, `failure-R.json` (as soon as something fails), `outcome-R.json` (when its processes have
-ended), and `exit-K/`, the DYDIST_EXIT_DIR of the K-th launch (K counts ports that turned out to be taken). Written
-by the leader: `rendezvous-K.json` and, once, `decision.json`.
+`<log_dir>/attempt-003/` holds `start.json` (which start of which job this is) and, written by node R: `node-R.log`
+(every line of its processes, with time and rank), `preflight-R.json`, `failure-R.json` (as soon as something fails),
+`outcome-R.json` (when its processes have ended), and `exit-K/`, the DYDIST_EXIT_DIR of the K-th launch (K counts
+ports that turned out to be taken). Written by the leader: `rendezvous-K.json` and, once, `decision.json`. Beside the
+starts lies `submission.json`: a job's number may be given again, and what another submission left counts for nothing.
 """
 
 from __future__ import annotations
 
-import os
+import itertools
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,21 +31,26 @@ Kind = Literal[
     "port_taken",
     "preflight",
     "torn",
+    "lost",
 ]
 ROOT_CAUSE: tuple[Kind, ...] = (
     "usage",
     "preflight",
+    "lost",
     "frozen",
-    "hung",
     "killed",
+    "hung",
     "error",
     "launch",
     "port_taken",
     "torn",
 )
-"""Failures, likeliest cause first. A process whose peer was killed or hangs fails with an error of its own, so
-those come before errors. Frozen is hung with proof: stopped, or waiting for a device; its peers, which wait for it,
-look hung too. Torn are processes ended by us because of another node."""
+"""Failures in the order in which one can explain another: each can lead to those after it, on another node.
+
+A user's mistake and what preflight found need no other cause. A node that is lost (it has not reported) takes its
+processes along, and SLURM may kill those of the others. The peers of a process that is frozen (stopped, or waiting for
+a device), killed or hung wait for it, hang too, or fail with an error about their connection; and after an error
+somewhere a launch elsewhere finds nobody. Torn are processes that we ended because of another node."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +125,58 @@ def attempts(log_dir: Path) -> list[Attempt]:
     return [Attempt(path) for path in sorted(log_dir.glob("attempt-*"))]
 
 
-def attempt_number(log_dir: Path, environ: Mapping[str, str] = os.environ) -> int:
-    """Which start this is: SLURM counts them; without SLURM the folders do."""
-    if "SLURM_JOB_ID" in environ:
-        return int(environ.get("SLURM_RESTART_COUNT", "0"))
-    return len(attempts(log_dir))
+def claim_start(log_dir: Path, start: str) -> int:
+    """The number of the start of this name: the next free one, the same for all nodes of the start.
+
+    SLURM's own count (SLURM_RESTART_COUNT) is not used: it may be inherited from the job that submitted this one.
+    """
+    for number in itertools.count():
+        folder = log_dir / f"attempt-{number:03d}"
+        file = folder / "start.json"
+        others = any(path.name != file.name for path in folder.glob("[!.]*"))
+        if others and not file.exists():
+            continue  # an earlier version's, or what the batch script wrote of a start that could not report
+        if create_json(file, {"start": start, "time": time.time()}) or _start_of(file) == start:
+            return number
+    raise AssertionError("unreachable")
+
+
+def _start_of(file: Path) -> str | None:
+    """What another node has just written, which may take a moment to be seen here."""
+    for _ in range(20):
+        if (content := read_json(file)) is not None:
+            return str(content["start"])
+        time.sleep(0.25)
+    return None
+
+
+def own_log_dir(log_dir: Path, submission: str, start: str) -> None:
+    """Make the log folder of a job this submission's: what an earlier job of the same number left there is moved aside.
+
+    SLURM gives a number again after its controller was reset. Of several nodes one moves the folder.
+    """
+    file = log_dir / "submission.json"
+    if (read_json(file) or {}).get("submission") == submission:
+        return
+    token = log_dir.with_name(f".{log_dir.name}-{start}.json")
+    if not create_json(token, {"submission": submission}):
+        for _ in range(240):
+            if (read_json(file) or {}).get("submission") == submission:
+                return
+            time.sleep(0.25)
+        raise RuntimeError(f"{log_dir} belongs to another submission, and no node has moved it aside")
+    try:
+        if (read_json(file) or {}).get("submission") == submission:
+            return  # another node was quicker than this one's first look
+        if file.exists() or attempts(log_dir):
+            earlier = log_dir.with_name(f"{log_dir.name}-before-{start}")
+            log_dir.rename(earlier)
+            asked = earlier / "cancel.json"
+            if (
+                asked.exists()
+                and asked.stat().st_mtime > (Path(submission) / "snapshot.json").stat().st_mtime
+            ):
+                write_json(log_dir / "cancel.json", read_json(asked) or {})
+        write_json(file, {"submission": submission})
+    finally:
+        token.unlink()

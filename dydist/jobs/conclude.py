@@ -1,17 +1,17 @@
-"""The end of a job's start: one node decides for all, and finishes, requeues, cancels or fails the job."""
+"""The end of a job's start: one node decides for all; the batch script then requeues or cancels the job."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from dydist.errors import EXIT_ERROR, UserError
 from dydist.jobs import slurm
 from dydist.jobs.attempt import Attempt, first_failure
 from dydist.jobs.context import NodeContext, NodePlace
 from dydist.jobs.decide import Decision, decide, stalled
-from dydist.jobs.files import append_json, read_json, read_lines
+from dydist.jobs.files import append_json, read_json, read_lines, write_text
 from dydist.jobs.spec import JobSpec
 
 POLL_S = 0.25
@@ -27,6 +27,7 @@ def remember_start(context: NodeContext) -> None:
     """Add this start to the job's history: which checkpoint was the newest when it began."""
     line = {"attempt": context.number, "saved_step": saved_step(context.spec), "time": time.time()}
     append_json(context.log_dir / "starts.jsonl", line)
+    (context.log_dir / "unreported").unlink(missing_ok=True)  # from here on this file counts starts
 
 
 def starts_in_vain(context: NodeContext) -> int:
@@ -39,13 +40,17 @@ def starts_in_vain(context: NodeContext) -> int:
 
 def saved_step(spec: JobSpec) -> int:
     """The step of the newest checkpoint, by the run's status; 0 where there is none."""
-    status = read_json(Path(spec.run_dir) / "status.json") if spec.run_dir else None
-    last = (status or {}).get("last_checkpoint") or {}
+    last = run_status(spec).get("last_checkpoint") or {}
     return int(last["step"]) if last.get("step") and not last.get("error") else 0
 
 
+def run_status(spec: JobSpec) -> dict[str, Any]:
+    """What the run last wrote of itself; empty where there is nothing."""
+    return (read_json(Path(spec.run_dir) / "status.json") if spec.run_dir else None) or {}
+
+
 def conclude(context: NodeContext) -> int:
-    """Wait for the decision, or make it; returns the task's exit code."""
+    """Wait for the decision, or make it, and pass it on to the batch script; returns the task's exit code."""
     place, attempt = context.place, context.attempt
     began = time.monotonic()
     while (content := attempt.decision()) is None:
@@ -57,26 +62,32 @@ def conclude(context: NodeContext) -> int:
             content |= {"time": time.time(), "saved_step": saved_step(context.spec), "decided_by": place.name}
             if attempt.decide(content):
                 context.log.write(f"{decision.action}: {decision.reason}")
-                return _act(context, content)
+                break
         time.sleep(POLL_S)
-    return _follow(place, content)
+    if place.scheduler != "slurm":
+        return LOCAL_REQUEUE if content["action"] == "requeue" else int(content["code"])
+    _tell_batch_script(context, content)
+    return int(content["code"])
+
+
+def _tell_batch_script(context: NodeContext, content: Mapping[str, Any]) -> None:
+    """Every node does: one of them runs where the batch script does, which then sees it at once."""
+    bad = _bad_nodes(context.attempt) if content["action"] == "requeue" else []
+    line = f"{context.place.start} {content['action']} {content['code']} {','.join(bad)}\n"
+    write_text(context.log_dir / "verdict", line)
 
 
 def _decide(context: NodeContext) -> Decision:
     steps = [int(line["saved_step"]) for line in read_lines(context.log_dir / "starts.jsonl")]
     return decide(
         context.attempt.outcomes(),
-        nodes=context.place.nodes,
+        nodes=context.place.names,
         saved=[*steps, saved_step(context.spec)],
         max_stalled=context.spec.max_stalled,
-        cancelled=(context.log_dir / "cancel.json").exists(),
+        cancelled=context.cancelled,
         warning=explain(context.place, context.signals.warning),
+        total_steps=int(run_status(context.spec).get("total_steps") or 0),
     )
-
-
-def exclusion_file(tasks: Path, raw_job: str) -> Path:
-    """Where the nodes stand that the batch script shall have excluded when it requeues the job."""
-    return tasks / f"exclude-{raw_job}"
 
 
 def explain(place: NodePlace, warning: str | None) -> str | None:
@@ -84,7 +95,7 @@ def explain(place: NodePlace, warning: str | None) -> str | None:
     if warning is None or place.scheduler != "slurm":
         return warning
     try:
-        job = slurm.show(place.raw_job)
+        job = slurm.show(place.job, tries=1)
     except slurm.SlurmError:
         return warning
     if job.get("PreemptTime", "None") not in ("None", ""):
@@ -92,41 +103,6 @@ def explain(place: NodePlace, warning: str | None) -> str | None:
     if _seconds(job.get("TimeLimit", "")) - _seconds(job.get("RunTime", "")) < 180:
         return f"time limit ({warning})"
     return warning
-
-
-def _act(context: NodeContext, content: Mapping[str, object]) -> int:
-    place, log, action = context.place, context.log, content["action"]
-    if place.scheduler != "slurm":
-        return LOCAL_REQUEUE if action == "requeue" else int(str(content["code"]))
-    try:
-        if action == "cancel":
-            slurm.cancel(place.raw_job)
-        elif action == "requeue":
-            job = slurm.show(place.raw_job)
-            if (state := job.get("JobState", "gone")) != "RUNNING":
-                log.write(f"not requeued: the scheduler has the job as {state}")
-                return int(str(content["code"]))
-            if job.get("Requeue") == "0":
-                log.write("not requeued: its profile says requeue: false; the same submission goes on")
-                return int(str(content["code"]))
-            if bad := _bad_nodes(context.attempt):
-                # SLURM takes this of a waiting job alone, when we are gone: the batch script does it.
-                exclusion_file(place.tasks, place.raw_job).write_text(
-                    ",".join([*slurm.excluded(job), *bad]), encoding="utf-8"
-                )
-                return int(str(content["code"]))
-            slurm.requeue(place.raw_job)
-    except UserError as error:
-        log.write(f"{action} failed: {error}; submit it again by hand: it goes on from the newest checkpoint")
-        return EXIT_ERROR
-    return _follow(place, content)
-
-
-def _follow(place: NodePlace, content: Mapping[str, object]) -> int:
-    """Where the scheduler ends the job, wait for that; else end with the decision's code."""
-    if place.scheduler == "slurm" and content["action"] in ("requeue", "cancel"):
-        time.sleep(60)
-    return int(str(content["code"]))
 
 
 def _bad_nodes(attempt: Attempt) -> list[str]:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from dydist.jobs.attempt import Attempt
+from dydist.jobs.batch_script import START
 from dydist.jobs.launch import NodeLog
 from dydist.jobs.spec import JobSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodePlace:
-    """Which node of which job this is. `job` as users see it (12_3 in an array), `raw_job` as SLURM numbers it.
+    """Which node of which job this is.
 
-    `tasks`: the folder that submitit and the batch script of the job know.
+    `job` is how SLURM is asked about it, 12_3 in an array; `raw_job` is SLURM's own number of it, which one element of
+    an array shares with the array. `start` names this start among all of the job's.
     """
 
     job: str
@@ -26,7 +30,7 @@ class NodePlace:
     nodes: int
     names: tuple[str, ...]
     scheduler: str
-    tasks: Path = Path()
+    start: str = ""
 
     @property
     def name(self) -> str:
@@ -45,7 +49,7 @@ class NodePlace:
             nodes=env.num_nodes,
             names=(socket.gethostname(),) if local else tuple(env.hostnames),
             scheduler=env.cluster,
-            tasks=Path(env.paths.folder),
+            start=os.environ[START] if not local else f"{env.job_id}.{os.getpid()}.{time.time_ns()}",
         )
 
 
@@ -72,3 +76,8 @@ class NodeContext:
     attempt: Attempt
     signals: StopSignals
     log: NodeLog
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `dydist cancel` has asked for the job's end: its signal may have come before anybody listened."""
+        return (self.log_dir / "cancel.json").exists()

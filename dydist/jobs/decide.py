@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import ceil
 from typing import Literal
 
 from dydist.errors import EXIT_DONE, EXIT_ERROR, EXIT_STOPPED, EXIT_USAGE
@@ -22,52 +23,60 @@ class Decision:
     reason: str
 
 
-def stalled(saved: Sequence[int]) -> int:
-    """How many of the last starts saved nothing new.
+def stalled(saved: Sequence[int], least: int = 1) -> int:
+    """How many of the last starts saved fewer than `least` new steps.
 
     `saved`: the step of the newest checkpoint when each start began, oldest first, and at last the one of now.
     """
     count = 0
     for before, after in pairwise(saved):
-        count = 0 if after > before else count + 1
+        count = 0 if after - before >= least else count + 1
     return count
 
 
 def decide(
     outcomes: Sequence[Outcome],
     *,
-    nodes: int,
+    nodes: Sequence[str],
     saved: Sequence[int],
     max_stalled: int,
     cancelled: bool,
     warning: str | None,
+    total_steps: int = 0,
 ) -> Decision:
-    """Finish, requeue, cancel or fail.
+    """Finish, requeue, cancel or fail. `nodes`: the name of each.
 
     Done and user's mistakes end the job. A stop that was asked for (`warning` names by what) requeues it, or, after
-    `dydist cancel`, ends it. What may pass (a killed, hung or crashed process, a lost node) requeues it, as long
+    `dydist cancel`, ends it. What is transient (a killed, hung or crashed process, a lost node) requeues it, as long
     as starts save something: after `max_stalled` in a row that saved nothing new it fails, and an exception in
-    training with nothing saved since the start fails at once, since it would come again.
+    training with nothing saved since the start fails at once, since it would come again. A start that its time limit
+    ended counts as one that saved nothing when it saved less than a thousandth of the `total_steps`.
     """
-    cause = first_failure(list(outcomes))
-    missing = nodes - len(outcomes)
+    heard = {one.node for one in outcomes}
+    lost = [
+        Outcome(node=node, name=name, kind="lost", time=float("inf"), message="it has not reported (lost?)")
+        for node, name in enumerate(nodes)
+        if node not in heard
+    ]
+    cause = first_failure([*outcomes, *lost])
     if cause is not None and cause.kind == "usage":
         return Decision(action="fail", code=EXIT_USAGE, reason=cause.message)
+    if cause is None and all(one.kind == "done" for one in outcomes):
+        return Decision(action="finish", code=EXIT_DONE, reason="done")
     if cancelled:
         return Decision(action="cancel", code=EXIT_STOPPED, reason="cancelled by dydist cancel")
-    if cause is None and not missing:
-        if all(one.kind == "done" for one in outcomes):
-            return Decision(action="finish", code=EXIT_DONE, reason="done")
-        reason = f"stopped and saved: {warning or 'a process was asked to stop'}"
-    elif cause is None:
-        reason = f"{missing} of {nodes} nodes ended without a word (lost?)"
-    else:
-        reason = describe(cause)
-    count = stalled(saved)
+    reason = describe(cause) if cause else f"stopped and saved: {warning or 'a process was asked to stop'}"
+    least = ceil(total_steps / 1000) if cause is None and (warning or "").startswith("time limit") else 1
+    count = stalled(saved, max(least, 1))
     if cause is not None and cause.kind in ("error", "launch") and count > 0:
         return Decision(action="fail", code=EXIT_ERROR, reason=reason)
     if count >= max_stalled:
-        reason = f"gave up after {count} starts in a row that saved nothing new; the last one: {reason}"
+        few = (
+            "nothing new"
+            if least <= 1
+            else f"fewer than {least} steps each: give it more time, or a later warning_s"
+        )
+        reason = f"gave up after {count} starts in a row that saved {few}; the last one: {reason}"
         return Decision(action="fail", code=EXIT_ERROR, reason=reason)
     return Decision(action="requeue", code=EXIT_STOPPED, reason=reason)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,26 @@ from typing import Any
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Replace `path` atomically: a reader on any node sees the old content or the new."""
+    write_text(path, json.dumps(content, indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """The same for a text."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    temporary = _temporary(path)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that no other thread of any node uses."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}")
 
 
 def create_json(path: Path, content: Mapping[str, Any]) -> bool:
     """Create `path` unless it exists; of several callers exactly one gets True (link(2) is atomic on NFS too)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    temporary = _temporary(path)
     temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     try:
         os.link(temporary, path)

@@ -14,8 +14,8 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from dydist.errors import EXIT_DONE, UserError
-from dydist.jobs.attempt import Attempt, Outcome, attempt_number
+from dydist.errors import EXIT_DONE, EXIT_STOPPED, UserError
+from dydist.jobs.attempt import Attempt, Outcome, attempts, claim_start, own_log_dir
 from dydist.jobs.conclude import conclude, remember_start, starts_in_vain
 from dydist.jobs.context import NodeContext, NodePlace, StopSignals
 from dydist.jobs.launch import NodeLog
@@ -37,11 +37,16 @@ class NodeTask:
         if code != EXIT_DONE:
             raise SystemExit(code)
 
+    def checkpoint(self) -> None:
+        """Called by submitit for a warning that comes before our own handlers are there: nothing to save, come back."""
+        raise SystemExit(EXIT_STOPPED)
+
 
 def run_node(spec: JobSpec, place: NodePlace, signals: StopSignals) -> int:
     """One start of the job on one node; returns the exit code of its task."""
     log_dir = Path(spec.log_dir.replace("{job}", place.job))
-    number = attempt_number(log_dir)
+    own_log_dir(log_dir, str(Path(spec.code).parent), place.start)
+    number = claim_start(log_dir, place.start)
     attempt = Attempt(log_dir / f"attempt-{number:03d}")
     with closing(NodeLog(attempt.log(place.node), place.node, sys.stdout)) as log:
         return _run_start(
@@ -74,8 +79,10 @@ def _checked_run(context: NodeContext) -> Outcome:
     """Preflight, then the training."""
     spec, place, attempt = context.spec, context.place, context.attempt
     ended = Outcome(node=place.node, name=place.name, kind="done", time=time.time())
-    if place.node == 0 and starts_in_vain(context) >= spec.max_stalled:
-        failure = replace(ended, kind="launch", message="killed each time before it could tell why")
+    if context.cancelled:
+        return replace(ended, kind="stopped", message="cancelled before it started")
+    if place.node == 0 and (count := starts_in_vain(context)) >= spec.max_stalled:
+        failure = replace(ended, kind="launch", message=_gave_up(context, count))
         attempt.write_failure(failure)
         return failure
     try:
@@ -97,6 +104,13 @@ def _checked_run(context: NodeContext) -> Outcome:
         failure = replace(ended, kind="launch", time=time.time(), message=f"{type(error).__name__}: {error}")
     attempt.write_failure(failure)
     return failure
+
+
+def _gave_up(context: NodeContext, count: int) -> str:
+    """Why a job is not started again whose last starts could decide nothing, with the last reason that is known."""
+    text = f"gave up after {count} starts in a row that saved nothing new and were killed before they could report"
+    known = [decision for one in attempts(context.log_dir) if (decision := one.decision())]
+    return f"{text}; the last that did report: {known[-1]['reason']}" if known else text
 
 
 def kill_leftovers(log_dir: Path, node: str, attempt: int) -> Sequence[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Profile:
     requeue: bool = True
     """Let the job come back after time limits, preemption and lost nodes."""
     warning_s: int = 120
-    """Seconds before the time limit at which SLURM warns; the last save must fit in."""
+    """Seconds before the time limit at which SLURM warns, at most a quarter of it; the last save must fit in."""
     modules: tuple[str, ...] = ()
     """Environment modules that are loaded."""
     setup: tuple[str, ...] = ()
@@ -88,6 +89,39 @@ class Profile:
     def processes(self) -> int:
         """Processes of the run on each node."""
         return self.gpus_per_node or self.processes_per_node or 1
+
+    @property
+    def effective_warning_s(self) -> int:
+        """`warning_s`, at most a quarter of `time`: else a start has no time left in which it could train.
+
+        SLURM may send it up to a minute earlier (sbatch(1), --signal).
+        """
+        return int(min(self.warning_s, seconds(self.time) / 4))
+
+    @property
+    def note(self) -> str:
+        """What is done otherwise than the profile says, for people; empty where nothing is."""
+        if self.effective_warning_s == self.warning_s:
+            return ""
+        return (
+            f"warning_s: {self.warning_s} is too long for time {self.time!r}; SLURM warns "
+            f"{self.effective_warning_s} s before the end, and the last save must fit in"
+        )
+
+
+def seconds(time: str) -> float:
+    """A time limit as sbatch takes it (MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS); infinity for none."""
+    if time.strip().upper() in ("", "0", "UNLIMITED", "INFINITE"):
+        return inf
+    days, dash, clock = time.rpartition("-")
+    parts = [float(part) for part in clock.split(":")]
+    if dash:
+        hours, minutes, rest = [*parts, 0.0, 0.0][:3]
+    elif len(parts) == 3:
+        hours, minutes, rest = parts
+    else:
+        hours, (minutes, rest) = 0.0, [*parts, 0.0][:2]
+    return float(days or 0) * 86400 + hours * 3600 + minutes * 60 + rest
 
 
 def load_profile(name: str | None, *, project: Path, config_home: Path | None = None) -> Profile:

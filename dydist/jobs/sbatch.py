@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dydist.jobs import slurm
-from dydist.jobs.conclude import exclusion_file
+from dydist.jobs.batch_script import around_srun
 from dydist.jobs.job_secrets import open_env
 from dydist.jobs.profile import Profile
 from dydist.jobs.spec import JobSpec
@@ -88,6 +88,7 @@ def sbatch_parameters(submission: Submission) -> dict[str, Any]:
         # srun no longer takes it from sbatch (22.05)
         srun.append(f"--cpus-per-task={profile.cpus_per_task}")
     srun += profile.srun
+    around = around_srun(submission.specs, tasks=submission.submitit, requeue=profile.requeue)
     setup = [f"module load {shlex.quote(module)}" for module in profile.modules]
     setup += [f"export {name}={shlex.quote(str(value))}" for name, value in open_env(profile).items()]
     return {
@@ -104,11 +105,10 @@ def sbatch_parameters(submission: Submission) -> dict[str, Any]:
         "gres": profile.gres,
         "mem": profile.mem,
         "exclusive": profile.exclusive or None,
-        "signal_delay_s": profile.warning_s,
+        "signal_delay_s": profile.effective_warning_s,
         "stderr_to_stdout": True,
-        "setup": [*setup, *profile.setup] or None,
+        "setup": [*around, *setup, *profile.setup],
         "srun_args": srun,
-        "teardown": after_srun(submission.submitit) if profile.requeue else None,
         "wckey": None,
         "array_parallelism": submission.parallel or 256,
         "additional_parameters": further,
@@ -121,22 +121,6 @@ def sbatch_text(submission: Submission) -> str:
     if len(submission.specs) > 1:
         executor.parameters["map_count"] = len(submission.specs)
     return str(executor._make_submission_file_text(executor._submitit_command_str, ""))
-
-
-def after_srun(tasks: Path) -> list[str]:
-    """Shell lines after srun: have the job requeued where its tasks could not, or without nodes that are not fit."""
-    return [
-        "code=$?",
-        f'exclude={shlex.quote(str(exclusion_file(tasks, "")))}"$SLURM_JOB_ID"',
-        "# A node's task was killed, and could decide nothing: try again. Our own exit codes are all below 128.",
-        'if { [ $code -ge 128 ] || [ -f "$exclude" ]; } && [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" = RUNNING ]; then',
-        '  trap "" TERM  # requeueing ends this script; what follows it must still be done',
-        '  scontrol requeue "$SLURM_JOB_ID"',
-        '  [ -f "$exclude" ] && scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$(cat "$exclude")"',
-        '  rm -f "$exclude"',
-        "fi",
-        "exit $code",
-    ]
 
 
 def ask_slurm(text: str) -> str | None:

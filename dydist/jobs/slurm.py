@@ -7,7 +7,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,13 +17,14 @@ from dydist.jobs.slurm_environment import cleaned
 MISSING = "no SLURM on this machine; log in to the cluster's login node, or use --cluster local"
 TIMEOUT_S = 60.0
 TRIES = 4
-_PASSING = (
+TRANSIENT = (
     "Unable to contact slurm controller",
     "Socket timed out",
     "Connection refused",
     "Zero Bytes were transmitted",
     "Resource temporarily unavailable",
 )
+"""What SLURM's commands say while the controller restarts, is down or is busy."""
 _UNKNOWN_JOB = ("Invalid job id", "Invalid job array id")
 
 
@@ -70,7 +71,7 @@ def answer(
             text = f"no answer within {timeout_s:g} s"
         else:
             text = _said(result)
-            if result.returncode == 0 or not any(sign in text for sign in _PASSING):
+            if result.returncode == 0 or not any(sign in text for sign in TRANSIENT):
                 _silent_since.clear()
                 return result
         since = _silent_since.setdefault("since", time.time())
@@ -165,10 +166,10 @@ def accounting(ids: Sequence[str]) -> dict[str, JobInfo]:
     return found
 
 
-def show(job: str) -> dict[str, str]:
+def show(job: str, *, tries: int = TRIES) -> dict[str, str]:
     """`scontrol show job` as a mapping; empty for a job the controller does not know."""
     try:
-        text = run("scontrol", "--oneliner", "show", "job", job)
+        text = run("scontrol", "--oneliner", "show", "job", job, tries=tries)
     except SlurmError as error:
         if any(sign in str(error) for sign in _UNKNOWN_JOB):
             return {}
@@ -179,20 +180,9 @@ def show(job: str) -> dict[str, str]:
 def end_time(job: str) -> float | None:
     """When the job's time limit ends it (unix seconds); None where it has none, or SLURM does not say."""
     try:
-        return datetime.fromisoformat(show(job).get("EndTime", "")).timestamp()
+        return datetime.fromisoformat(show(job, tries=1).get("EndTime", "")).timestamp()
     except (SlurmError, ValueError):  # "Unknown"; a job can do without
         return None
-
-
-def requeue(job: str) -> None:
-    """Back into the queue. Its processes are killed, this one too where it belongs to the job."""
-    run("scontrol", "requeue", job)
-
-
-def excluded(job: Mapping[str, str]) -> list[str]:
-    """The nodes that a job, as `show` gives it, must not start on: none, or one list as SLURM writes it (n[1-2])."""
-    known = job.get("ExcNodeList", "(null)")
-    return [] if known == "(null)" else [known]
 
 
 def cancel(job: str) -> None:

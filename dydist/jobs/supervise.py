@@ -18,6 +18,8 @@ GRACE_S = 3.0
 """From the first failure until the rest is killed: time for their own last words."""
 MEETING_S = 120.0
 """How long a node waits for the first one to name the meeting place."""
+CANCEL_S = 5.0
+"""How often a running job looks for a request to cancel whose signal it has not got."""
 LAUNCHES = 5
 """Ports that are tried."""
 
@@ -26,7 +28,7 @@ def run(context: NodeContext, spec: JobSpec, turn: int) -> tuple[Outcome, int]:
     """Launch `spec`'s program until a port is ours; the outcome, and the number of the launch it is of."""
     ports = rendezvous.candidate_ports(int(context.place.raw_job), context.number)
     for last in reversed(range(LAUNCHES)):
-        if context.signals.warning:
+        if context.signals.warning or context.cancelled:
             return _outcome(context, Fault("stopped", None, "asked to stop before the launch")), turn
         if context.place.node == 0:
             where = rendezvous.address(spec.interface, nodes=context.place.nodes)
@@ -44,6 +46,8 @@ def _launch(context: NodeContext, spec: JobSpec, turn: int) -> Outcome:
     place, log, processes = context.place, context.log, spec.processes_per_node
     began = time.monotonic()
     while (meeting := context.attempt.rendezvous(turn)) is None:
+        if context.signals.warning or context.cancelled:
+            return _outcome(context, Fault("stopped", None, "asked to stop before the launch"))
         if context.attempt.failures() or time.monotonic() - began > MEETING_S:
             return _outcome(context, Fault("torn", None, "the first node named no meeting place"))
         time.sleep(POLL_S)
@@ -60,7 +64,7 @@ def _launch(context: NodeContext, spec: JobSpec, turn: int) -> Outcome:
         start_timeout_s=spec.start_timeout_s,
         hang_timeout_s=spec.hang_timeout_s,
     )
-    until = slurm.end_time(place.raw_job) if place.node == 0 and place.scheduler == "slurm" else None
+    until = slurm.end_time(place.job) if place.node == 0 and place.scheduler == "slurm" else None
     env = launching.environment(
         spec, job=place.job, attempt=context.number, node=place.name, exit_dir=exit_dir, until=until
     )
@@ -77,8 +81,12 @@ def _supervise(context: NodeContext, turn: int, watch: Watch, launched: launchin
     """Watch until all have ended well, one has failed here, or one has failed elsewhere."""
     ended_at: float | None = None
     told = False
+    looked = time.monotonic()
     while True:
         watch.look()
+        if context.signals.warning is None and time.monotonic() - looked > CANCEL_S:
+            looked = time.monotonic()
+            context.signals.warning = "dydist cancel" if context.cancelled else None
         launched.quiet = watch.ending
         if context.signals.warning:
             if not told:
@@ -97,7 +105,7 @@ def _supervise(context: NodeContext, turn: int, watch: Watch, launched: launchin
             if launched.port_taken and not watch.started:
                 return _outcome(context, Fault("port_taken", None, "the port was taken"))
             if time.monotonic() - ended_at > GRACE_S:
-                text = f"the launcher ended with exit code {status}, its processes without a word"
+                text = f"the launcher exited with code {status}, its processes without reporting"
                 fault = Fault("launch", None, text)
         if fault is None and context.place.node and context.attempt.rendezvous(turn + 1):
             return _outcome(context, Fault("port_taken", None, "the first node's port was taken"))

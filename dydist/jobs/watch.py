@@ -112,7 +112,7 @@ class Watch:
         for rank in sorted(gone, key=lambda one: one.gone or 0.0):
             # Its last file may be on its way: a process that ends by itself writes it just before.
             if rank.gone is not None and self._now() - rank.gone >= LAST_WORD_S:
-                text = "killed: it ended without a word, as SIGKILL does (out of memory?)"
+                text = "killed: it exited without reporting, as after SIGKILL (out of memory?)"
                 yield Fault("killed", rank.rank, text, rank.step)
         for rank in self.ranks:
             if rank.code not in (None, EXIT_DONE, EXIT_STOPPED):

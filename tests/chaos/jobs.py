@@ -43,6 +43,7 @@ class Faults:
             "ask to stop": lambda job: self.scancel(job, "USR2"),
             "terminate": lambda job: self.scancel(job, "TERM"),
             "requeue": lambda job: self.requeue(job),
+            "controller down": lambda job: self.controller(job),
         }
 
     def preempt(self, job: Job) -> None:
@@ -62,6 +63,14 @@ class Faults:
 
     def scancel(self, job: Job, name: str) -> None:
         self.cluster.run("scancel", f"--signal={name}", job.id, check=False)
+
+    def controller(self, job: Job) -> None:
+        """For some seconds nobody answers; meanwhile a rank may be killed."""
+        self.cluster.testcluster("kill", "slurmctld")
+        if self.draw.random() < 0.5:
+            self.rank(job, signal.SIGKILL)
+        time.sleep(self.draw.uniform(1, 20))
+        self.cluster.testcluster("revive", "slurmctld")
 
     def requeue(self, job: Job) -> None:
         """Without a warning, as an administrator does."""

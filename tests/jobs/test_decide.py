@@ -17,7 +17,8 @@ def outcome(
 
 
 def decided(*outcomes: Outcome, **changed: Any) -> tuple[str, int, str]:
-    values = {"nodes": len(outcomes), "saved": [0, 5], "max_stalled": 3, "cancelled": False, "warning": None}
+    names = tuple(f"n{number + 1}" for number in range(len(outcomes)))
+    values = {"nodes": names, "saved": [0, 5], "max_stalled": 3, "cancelled": False, "warning": None}
     found = decide(outcomes, **{**values, **changed})
     return found.action, found.code, found.reason
 
@@ -61,11 +62,73 @@ def test_an_exception_comes_back_only_after_progress() -> None:
     assert decided(outcome(0, "error", rank=0), saved=[5, 5])[:2] == ("fail", 1)
 
 
-def test_a_lost_node_requeues() -> None:
-    action, _, reason = decided(outcome(1, "torn"), nodes=2)
-    assert action == "requeue"
-    assert "node n2" in reason
-    assert "1 of 2 nodes ended without a word" in decided(outcome(1, "stopped"), nodes=2)[2]
+def test_a_lost_node_requeues_even_before_the_first_save_and_is_named() -> None:
+    """Its peer fails with an error about the connection, which would be for good by itself."""
+    names = ("n1", "n2")
+    action, code, reason = decided(outcome(0, "error", rank=0), nodes=names, saved=[0, 0])
+    assert (action, code, reason) == ("requeue", 75, "node n2: it has not reported (lost?)")
+    assert decided(outcome(1, "stopped"), nodes=names)[2] == "node n1: it has not reported (lost?)"
+    assert decided(outcome(0, "error"), nodes=names, saved=[0, 0, 0, 0])[0] == "fail"
+
+
+EXPLAINS: dict[Kind, str] = {
+    "usage": "preflight lost frozen killed hung error launch port_taken torn",
+    "preflight": "lost frozen killed hung error launch port_taken torn",
+    "lost": "frozen killed hung error launch port_taken torn",
+    "frozen": "killed hung error launch port_taken torn",
+    "killed": "hung error launch port_taken torn",
+    "hung": "error launch port_taken torn",
+    "error": "launch port_taken torn",
+    "launch": "port_taken torn",
+    "port_taken": "torn",
+    "torn": "",
+}
+"""What a failure of one node can lead to on the other, whichever was noticed first."""
+HARMLESS: tuple[Kind, ...] = ("done", "stopped")
+
+
+@pytest.mark.parametrize("first", [*EXPLAINS, *HARMLESS])
+@pytest.mark.parametrize("second", [*EXPLAINS, *HARMLESS])
+@pytest.mark.parametrize("earlier", [0, 1])
+def test_the_cause_of_every_two_endings(first: Kind, second: Kind, earlier: int) -> None:
+    """Of a pair of failures the one that explains the other is the reason, on whichever node it was."""
+    kinds = (first, second)
+    reported = [
+        outcome(node, kind, time=node != earlier, message=f"{kind} happened")
+        for node, kind in enumerate(kinds)
+        if kind != "lost"
+    ]
+    action, _, reason = decided(*reported, nodes=("n1", "n2"), saved=[0, 0])
+    if first in HARMLESS and second in HARMLESS:
+        assert action == ("finish" if first == second == "done" else "requeue")
+        return
+    failed = [node for node in (0, 1) if kinds[node] in EXPLAINS]
+    cause = max(failed, key=lambda node: (len(EXPLAINS[kinds[node]].split()), node == earlier))
+    what = "it has not reported" if kinds[cause] == "lost" else f"{kinds[cause]} happened"
+    assert what in reason
+    if kinds[cause] not in ("usage", "preflight") and not first == second == "lost":
+        assert reason.startswith(f"node n{cause + 1}: ")
+    assert action == ("fail" if kinds[cause] in ("usage", "error", "launch") else "requeue")
+
+
+def test_a_cancel_ends_whatever_is_not_done() -> None:
+    kinds: tuple[Kind, ...] = ("stopped", "killed", "error", "lost", "hung", "torn", "launch")
+    for kind in kinds:
+        reported = [] if kind == "lost" else [outcome(0, kind)]
+        assert decided(*reported, nodes=("n1",), cancelled=True)[0] == "cancel"
+    assert decided(outcome(0, "done"), cancelled=True)[0] == "finish"
+    assert decided(outcome(0, "usage"), cancelled=True)[0] == "fail"
+
+
+def test_progress_too_slow_for_the_time_limit_is_bounded() -> None:
+    """A step a start, of ten thousand: it would come back for years."""
+    values: dict[str, Any] = {"warning": "time limit (SIGUSR2)", "total_steps": 10_000}
+    action, code, reason = decided(outcome(0, "stopped"), saved=[0, 1, 2, 3], **values)
+    assert (action, code) == ("fail", 1)
+    assert "saved fewer than 10 steps each" in reason
+    assert decided(outcome(0, "stopped"), saved=[0, 1, 2, 12], **values)[0] == "requeue"
+    preempted = {**values, "warning": "preempted (SIGTERM)"}
+    assert decided(outcome(0, "stopped"), saved=[0, 1, 2, 3], **preempted)[0] == "requeue"
 
 
 @pytest.mark.parametrize(

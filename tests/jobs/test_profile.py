@@ -194,3 +194,24 @@ def test_files_that_are_no_profile(tmp_path: Path) -> None:
     (tmp_path / "bytes.yaml").write_bytes(b"partition: \xff")
     with pytest.raises(UserError, match="line 1: byte 0xff is not UTF-8"):
         load_profile(str(tmp_path / "bytes.yaml"), project=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("time", "warned"),
+    [
+        ("2", 30),
+        ("00:02:00", 30),
+        ("1:30", 22),
+        ("8", 120),
+        ("1-0", 120),
+        ("24:00:00", 120),
+        ("UNLIMITED", 120),
+        ("0", 120),
+        ("infinite", 120),
+    ],
+)
+def test_the_warning_leaves_time_to_train(time: str, warned: int) -> None:
+    """With two minutes and a warning two minutes before, a start would be asked to stop as soon as it began."""
+    profile = parse_profile({"time": time}, "test")
+    assert profile.effective_warning_s == warned
+    assert bool(profile.note) == (warned != 120)

@@ -1,0 +1,70 @@
+"""Which start of which submission a folder is of: numbers are given again, counts are inherited."""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from dydist.jobs.attempt import attempts, claim_start, own_log_dir
+
+
+def submission(folder: Path) -> str:
+    folder.mkdir(parents=True)
+    (folder / "snapshot.json").write_text("{}")
+    return str(folder)
+
+
+def test_all_nodes_of_a_start_agree_on_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever comes first; a restart count that the caller's environment had counts for nothing."""
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "7")
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(3):
+            found = list(pool.map(lambda _, name=f"12.{number}": claim_start(tmp_path, name), range(8)))
+            assert found == [number] * 8
+
+
+@pytest.mark.parametrize("left", ["exit-0/rank-0.json", "node-0.log", "decision.json"])
+def test_a_folder_of_unknown_origin_is_no_start_of_ours(tmp_path: Path, left: str) -> None:
+    """As an earlier version left it, or the batch script of a start that could not report."""
+    file = tmp_path / "attempt-000" / left
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    assert claim_start(tmp_path, "12.1") == 1
+
+
+@pytest.mark.parametrize("marked", [True, False], ids=["of a submission", "of an earlier version"])
+def test_a_number_given_again_finds_no_files_of_the_earlier_job(tmp_path: Path, marked: bool) -> None:
+    """Its exit files, history and request to cancel are kept beside; all nodes see an empty folder."""
+    log_dir = tmp_path / "logs" / "12"
+    first, second = submission(tmp_path / "first"), submission(tmp_path / "second")
+    if marked:
+        own_log_dir(log_dir, first, "12.1")
+    old = log_dir / "attempt-000" / "exit-0" / "rank-0.json"
+    old.parent.mkdir(parents=True)
+    old.write_text(json.dumps({"code": 0, "step": 46}))
+    (log_dir / "starts.jsonl").write_text('{"saved_step": 46}\n' * 3)
+    (log_dir / "cancel.json").write_text("{}")
+    os.utime(log_dir / "cancel.json", (1, 1))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: own_log_dir(log_dir, second, "12.2"), range(4)))
+    assert attempts(log_dir) == []
+    assert sorted(path.name for path in log_dir.iterdir()) == ["submission.json"]
+    (kept,) = (tmp_path / "logs").glob("12-before-*")
+    assert (kept / "attempt-000" / "exit-0" / "rank-0.json").exists()
+    own_log_dir(log_dir, second, "12.3")  # the next start of the same submission
+    assert len(list((tmp_path / "logs").iterdir())) == 2
+
+
+def test_a_request_to_cancel_the_new_job_is_not_lost(tmp_path: Path) -> None:
+    log_dir = tmp_path / "logs" / "12"
+    own_log_dir(log_dir, submission(tmp_path / "first"), "12.1")
+    second = submission(tmp_path / "second")
+    (log_dir / "cancel.json").write_text('{"now": false}')
+    later = (Path(second) / "snapshot.json").stat().st_mtime + 5
+    os.utime(log_dir / "cancel.json", (later, later))
+    own_log_dir(log_dir, second, "12.2")
+    assert json.loads((log_dir / "cancel.json").read_text()) == {"now": False}
