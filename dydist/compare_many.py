@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dydist.compare_statistics import Difference, difference
 from dydist.config import ModelConfig
-from dydist.config_reader import build, flatten, read_yaml
+from dydist.config_reader import build, flatten, read_yaml, redacted_values
 from dydist.config_rules import is_local
 from dydist.errors import UserError
 from dydist.monitor.jsonlines import read_lines
@@ -91,7 +91,7 @@ def read_result(run_dir: Path) -> Result | None:
     speeds = [line["images_per_s"] for line in steps if line.get("images_per_s")]
     if not tests:
         return None
-    settings = flatten(read_yaml(run_dir / "config.yaml"))
+    settings = flatten(redacted_values(read_yaml(run_dir / "config.yaml")))
     cost = cost_of(settings)
     return Result(
         run=run_dir.resolve().name,

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
 
+from dydist.display import show
 from dydist.errors import EXIT_DONE, EXIT_ERROR, EXIT_STOPPED
 from dydist.redaction import know_environment, scrub
 from dydist.stop import ignore_signals
@@ -143,7 +144,7 @@ def _code_of(error: BaseException) -> int:
     if isinstance(error, SystemExit):
         if error.code is None or isinstance(error.code, int):
             return error.code or EXIT_DONE
-        print(error.code, file=sys.stderr)
+        show(error.code, lines=True, file=sys.stderr)
         return EXIT_ERROR
     sys.excepthook(type(error), error, error.__traceback__)
     return EXIT_ERROR

@@ -11,11 +11,11 @@ import json
 import math
 import os
 import socket
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from dydist.display import tell
 from dydist.errors import UserError
 from dydist.launcher import Process
 from dydist.redaction import scrub
@@ -111,9 +111,7 @@ class ProcessReport:
     def _tell_once(self, error: OSError) -> None:
         if not self._told:
             self._told = True
-            print(
-                f"dydist: rank {self.rank}: DYDIST_EXIT_DIR: cannot write {self.folder} ({error.strerror}); "
-                "training goes on, but the launcher may take this process for hung",
-                file=sys.stderr,
-                flush=True,
+            tell(
+                f"rank {self.rank}: DYDIST_EXIT_DIR: cannot write {self.folder} ({error.strerror}); "
+                "training goes on, but the launcher may take this process for hung"
             )

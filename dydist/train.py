@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if __name__ == "__main__":  # run by path: the package's own folder must not shadow other modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from dydist import display
 from dydist.config import Config
 from dydist.config_reader import build, read_given
 from dydist.errors import (
@@ -60,7 +61,7 @@ def run_process(arguments: Sequence[str], stop: StopRequest) -> int:
         report = ProcessReport.from_environment()
         job_end(os.environ)
     except UserError as error:
-        print(f"dydist: {error}", file=sys.stderr, flush=True)
+        display.tell(error)
         return EXIT_USAGE
     report.start()
     try:
@@ -69,24 +70,25 @@ def run_process(arguments: Sequence[str], stop: StopRequest) -> int:
         config.validate(world_size=Process.from_environment(os.environ).world_size)
         check_meeting(os.environ)
         if report.rank == 0 and not config.monitor.quiet:
-            print(*notes, sep="\n", end="\n" if notes else "", flush=True)
+            for note in notes:
+                display.show(note)
         code = run(config, report, stop)
     except UserError as error:
         if (
             os.environ.get("LOCAL_RANK", "0") == "0"
         ):  # once a node: what is wrong may be wrong on one node alone
             where = "" if report.rank == 0 else f"rank {report.rank} on {socket.gethostname()}: "
-            print(f"dydist: {where}{error}", file=sys.stderr, flush=True)
+            display.tell(f"{where}{error}")
         report.finish(EXIT_USAGE, str(error))
         return EXIT_USAGE
     except StopRequestedError:
         if report.rank == 0:
-            print(f"dydist: {stop.name} before a step was begun; nothing is lost: start it again", flush=True)
+            display.show(f"dydist: {stop.name} before a step was begun; nothing is lost: start it again")
         report.finish(EXIT_STOPPED)
         return EXIT_STOPPED
     except FailedError as error:
         if report.rank == 0:  # all processes raise it alike
-            print(f"dydist: {error}", file=sys.stderr, flush=True)
+            display.tell(error)
         report.finish(EXIT_ERROR, str(error))
         return EXIT_ERROR
     except Exception as error:
@@ -111,7 +113,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
 
     def tell(text: str) -> None:
         if report.rank == 0 and not config.monitor.quiet:
-            print(text, flush=True)
+            display.show(text)
 
     with (
         stop.at_once()

@@ -199,10 +199,20 @@ def parse_options(text: str) -> dict[str, Any]:
 
 
 def open_place(url: str, options: Mapping[str, Any]) -> Retrying:
-    """The place at a path or URL, for a command that a person waits for: what can pass is tried again."""
+    """The place at a path or URL, for a command that a person waits for: what can pass is tried again.
+
+    DYDIST_SECRETS fills in what is `<hidden>`, as it does for a run.
+    """
+    import os
     import threading
 
     from dydist.checkpoint import Retrying, open_storage
+    from dydist.config import CheckpointConfig
+    from dydist.redaction import fill_hidden, know
+
+    values = fill_hidden({"checkpoint": {"url": url, "storage_options": options}}, os.environ)["checkpoint"]
+    url, options = values["url"], values["storage_options"]
+    know(CheckpointConfig(url=url, storage_options=dict(options)))
 
     return Retrying(
         open_storage(url, options),

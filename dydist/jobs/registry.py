@@ -24,6 +24,7 @@ def remember(record: Mapping[str, Any]) -> None:
     file = registry_file()
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     append_json(file, record)
+    file.chmod(0o600)  # version 0.1 wrote command lines whole
 
 
 def remembered() -> list[dict[str, Any]]:

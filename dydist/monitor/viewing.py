@@ -12,7 +12,9 @@ from typing import Any
 
 import fsspec
 
+from dydist.display import tell
 from dydist.errors import UserError
+from dydist.redaction import redact_url
 
 _ONE_LOG_S = 5
 """Seconds between TensorBoard's own looks at its folder."""
@@ -64,8 +66,10 @@ def name(place: str) -> str:
 
 
 def folder_name(url: str) -> str:
-    """A folder's name for a URL."""
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in url.split("://", 1)[1].strip("/"))
+    """A folder's name for a URL, without its secrets: it is in TensorBoard's command line."""
+    return "".join(
+        c if c.isalnum() or c in "-_." else "-" for c in redact_url(url).split("://", 1)[1].strip("/")
+    )
 
 
 def fetch(url: str, folder: Path, **options: Any) -> int:
@@ -101,7 +105,7 @@ def _fetch_or_tell(url: str, folder: Path) -> None:
     try:
         fetch(url, folder)
     except UserError as error:
-        print(f"dydist: {error}; showing what was fetched before", file=sys.stderr, flush=True)
+        tell(f"{error}; showing what was fetched before")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
-from planted import PASSWORD, SECRET
+from planted import PASSWORD, s3_server
 
 
 @pytest.fixture(scope="session")
 def s3_options() -> Iterator[dict[str, Any]]:
     """Storage options of a running S3 server with the bucket `bucket`."""
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        assert process.stderr is not None
-        port = next(
-            found[1] for line in process.stderr if (found := re.search(r"on http://127\.0\.0\.1:(\d+)", line))
-        )
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        options = {"key": "planted-key", "secret": SECRET, "endpoint_url": f"http://127.0.0.1:{port}"}
-        fsspec.filesystem("s3", **options, skip_instance_cache=True).mkdir("bucket")
+    with s3_server() as options:
         yield options
-        process.terminate()
 
 
 @pytest.fixture(scope="session")

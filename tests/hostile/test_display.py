@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 from support import REPOSITORY
 
 from dydist.display import cell, code, console, figure, html, markdown, plain, show
@@ -129,17 +128,18 @@ def _calls(path: Path) -> list[ast.Call]:
     return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
 
 
-@pytest.mark.parametrize(
-    "path", sorted((REPOSITORY / "dydist" / "cli").glob("*.py")), ids=lambda path: str(path.name)
-)
+SOURCES = [path for path in (REPOSITORY / "dydist").rglob("*.py") if path.parent.name != "bench"]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_commands_print_through_one_door(path: Path) -> None:
     """`print` prints JSON, which has no control characters; all else goes through `show`, `tell`, `cell`, `console`."""
     for call in _calls(path):
-        name = ast.unparse(call.func)
-        if name == "print":
-            assert re.match(r"(json\.|json_module\.)?dumps\(", ast.unparse(call.args[0])), ast.unparse(call)
-        assert name != "Console", ast.unparse(call)
-    assert Console is not None
+        name, text = ast.unparse(call.func), ast.unparse(call)
+        if name == "print" and path.name not in ("display.py", "launch.py"):  # a node's log is scrubbed there
+            assert re.match(r"(json\.|json_module\.)?dumps\(", ast.unparse(call.args[0])), text
+        if "/cli/" in str(path):
+            assert name != "Console", text
 
 
 def test_html_is_escaped_in_one_place() -> None:

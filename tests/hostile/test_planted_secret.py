@@ -60,7 +60,6 @@ def test_dry_runs_show_no_secret(world: World) -> None:
         for words in (
             ("submit", "--dry-run", "--cluster", "local", "--cpu", "--profile", profile, "--", recipe),
             ("submit", "--dry-run", "--cpu", "--json", "--profile", profile, "--", recipe),
-            ("submit", "--dry-run", "--cpu", "--", "quickstart", "--config", recipe),
             ("sweep", "--dry-run", "--cpu", "--name", "s", "--grid", "optim.lr=0.1,0.2", "--", recipe),
         ):
             world.dydist(*words)

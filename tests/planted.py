@@ -5,30 +5,33 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psutil
 from support import REPOSITORY
 
-SECRET = "".join(
-    ("Pl4", "nted/S3c", "r3t+key==")
-)  # in pieces: this very file lies in the snapshot that a job runs
-PASSWORD = "".join(("pl4", "nted@p/ss", "w?rd"))
+_MARKS = [uuid.uuid4().hex[:8] for _ in range(4)]
+"""Of this process alone: another that tests at the same time has its own."""
+SECRET = f"{_MARKS[0]}/{_MARKS[1]}+key=="
+PASSWORD = f"{_MARKS[2]}@p/ss?{_MARKS[3]}"
 NEEDLES = tuple(
     {
         spelling.encode()
         for secret in (SECRET, PASSWORD)
         for spelling in (
             secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1],
-            base64.b64encode(secret.encode()).decode(), SECRET[:7], SECRET[8:14], PASSWORD[:7], PASSWORD[10:],
+            base64.b64encode(secret.encode()).decode(), *_MARKS,
         )
     }
 )  # fmt: skip
@@ -144,3 +147,21 @@ def watched_processes(allowed: Sequence[str] = ()) -> Iterator[list[str]]:
 def secrets(values: Mapping[str, object]) -> dict[str, str]:
     """DYDIST_SECRETS with these fields."""
     return {"DYDIST_SECRETS": json.dumps(values)}
+
+
+@contextmanager
+def s3_server() -> Iterator[dict[str, Any]]:
+    """Storage options of a running S3 server (moto) with the bucket `bucket`."""
+    import fsspec
+
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr is not None
+        port = next(
+            found[1] for line in process.stderr if (found := re.search(r"on http://127\.0\.0\.1:(\d+)", line))
+        )
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        options = {"key": "planted-key", "secret": SECRET, "endpoint_url": f"http://127.0.0.1:{port}"}
+        fsspec.filesystem("s3", **options, skip_instance_cache=True).mkdir("bucket")
+        yield options
+        process.terminate()
