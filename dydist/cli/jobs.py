@@ -44,6 +44,10 @@ def submit(
     """
     from dydist.jobs import submit as jobs
 
+    if not run:
+        raise UserError(
+            "submit: no recipe is named, and no flag is given; write one after --: dydist submit -- cifar10-small"
+        )
     submission = jobs.prepare_run(run, launch.merged(), cluster=cluster)
     if dry_run:
         return _show_dry_run(submission, as_json=json_)
@@ -150,14 +154,16 @@ def logs(
     for line in lines[-tail:] if tail else lines:
         show(line)
     if not lines and not json_:
-        display.show(task_log(record) or f"job {record['job']} has printed nothing yet", lines=True)
+        who = "" if rank is None else f"rank {rank} of "
+        text = task_log(record) if rank is None and start is None else ""
+        display.show(text or f"{who}job {record['job']} has printed nothing yet", lines=True)
     return EXIT_DONE
 
 
 def follow(
     job: str, *, record: dict[str, Any] | None = None, rank: int | None = None, show: Any = display.show
 ) -> int:
-    """Show a job's log until it ends; 0 when it is done, 1 otherwise."""
+    """Show a job's log until it ends; its exit code."""
     from dydist.jobs.logs import failure_header, follow_log
     from dydist.jobs.registry import find
     from dydist.jobs.status import statuses
@@ -178,12 +184,15 @@ def follow(
     for line in follow_log(Path(known["log_dir"]), rank=rank, ended=ended):
         seen = True
         show(line)
-    if not seen:
+    if not seen and rank is None:
         display.show(task_log(known).rstrip("\n"), lines=True)
     if header := failure_header(last[0]):
         display.show(header, lines=True, file=sys.stderr)
-    display.show(f"job {known['job']}: {last[0].state}. {last[0].reason}".rstrip(". ") + ".", file=sys.stderr)
-    return EXIT_DONE if last[0].state == "done" else EXIT_ERROR
+    told = (
+        f"{last[0].state}. {last[0].reason}" if last[0].reason not in ("", last[0].state) else last[0].state
+    )
+    display.show(f"job {known['job']}: {told.rstrip('. ')}.", file=sys.stderr)
+    return last[0].code
 
 
 def cancel(
@@ -199,14 +208,17 @@ def cancel(
         which: Job ids, run folders, sweep folders or names of runs.
         now: Do not save first.
     """
-    from dydist.jobs.cancel import cancel as end
+    from dydist.jobs.cancel import cancel_all
     from dydist.jobs.registry import find
 
     if not which:
         raise UserError("cancel: name at least one job, run folder or run")
-    for record in [one for name in which for one in find(name)]:
-        display.show(end(record, now=now))
-    return EXIT_DONE
+    records = [one for name in which for one in find(name)]
+    code = EXIT_DONE
+    for text, well in cancel_all(records, now=now):
+        display.show(text, file=sys.stdout if well else sys.stderr)
+        code = code if well else EXIT_ERROR
+    return code
 
 
 def _show_dry_run(submission: Any, *, as_json: bool) -> int:

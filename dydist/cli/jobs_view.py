@@ -11,6 +11,7 @@ from rich.text import Text
 
 from dydist import display
 from dydist.jobs.logs import failure_header
+from dydist.jobs.reasons import explain
 from dydist.jobs.status import JobStatus
 
 COLOURS = {
@@ -24,24 +25,29 @@ COLOURS = {
 
 
 def render(found: Sequence[JobStatus]) -> RenderableType:
-    """Failures first, then a line a job; with one job also its requeues."""
-    parts: list[RenderableType] = [
-        display.cell(header, style="red", lines=True) for one in found if (header := failure_header(one))
-    ]
+    """A line a job, then a line a failure or reason; with one job also its requeues."""
+    parts: list[RenderableType] = []
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     for name in ("job", "run", "state", "nodes", "step", "loss", "acc", "img/s", "ETA", "saved"):
         table.add_column(
-            name, no_wrap=True, overflow="ellipsis", min_width=None if name in ("run", "nodes") else len(name)
+            name,
+            no_wrap=name != "run",  # two runs of a sweep may differ in the last letter alone
+            overflow="fold" if name == "run" else "ellipsis",
+            min_width=None if name in ("run", "nodes") else len(name),
         )
     for one in found:
         table.add_row(*_row(one))
     parts.append(table)
     for one in found:
-        notes = [one.reason, one.message if len(found) == 1 else ""]
+        if header := failure_header(one):
+            parts.append(display.cell(f"{one.job}: {header}", style="red"))
+            repeats = " ".join(one.reason.split()) in header or header.partition(": ")[2] in one.reason
+        else:
+            repeats = False
+        notes = ["" if repeats else one.reason, explain(one.reason), one.message if len(found) == 1 else ""]
         if any(notes):
-            parts.append(
-                display.cell(f"{one.job}: " + " · ".join(note for note in notes if note), lines=True)
-            )
+            parts.append(display.cell(f"{one.job}: " + " · ".join(note for note in notes if note)))
+        parts += [display.cell(f"  | {line}") for line in one.output]
     if len(found) == 1:
         parts += [display.cell(f"start {one['start']} ended: {one['reason']}") for one in found[0].requeues]
     return Group(*parts)

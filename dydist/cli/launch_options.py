@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from dydist.jobs.profile import Profile
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+Repeated = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
+"""Values of a flag that may stand several times, with several values each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +38,22 @@ class NodeOptions:
     """Time limit of one start: minutes, HH:MM:SS or D-HH:MM:SS."""
     partition: str | None = None
     """Partition."""
-    sbatch: tuple[str, ...] = ()
-    """Any other options of sbatch, as NAME=VALUE or NAME."""
+    account: str | None = None
+    """Account that is charged."""
+    qos: str | None = None
+    """Quality of service."""
+    constraint: str | None = None
+    """Features that nodes must have: `a100&ib`."""
+    mem: str | None = None
+    """Memory of each node: 64G; 0 is all of it."""
+    cpus_per_task: int | None = None
+    """CPU cores of each node."""
+    gres: str | None = None
+    """Generic resources instead of --gpus-per-node: gpu:a100:4."""
+    reservation: str | None = None
+    """Reservation."""
+    sbatch: Repeated = ()
+    """Any other options of sbatch, as NAME=VALUE or NAME; also several times."""
 
     def merged(self, **more: Any) -> Profile:
         """The profile with these options and `more` over it, checked. UserError names every mistake."""
@@ -47,7 +63,7 @@ class NodeOptions:
 
         project = Path.cwd() if (Path.cwd() / "slurm").is_dir() else ROOT
         profile = load_profile(self.profile, project=project)
-        own = ("profile", "cpu", "sbatch")
+        own = ("profile", "cpu", "sbatch", "reservation")
         given = {
             field.name: value
             for field in dataclasses.fields(self)
@@ -59,10 +75,12 @@ class NodeOptions:
                     f"--cpu: contradicts --gpus-per-node {self.gpus_per_node}; leave one of them out"
                 )
             given["gpus_per_node"] = 0
+        if self.reservation is not None:
+            given["sbatch"] = {**profile.sbatch, "reservation": self.reservation}
         if self.sbatch:
-            pairs = (word.partition("=") for word in self.sbatch)
+            pairs = (word.partition("=") for words in self.sbatch for word in words)
             options = {key: text if equals else True for key, equals, text in pairs}
-            given["sbatch"] = {**profile.sbatch, **options}
+            given["sbatch"] = {**profile.sbatch, **given.get("sbatch", {}), **options}
         chosen = dataclasses.replace(profile, **given)
         if problems := check_profile(chosen):
             raise UserError("\n".join(problems))

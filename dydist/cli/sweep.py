@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dydist.cli.launch_options import LaunchOptions
+from dydist.cli.launch_options import LaunchOptions, Repeated
 from dydist.display import show
 from dydist.errors import EXIT_DONE, UserError
 
@@ -19,7 +19,7 @@ def sweep(
     *,
     run: Words = (),
     name: str,
-    grid: tuple[str, ...] = (),
+    grid: Repeated = (),
     seeds: int = 1,
     parallel: int | None = None,
     cluster: Literal["slurm", "local"] = "slurm",
@@ -50,7 +50,7 @@ def sweep(
             "--cluster: local has no queue for many runs; slurm has one, also on one machine: "
             'eval "$(slurm/testcluster up --dir ~/cluster)", then the same command with --profile testcluster'
         )
-    values = sweeps.parse_grid(grid)
+    values = sweeps.parse_grid([word for words in grid for word in words])
     submission, found = sweeps.prepare_sweep(
         name, run, launch.merged(), grid=values, seeds=seeds, parallel=parallel
     )

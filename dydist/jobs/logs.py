@@ -63,13 +63,15 @@ def follow_log(
 
 
 def failure_header(status: JobStatus) -> str:
-    """What stands above the log of a job with a failure: which rank, where, and its last lines; or nothing."""
+    """A job's failure in one line: its kind, rank, node and message; or nothing. The traceback stands in the log."""
     if status.failure is None:
         return ""
     failure: Mapping[str, Any] = status.failure
+    message = " ".join(str(failure["message"]).split())
+    if failure["kind"] == "preflight":  # it names the nodes itself
+        return message
     rank = "" if failure["rank"] is None else f"rank {failure['rank']} on "
-    head = f"{failure['kind']}: {rank}node {failure['node']}: {failure['message']}"
-    return "\n".join([head, *(f"  | {line}" for line in failure["last_lines"])])
+    return f"{failure['kind']}: {rank}node {failure['node']}: {message}"
 
 
 def _parse(path: Path, start: int) -> Iterator[Line]:

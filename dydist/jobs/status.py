@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dydist.errors import EXIT_DONE, EXIT_ERROR
 from dydist.jobs import slurm
 from dydist.jobs.attempt import Attempt, attempts, first_failure
 from dydist.jobs.files import read_json, read_lines
-from dydist.jobs.task_log import scheduler_words
+from dydist.jobs.task_log import scheduler_words, task_log
 
 FINAL = frozenset({"done", "failed", "cancelled", "stopped", "lost"})
 """States in which a job has ended and does not come back."""
+OUTPUT_LINES = 12
+"""How many lines of what SLURM and submitit wrote are shown of a start without a log."""
 STALE_S = 60.0
 """A running run that has not written its status for so long is shown as silent."""
 RUN_FIELDS = ("step", "total_steps", "epoch", "loss", "accuracy", "best_accuracy", "images_per_s", "eta_s")
@@ -24,12 +27,14 @@ _BY_SCHEDULER = {"COMPLETED": "done", "CANCELLED": "cancelled"}
 
 @dataclass(frozen=True, kw_only=True)
 class JobStatus:
-    """One job. `state`: pending, starting, running, requeued (in the queue again), stopping, or one of FINAL.
+    """One job. `state`: pending, starting, running, requeued (in the queue again), suspended, stopping, or one
+    of FINAL.
 
     `scheduler` is SLURM's own word, FORGOTTEN where it knows the job no more, UNREACHABLE where it does not answer.
     Figures of the run are None until known; `accuracy` is a fraction, times are seconds, `updated_age_s` is how
     long ago the run last wrote. `requeues`: for each start but the last, why it ended. `failure`: the first that
-    failed in the last start: node, rank, message, last_lines.
+    failed in the last start: node, rank, message, last_lines. `output`: of a start that ended before its own log
+    began, the last lines that SLURM and submitit wrote.
     """
 
     job: str
@@ -48,6 +53,15 @@ class JobStatus:
     requeues: Sequence[Mapping[str, Any]] = ()
     failure: Mapping[str, Any] | None = None
     message: str = ""
+    exit_code: int | None = None
+    output: Sequence[str] = ()
+
+    @property
+    def code(self) -> int:
+        """The exit code of an ended job: its own where it told one, else 0 when it is done and 1 otherwise."""
+        if self.state == "done":
+            return EXIT_DONE
+        return self.exit_code or EXIT_ERROR
 
     @property
     def ended(self) -> bool:
@@ -85,10 +99,14 @@ def status_of(record: Mapping[str, Any], info: slurm.JobInfo | None, problem: st
     mine = str(run.get("job")) == str(record["job"])
     decision = last.decision() if last else None
     state = _state(info, problem, decision, run if mine else {}, current, bool(starts))
+    if state == "lost" and (log_dir / "cancel.json").exists():
+        state = "cancelled"  # before it had begun, so that it could not say so itself
     updated_age = now - float(run["updated"]) if mine and run.get("updated") else None
     message = "" if state in FINAL else problem or str(run.get("message", "") if mine else "")
     if state == "running" and updated_age is not None and updated_age > STALE_S:
         message = f"silent for {updated_age:.0f} s: no heartbeat from process 0"
+    if not mine and (starts or state in FINAL):
+        run = {}  # of another job of the same run; before this one starts, it is where it goes on from
     checkpoint = run.get("last_checkpoint")
     failure = first_failure(last.outcomes() or last.failures()) if last and state != "done" else None
     return JobStatus(
@@ -116,6 +134,8 @@ def status_of(record: Mapping[str, Any], info: slurm.JobInfo | None, problem: st
             "last_lines": list(failure.last_lines),
         },
         message=message,
+        output=_output(record, last, state),
+        exit_code=int(decision["code"]) if decision and state in FINAL else None,
     )
 
 
@@ -132,6 +152,8 @@ def _state(
     if info is not None and info.state not in slurm.ENDED:
         if info.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"):
             return "requeued" if started else "pending"
+        if info.state in ("SUSPENDED", "STOPPED"):
+            return "suspended"
         if info.state in ("COMPLETING", "STAGE_OUT") or decision:
             return decided or "stopping"
         return (
@@ -152,10 +174,18 @@ def _reason(info: slurm.JobInfo | None, decision: Mapping[str, Any] | None, stat
     if state in ("pending", "requeued") and info is not None and info.reason:
         return info.reason
     if decision and state in FINAL:
-        return str(decision["reason"])
+        return "" if decision["reason"] == state else str(decision["reason"])
     if info is not None and info.state in slurm.ENDED and state not in ("done", "cancelled"):
         return info.state.lower().replace("_", " ")
     return ""
+
+
+def _output(record: Mapping[str, Any], last: Attempt | None, state: str) -> Sequence[str]:
+    """What SLURM and submitit wrote last, where a job failed and its newest start tells nothing itself."""
+    told = last is not None and (last.decision() or last.outcomes() or last.failures())
+    if told or state not in ("failed", "lost", "requeued"):
+        return ()
+    return [line for line in task_log(record).splitlines() if line.strip()][-OUTPUT_LINES:]
 
 
 def _ending(attempt: Attempt, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def test_two_nodes_with_two_processes_each_equal_one_process(
         text, errors = follow.communicate(timeout=400)
     assert follow.returncode == 0, errors
     assert f"done: step {STEPS} of {STEPS}" in text
-    assert errors.endswith(f"job {job.id}: done. done.\n")
+    assert errors.endswith(f"job {job.id}: done.\n")
     status = job.status()
     assert (status["state"], status["run"]["step"], status["requeues"]) == ("done", STEPS, [])
     assert status["last_checkpoint"]["step"] == STEPS
@@ -114,7 +114,10 @@ def test_a_mistake_that_only_the_node_can_see_ends_the_job_for_good(cluster: Clu
     assert job.decisions()[0]["code"] == 2
     log = cluster.dydist("logs", job.id)
     assert log.startswith(f"usage: rank 0 on node {cluster.nodes[0]}: ")
-    assert cluster.dydist("status", job.id).lstrip().startswith(f"usage: rank 0 on node {cluster.nodes[0]}: ")
+    table, row, told, *_ = cluster.dydist("status", job.id).splitlines()
+    assert table.startswith("job ")
+    assert row.startswith(job.id)
+    assert told.startswith(f"{job.id}: usage: rank 0 on node {cluster.nodes[0]}: ")
 
 
 def test_cancel_of_a_waiting_job_and_now(cluster: Cluster, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_waiting_for_a_local_job_that_is_cancelled(machine: Cluster, tmp_path: P
             assert "asked to save and stop" in machine.dydist("cancel", job.id)
             job.until(job.warned, 180, "the request")
         text, errors = submitting.communicate(timeout=400)
-    assert submitting.returncode == 1
+    assert submitting.returncode == 75
     assert "saved step" in text
     assert errors.endswith(f"job {job.id}: cancelled. cancelled by dydist cancel.\n")
     assert 3 <= job.status()["last_checkpoint"]["step"] < 30

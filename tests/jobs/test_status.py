@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from dydist.cli.jobs_view import render
+from dydist.jobs.attempt import Attempt, Outcome
 from dydist.jobs.files import append_json, write_json
+from dydist.jobs.reasons import explain
 from dydist.jobs.slurm import JobInfo
 from dydist.jobs.status import JobStatus, status_of
 
@@ -185,3 +190,68 @@ def test_slurm_that_does_not_answer_is_no_end(job: Job) -> None:
         "UNREACHABLE",
         "SLURM does not answer",
     )
+
+
+def test_an_old_job_does_not_show_the_figures_of_a_newer_one(job: Job) -> None:
+    job.start()
+    job.decide("requeue", "stopped and saved: time limit (SIGUSR2)")
+    job.run("running", job="13", last_checkpoint={"step": 9, "time": 990.0, "error": None})
+    found = job.status("CANCELLED")
+    assert (found.state, found.run["step"], found.last_checkpoint) == ("cancelled", None, None)
+
+
+def test_suspended_and_cancelled_while_it_waited(job: Job) -> None:
+    assert job.status("SUSPENDED").state == "suspended"
+    assert job.status(None).state == "lost"
+    write_json(job.log_dir / "cancel.json", {"time": NOW, "now": False})
+    assert job.status(None).state == "cancelled"
+
+
+def test_a_start_that_ended_before_its_own_log_shows_what_slurm_and_submitit_wrote(job: Job) -> None:
+    tasks = job.folder / "logs" / "tasks"
+    tasks.mkdir(parents=True)
+    (tasks / "12_0_log.out").write_text("bash: apptainer: command not found\n\nslurmstepd: error: 127\n")
+    lines = ["bash: apptainer: command not found", "slurmstepd: error: 127"]
+    assert [list(job.status(state).output) for state in ("FAILED", None, "RUNNING")] == [lines, lines, []]
+    job.start()
+    job.decide("fail", "x")
+    assert job.status("FAILED").output == ()
+
+
+def test_the_table_comes_first_and_a_failure_is_one_line(job: Job) -> None:
+    job.start()
+    job.decide("fail", "rank 0 on node n1: ValueError: no such file")
+    outcome = Outcome(
+        node=0, name="n1", kind="error", time=1.0, rank=0, message="ValueError: no\nsuch file",
+        last_lines=("Traceback (most recent call last):", "ValueError: no", "such file"),
+    )  # fmt: skip
+    Attempt(job.log_dir / "attempt-000").write_outcome(outcome)
+    text = io.StringIO()
+    Console(width=200, file=text).print(render([job.status("FAILED")]))
+    lines = text.getvalue().splitlines()
+    assert lines[0].startswith("job ")
+    assert lines[2].rstrip() == "12: error: rank 0 on node n1: ValueError: no such file"
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("action", "code", "expected"), [("finish", 0, 0), ("fail", 2, 2), ("fail", 1, 1), ("cancel", 75, 75)]
+)
+def test_the_code_is_the_jobs_own(job: Job, action: str, code: int, expected: int) -> None:
+    job.start()
+    content = {"action": action, "code": code, "reason": "x", "time": NOW, "saved_step": 5}
+    write_json(job.log_dir / "attempt-000" / "decision.json", content)
+    assert job.status(None).code == expected
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("PartitionTimeLimit", "can never start"), ("BadConstraints", "can never start"), ("BeginTime", "two minutes"),
+        ("QOSMaxJobsPerUserLimit", "QOS"), ("AssocGrpCPULimit", "account"), ("Resources", "free nodes"),
+        ("ReqNodeNotAvail, UnavailableNodes:n1", "down"), ("JobHeldUser", "scontrol release"), ("made up", ""),
+    ],
+)  # fmt: skip
+def test_slurms_reasons_in_words(reason: str, words: str) -> None:
+    assert words in explain(reason)
+    assert bool(words) == bool(explain(reason))
