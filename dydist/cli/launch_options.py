@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from dydist.display import tell
 from dydist.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class NodeOptions:
         if problems := check_profile(chosen):
             raise UserError("\n".join(problems))
         if chosen.note:
-            print(f"dydist: {chosen.note}", file=sys.stderr)
+            tell(chosen.note)
         return chosen
 
 
