@@ -46,7 +46,8 @@ def cleaned(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     found = {name: value for name, value in environ.items() if not leaks(name)}
     path = found.get("PATH", os.defpath)
     folders = [Path(folder) for folder in path.split(os.pathsep) if folder]
-    if not any((folder / "sbatch").exists() for folder in folders):
+    # os.path's exists, unlike Path's, is False for a folder of PATH that this user may not enter
+    if not any(os.path.exists(folder / "sbatch") for folder in folders):
         path = os.pathsep.join([path, *_folders(environ)])
     return found | {"PATH": path}
 
@@ -74,7 +75,7 @@ def clean() -> Iterator[None]:
 def _folders(environ: Mapping[str, str]) -> list[str]:
     """Where SLURM's commands usually lie; nothing where no cluster is configured."""
     configuration = environ.get("SLURM_CONF")
-    if configuration is None and not any(Path(one).exists() for one in _CONFIGURATIONS):
+    if configuration is None and not any(os.path.exists(one) for one in _CONFIGURATIONS):
         return []
     beside = [str(Path(configuration).parent.parent / "bin")] if configuration else []
-    return [folder for folder in (*beside, *_FOLDERS) if (Path(folder) / "sbatch").exists()][:1]
+    return [folder for folder in (*beside, *_FOLDERS) if os.path.exists(os.path.join(folder, "sbatch"))][:1]

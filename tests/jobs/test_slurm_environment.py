@@ -176,3 +176,18 @@ def _nested(lines: list[str]) -> list[str]:
         section, _, rest = line.partition(".")
         sections.setdefault(section, []).append(f"  {rest}\n")
     return [text for section, fields in sections.items() for text in (f"{section}:\n", *fields)]
+
+
+def test_a_folder_of_the_path_that_the_user_may_not_enter_is_passed_over(tmp_path: Path) -> None:
+    """As root's own are for others: `Path.exists` raises PermissionError there."""
+    (tmp_path / "closed").mkdir(mode=0)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            if os.geteuid() == 0:
+                os.setuid(65534)
+            code = 0 if cleaned({"PATH": str(tmp_path / "closed")})["PATH"] else 1
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
