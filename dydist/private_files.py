@@ -34,7 +34,7 @@ def check_private(folder: Path) -> None:
     """Raise NotPrivateError where a folder is there and was not made by `private_folder` for this user."""
     try:
         found = folder.lstat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     if stat.S_ISLNK(found.st_mode) or not stat.S_ISDIR(found.st_mode):
         fault = "is a link" if stat.S_ISLNK(found.st_mode) else "is no folder"

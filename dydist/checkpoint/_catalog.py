@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from dydist.checkpoint._content import Content, Seen, embedded_state, read_state
 from dydist.checkpoint._errors import DamagedError
-from dydist.checkpoint._format import KINDS, MANIFEST, STATE, Manifest, aside_file, step_of
-from dydist.checkpoint._storage import Storage
+from dydist.checkpoint._format import (
+    KINDS,
+    MANIFEST,
+    STATE,
+    TENSOR_FILE,
+    FileEntry,
+    Manifest,
+    aside_file,
+    step_of,
+)
+from dydist.checkpoint._storage import Storage, written_in_place
 
 if TYPE_CHECKING:
     from dydist.checkpoint._tensors import TrainingState
@@ -44,7 +53,8 @@ class Found:
 def survey(storage: Storage) -> list[Found]:
     """Every checkpoint folder of a place, highest step first; reads manifests and sizes, not the tensors.
 
-    Raises NewerFormatError where one was written by a newer dydist.
+    One folder that may not be read is a checkpoint with a problem; where that is so of all, the error is raised: it is
+    the place that refuses. Raises NewerFormatError where one was written by a newer dydist.
     """
     steps = sorted(
         ((step, name) for name in storage.folders() if (step := step_of(name)) is not None), reverse=True
@@ -52,23 +62,45 @@ def survey(storage: Storage) -> list[Found]:
     if not steps:
         return []
     with ThreadPoolExecutor(min(AT_ONCE, len(steps)), "dydist-survey") as pool:
-        return list(pool.map(lambda step: inspect(storage, step[1]), steps))
+        looked = list(pool.map(lambda step: _look(storage, step[1]), steps))
+    refused = [error for _, error in looked if error is not None]
+    if len(refused) == len(looked):
+        raise refused[0]
+    return [found for found, _ in looked]
+
+
+def _look(storage: Storage, folder: str) -> tuple[Found, PermissionError | None]:
+    try:
+        return inspect(storage, folder), None
+    except PermissionError as error:
+        step = step_of(folder)
+        assert step is not None
+        problem = f"it may not be read: {error.strerror or error}"
+        return Found(
+            folder=folder, step=step, manifest=None, problem=problem, set_aside=False, bytes=0
+        ), error
 
 
 def inspect(storage: Storage, folder: str) -> Found:
     """One checkpoint folder, by its manifest and sizes."""
     step = step_of(folder)
     assert step is not None, folder
-    sizes = storage.files(folder)
-    manifest, problem = None, None
+    manifest, problem, sizes = None, None, dict[str, int]()
     try:
+        sizes = storage.files(folder)
         manifest = _read_manifest(storage, folder, sizes)
         if manifest.step != step:
             raise DamagedError(f"{MANIFEST} is of step {manifest.step}")
+        if manifest.lack is not None:
+            raise DamagedError(manifest.lack)
         for name, entry in manifest.files.items():
-            if name not in sizes:
+            if sizes.get(name) == entry.bytes:
+                continue
+            if name == STATE and written_in_place(storage):
+                _embedded(storage, folder, manifest)
+            elif name not in sizes:
                 raise DamagedError(f"{name} is missing")
-            if sizes[name] != entry.bytes:
+            else:
                 raise DamagedError(f"{name} has {sizes[name]:,} bytes, not {entry.bytes:,}")
     except DamagedError as error:
         problem = str(error)
@@ -96,32 +128,58 @@ def _read_manifest(storage: Storage, folder: str, sizes: dict[str, int]) -> Mani
         return Manifest.decode(b"".join(storage.read(name)))
 
 
-def read_checked(storage: Storage, found: Found, name: str) -> Iterator[bytes]:
-    """A file's bytes in chunks; DamagedError after the last one if size or hash are not the manifest's."""
-    entry = found.intact.files[name]
-    digest, size = hashlib.sha256(), 0
+def read_checked(storage: Storage, found: Found, name: str, seen: Seen | None = None) -> Iterator[bytes]:
+    """A file's bytes in chunks; DamagedError after the last one if size or hash are not the manifest's, or if the file
+    cannot be loaded. `seen`: the tensors of the checkpoint's files that were read before."""
+    manifest = found.intact
+    yield from checked(storage, f"{found.folder}/{name}", manifest.files[name], manifest.step, seen)
+
+
+def checked(
+    storage: Storage, path: str, entry: FileEntry, step: int, seen: Seen | None = None
+) -> Iterator[bytes]:
+    """As `read_checked`, of a file that need not be part of a checkpoint yet."""
+    name, digest, size = path.rpartition("/")[2], hashlib.sha256(), 0
+    folder = path.rpartition("/")[0]
+    content = Content(name, entry.bytes, step)
     try:
-        for chunk in storage.read(f"{found.folder}/{name}"):
+        for chunk in storage.read(path):
             digest.update(chunk)
+            content.feed(chunk)
             size += len(chunk)
             yield chunk
     except FileNotFoundError:
-        raise DamagedError(f"{found.folder}: {name} is missing") from None
+        raise DamagedError(f"{folder}: {name} is missing") from None
     if size != entry.bytes:
-        raise DamagedError(f"{found.folder}: {name} has {size:,} bytes, not {entry.bytes:,}")
+        raise DamagedError(f"{folder}: {name} has {size:,} bytes, not {entry.bytes:,}")
     if digest.hexdigest() != entry.sha256:
-        raise DamagedError(f"{found.folder}: {name} does not match its SHA-256")
+        raise DamagedError(f"{folder}: {name} does not match its SHA-256")
+    try:
+        content.check({} if seen is None else seen)
+    except ValueError as error:
+        raise DamagedError(f"{folder}: {name} cannot be loaded: {error}") from None
 
 
 def verify(storage: Storage, found: Found) -> None:
     """Read every byte. Raises DamagedError that names the file; memory stays at one chunk."""
+    seen: Seen = {}
     for name in found.intact.files:
+        if name == STATE:
+            _state(storage, found)
+            continue
         try:
-            for _ in read_checked(storage, found, name):
+            for _ in read_checked(storage, found, name, seen):
                 pass
         except DamagedError:  # believe it the second time
-            for _ in read_checked(storage, found, name):
+            for _ in read_checked(storage, found, name, seen):
                 pass
+    require_weights(found, seen)
+
+
+def require_weights(found: Found, seen: Seen) -> None:
+    """Raise DamagedError where the files that were read hold no weights."""
+    if not any(kind == "model" for kind, _ in seen):
+        raise DamagedError(f"{found.folder}: its files hold no weights")
 
 
 def load(storage: Storage, found: Found, kinds: tuple[str, ...] = KINDS) -> TrainingState:
@@ -130,16 +188,50 @@ def load(storage: Storage, found: Found, kinds: tuple[str, ...] = KINDS) -> Trai
 
     manifest = found.intact
     tensors: dict[str, dict] = {kind: {} for kind in KINDS}
+    seen: Seen = {}
     for name in manifest.files:
         kind = name.partition("-")[0]
         if kind in kinds and name.endswith(".safetensors"):
-            tensors[kind].update(decode(_whole(storage, found, name)))
-    extra = json.loads(_whole(storage, found, STATE))
-    return TrainingState(step=manifest.step, extra=extra, **tensors)
+            tensors[kind].update(decode(_whole(storage, found, name, seen)))
+    if "model" in kinds:
+        require_weights(found, seen)
+    return TrainingState(step=manifest.step, extra=_state(storage, found), **tensors)
 
 
-def _whole(storage: Storage, found: Found, name: str) -> bytes:
+def _state(storage: Storage, found: Found) -> dict[str, Any]:
     try:
-        return b"".join(read_checked(storage, found, name))
+        return read_state(state_bytes(storage, found), found.step)
+    except ValueError as error:
+        raise DamagedError(f"{found.folder}: {STATE} cannot be loaded: {error}") from None
+
+
+def state_bytes(storage: Storage, found: Found) -> bytes:
+    """What a checkpoint's state.json holds, verified; also where another save has written over it."""
+    try:
+        return _whole(storage, found, STATE)
+    except DamagedError:
+        if not written_in_place(storage):
+            raise
+        return _embedded(storage, found.folder, found.intact)
+
+
+def _embedded(storage: Storage, folder: str, manifest: Manifest) -> bytes:
+    """What state.json is to hold, from a tensor file's header, which no other save can write over.
+
+    Where a save writes straight into the checkpoint's folder, a slower save of the same step, by a run that was taken
+    for dead, may have written its own `state.json` after this one was committed.
+    """
+    for name, entry in manifest.files.items():
+        match = TENSOR_FILE.fullmatch(name)
+        if match and int(match[2]) == 0:
+            state = embedded_state(b"".join(checked(storage, f"{folder}/{name}", entry, manifest.step)))
+            if state is not None and hashlib.sha256(state).hexdigest() == manifest.files[STATE].sha256:
+                return state
+    raise DamagedError(f"{folder}: {STATE} does not match its SHA-256, and no tensor file holds its bytes")
+
+
+def _whole(storage: Storage, found: Found, name: str, seen: Seen | None = None) -> bytes:
+    try:
+        return b"".join(read_checked(storage, found, name, seen))
     except DamagedError:  # believe it the second time
-        return b"".join(read_checked(storage, found, name))
+        return b"".join(read_checked(storage, found, name, seen))

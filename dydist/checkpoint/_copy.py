@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 
-from dydist.checkpoint._catalog import Found, inspect, read_checked
+from dydist.checkpoint._catalog import Found, checked, inspect, read_checked, require_weights, state_bytes
+from dydist.checkpoint._content import Seen
 from dydist.checkpoint._errors import DamagedError
+from dydist.checkpoint._format import STATE
 from dydist.checkpoint._storage import Storage
 
 
@@ -30,26 +31,30 @@ def copy_checkpoint(
         return False
     working = target.working_folder(found.folder, manifest.attempt)
     present = target.files(working)
+    seen: Seen = {}
+
+    def holds(name: str) -> bool:
+        """Whether the target gives back what the source has, in a form that can be loaded."""
+        try:
+            for _ in checked(target, f"{working}/{name}", manifest.files[name], manifest.step, seen):
+                pass
+        except DamagedError:
+            return False
+        return True
+
     for name, entry in manifest.files.items():
-        path = f"{working}/{name}"
-        if present.get(name) == entry.bytes and _hash(target, path) == entry.sha256:
+        if present.get(name) == entry.bytes and holds(name):
             on_file(name, entry.bytes, False)
             continue
 
-        def chunks(name: str = name) -> Iterator[bytes]:
-            return read_checked(source, found, name)
+        def chunks(name: str = name) -> Iterable[bytes]:
+            return [state_bytes(source, found)] if name == STATE else read_checked(source, found, name, seen)
 
-        target.write(path, chunks)
-        if _hash(target, path) != entry.sha256:
+        target.write(f"{working}/{name}", chunks)
+        if not holds(name):
             raise DamagedError(f"{target.url}: {found.folder}/{name} was not stored as it was sent")
         on_file(name, entry.bytes, True)
+    require_weights(found, seen)
     may_commit()
     target.publish(working, found.folder, manifest.encode())
     return True
-
-
-def _hash(storage: Storage, name: str) -> str:
-    digest = hashlib.sha256()
-    for chunk in storage.read(name):
-        digest.update(chunk)
-    return digest.hexdigest()

@@ -3,7 +3,8 @@
 A checkpoint is one folder, `step-000001234/`, with `model-*.safetensors`, `optimizer-*.safetensors`,
 `ema-*.safetensors` (where weights are averaged), `state.json`, and last of all `MANIFEST.json`: the format's version,
 each file's size and SHA-256, and a SHA-256 of itself. The names of tensor files carry the save's *attempt*, a random
-token, so that the leftovers of a killed save are never taken for parts of another save of the same step.
+token, so that the leftovers of a killed save are never taken for parts of another save of the same step. The state is
+there twice, as `state.json` and in the header of a tensor file: see `written_in_place`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -29,6 +30,10 @@ HIGHEST_STEP = 10**15 - 1
 """No run has so many steps. A higher number in a name or a manifest is not a step."""
 
 _STEP = re.compile(r"step-([0-9]{9,15})")
+_TOKEN = r"[0-9A-Za-z_]{1,64}"
+TENSOR_FILE = re.compile(rf"(model|optimizer|ema)-([0-9]{{5,9}})-of-([0-9]{{5,9}})-({_TOKEN})\.safetensors")
+_FILE = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,200}")
+"""Names that a manifest may list: one part of a path, and nothing that a terminal or a shell takes for more."""
 _LEFTOVER = re.compile(r"\.step-([0-9]{9,15})\.([0-9a-f]+)(\.partial|\.replaced)")
 
 
@@ -68,12 +73,59 @@ def aside_file(attempt: str) -> str:
     return f"SET-ASIDE-{attempt}.json"
 
 
+def read_json(raw: bytes) -> dict[str, Any]:
+    """A JSON object. Raises ValueError for whatever is none, nests too deeply, or has a key twice."""
+    try:
+        values = json.loads(raw, object_pairs_hook=_each_once)
+    except RecursionError:
+        raise ValueError("it nests too deeply") from None
+    if not isinstance(values, dict):
+        raise ValueError("it is no JSON object")
+    return values
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return values
+
+
+def is_integer(value: Any, least: int, most: int) -> bool:
+    """Whether a JSON value is a whole number within bounds (true is none)."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a finite number of a size that people have a use for."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e15 < value < 1e15
+
+
+def is_text(value: Any) -> bool:
+    """Whether a JSON value is text of a length that fits a line, and can be written anywhere."""
+    if not isinstance(value, str) or len(value) > 1024:
+        return False
+    return not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
     """Size and hash of one file."""
 
     bytes: int
     sha256: str
+
+    @classmethod
+    def decode(cls, name: str, values: Any) -> FileEntry:
+        """Read an entry of the file `name`. Raises ValueError for a name or an entry that no save has written."""
+        if not _FILE.fullmatch(name) or name == MANIFEST:
+            raise ValueError(f"lists a file {name!r:.80}, which no save writes")
+        if not isinstance(values, dict) or values.keys() != {"bytes", "sha256"}:
+            raise ValueError(f"describes {name} in another way than by bytes and sha256")
+        size, digest = values["bytes"], values["sha256"]
+        if not is_integer(size, 0, 2**62) or not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+            raise ValueError(f"has another size or SHA-256 of {name} than a file can have")
+        return cls(bytes=size, sha256=digest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,14 +155,15 @@ class Manifest:
     def decode(cls, raw: bytes) -> Manifest:
         """Read the file's bytes. Raises DamagedError if a single bit differs, NewerFormatError for newer ones."""
         try:
-            values = json.loads(raw)
-            checksum = values.pop("checksum")
-            found = values["format"]
-            version = int(values.pop("version"))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise DamagedError(f"{MANIFEST} cannot be read: {error!r}") from None
-        if found != FORMAT or _checksum({**values, "version": version}) != checksum:
+            values = read_json(raw)
+            checksum, found, version = values.pop("checksum"), values["format"], values.pop("version")
+            matches = _checksum({**values, "version": version}) == checksum
+        except (ValueError, KeyError, RecursionError) as error:
+            raise DamagedError(f"{MANIFEST} cannot be read: {error!r:.200}") from None
+        if found != FORMAT or not matches:
             raise DamagedError(f"{MANIFEST} does not match its own checksum")
+        if not is_integer(version, 1, 2**31):
+            raise DamagedError(f"{MANIFEST} is of version {version!r:.80}; versions are whole numbers from 1")
         if version > VERSION:
             raise NewerFormatError(
                 f"checkpoint: its format is version {version}; this dydist reads versions up to {VERSION}; "
@@ -119,11 +172,45 @@ class Manifest:
         if _seal({**values, "version": version}) != raw:
             raise DamagedError(f"{MANIFEST} was altered")
         values.pop("format")
+        if values.keys() != _FIELDS.keys():
+            odd = ", ".join(sorted(f"{name:.80}" for name in values.keys() ^ _FIELDS.keys()))
+            raise DamagedError(f"{MANIFEST} lacks what a version {version} manifest has, or has more: {odd}")
+        for name, allowed in _FIELDS.items():
+            if not allowed(values[name]):
+                raise DamagedError(f"{MANIFEST} has {name}={values[name]!r:.80}, which no checkpoint has")
         try:
-            files = {name: FileEntry(**entry) for name, entry in values.pop("files").items()}
-            return cls(**values, files=files)
-        except (TypeError, AttributeError) as error:
-            raise DamagedError(f"{MANIFEST} lacks what a version {version} manifest has: {error}") from None
+            files = {name: FileEntry.decode(name, entry) for name, entry in values.pop("files").items()}
+        except ValueError as error:
+            raise DamagedError(f"{MANIFEST} {error}") from None
+        return cls(**values, files=files)
+
+    @property
+    def lack(self) -> str | None:
+        """What a checkpoint with these files cannot be loaded for; None: nothing that the list shows."""
+        parts = [match for name in self.files if (match := TENSOR_FILE.fullmatch(name))]
+        if not any(part[1] == "model" for part in parts):
+            return f"{MANIFEST} lists no weights"
+        if STATE not in self.files:
+            return f"{MANIFEST} lists no {STATE}"
+        for part in parts:
+            if part[4] != self.attempt or int(part[2]) >= int(part[3]) or part[3] != parts[0][3]:
+                return f"{MANIFEST} lists {part[0]}, which is not of this save"
+        return None
+
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "step": lambda value: is_integer(value, 0, HIGHEST_STEP),
+    "attempt": lambda value: isinstance(value, str) and re.fullmatch(_TOKEN, value) is not None,
+    "run": is_text,
+    "job": is_text,
+    "host": is_text,
+    "written_at": lambda value: is_number(value) and -1e11 < value < 1e11,
+    "accuracy": lambda value: value is None or is_number(value),
+    "world_size": lambda value: is_integer(value, 1, 10**9),
+    "files": lambda value: isinstance(value, dict),
+}
+"""What a manifest of version 1 has, beside its format, version and checksum."""
 
 
 def encode_json(values: Mapping[str, Any]) -> bytes:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dydist.checkpoint._catalog import Found, survey, verify
+from dydist.checkpoint._catalog import Found, inspect, survey, verify
 from dydist.checkpoint._errors import DamagedError
-from dydist.checkpoint._format import MANIFEST, STATE, leftover_step
+from dydist.checkpoint._format import MANIFEST, STATE, leftover_step, step_of
 from dydist.checkpoint._policy import superseded
 from dydist.checkpoint._storage import Storage
 
@@ -31,35 +31,40 @@ def prune(
     now: float,
     dry_run: bool = False,
     on_damaged: Callable[[str], None] = lambda text: None,
+    trusted: set[str] | None = None,
 ) -> list[Found]:
     """Remove superseded checkpoints and torn leftovers older than a day; returns the checkpoints removed.
 
-    The newest valid checkpoint is read back whole first: nothing is removed on the word of one that may be damaged.
-    `now` is in seconds since 1970. `on_damaged` is told of each newer one whose bytes are not what was written.
+    What is kept in place of others is read back whole first: nothing is removed on the word of a checkpoint that may
+    be damaged. `trusted`: attempts that were read back before and need not be again; those read now are added.
+    `now` is in seconds since 1970. `on_damaged` is told of each one that cannot be loaded.
     """
+    trusted = set() if trusted is None else trusted
     found = survey(storage)
-    live = [f for f in found if f.problem is None and not f.set_aside]
-    newest = None
-    for candidate in live:
+    while True:
+        live = [f for f in found if f.problem is None and not f.set_aside]
+        if not live:
+            return []
+        newest = live[0]
+        goners = set(
+            superseded(
+                found,
+                verified=newest.step,
+                keep=rule.keep,
+                keep_every_steps=rule.keep_every_steps,
+                keep_best=rule.keep_best,
+            )
+        )
+        doubtful = next((f for f in live if f.folder not in goners and f.intact.attempt not in trusted), None)
+        if doubtful is None or (not goners and doubtful is not newest):
+            break
         try:
-            verify(storage, candidate)
+            verify(storage, doubtful)
         except DamagedError as error:
             on_damaged(f"{storage.url}: the bytes that were written do not come back: {error}")
-            found = [f for f in found if f is not candidate]
+            found = [replace(f, problem=str(error)) if f is doubtful else f for f in found]
         else:
-            newest = candidate
-            break
-    if newest is None:
-        return []
-    goners = set(
-        superseded(
-            found,
-            verified=newest.step,
-            keep=rule.keep,
-            keep_every_steps=rule.keep_every_steps,
-            keep_best=rule.keep_best,
-        )
-    )
+            trusted.add(doubtful.intact.attempt)
     removed = [f for f in found if f.folder in goners]
     if not dry_run:
         for item in removed:
@@ -79,24 +84,32 @@ def sweep(storage: Storage, found: list[Found], newest: Found, *, now: float) ->
         if leftover_step(folder) is not None and old(folder):
             storage.delete_folder(folder)
     for item in found:
-        if (
-            item.problem is not None
-            and item.manifest is None
-            and item.step != newest.step
-            and old(item.folder)
-        ):
+        torn = item.manifest is None and item.step != newest.step and old(item.folder)
+        if torn and MANIFEST not in storage.files(
+            item.folder
+        ):  # what is damaged stays, for people to look at
             storage.delete_folder(item.folder)
-    assert newest.manifest is not None
-    for name in storage.files(newest.folder):
-        if name not in newest.manifest.files and name != MANIFEST:
-            storage.delete(f"{newest.folder}/{name}")
+    # Not at once: a slower save of the same step may still write there, and is not to commit what was swept.
+    strays = [name for name in storage.files(newest.folder) if name not in newest.intact.files]
+    if strays != [MANIFEST] and old(newest.folder):
+        for name in strays:
+            if name != MANIFEST:
+                storage.delete(f"{newest.folder}/{name}")
 
 
 def remove_attempt(storage: Storage, folder: str, attempt: str) -> None:
-    """Remove what one save that failed or was given up has left."""
+    """Remove what one save that failed or was given up has left.
+
+    Not where it is committed all the same: its last request took effect, and the answer was lost.
+    """
     working = storage.working_folder(folder, attempt)
     if working != folder:
         storage.delete_folder(working)
+        return
+    if step_of(folder) is None:
+        return
+    there = inspect(storage, folder).manifest
+    if there is not None and there.attempt == attempt:
         return
     names = storage.files(folder)
     torn = [name for name in names if attempt in name]

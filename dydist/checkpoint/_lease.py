@@ -7,7 +7,6 @@ writes, waits a moment and reads again, and every owner reads the lease before e
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -19,7 +18,7 @@ from typing import Any
 import psutil
 
 from dydist.checkpoint._errors import CancelledError, LeaseHeldError, LeaseLostError
-from dydist.checkpoint._format import encode_json
+from dydist.checkpoint._format import encode_json, is_integer, is_number, is_text, read_json
 from dydist.checkpoint._retry import Tell, explain
 from dydist.checkpoint._storage import Storage
 
@@ -263,11 +262,25 @@ def _read(storage: Storage, name: str) -> bytes | None:
 
 
 def _decode(raw: bytes) -> Holder | None:
+    """Who a lease names; None where it is none that a run wrote."""
     try:
-        values: dict[str, Any] = json.loads(raw)
-        return Holder(**values)
-    except (ValueError, TypeError):
+        values = read_json(raw)
+    except ValueError:
         return None
+    if values.keys() != _FIELDS.keys() or not all(_FIELDS[name](value) for name, value in values.items()):
+        return None
+    return Holder(**values)
+
+
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("token", "run", "job", "host", "machine"), is_text),
+    **dict.fromkeys(
+        ("process_started", "acquired_at", "beat_at"), lambda v: is_number(v) and -1e11 < v < 1e11
+    ),
+    "pid": lambda v: is_integer(v, 1, 2**31 - 1),
+    "beat": lambda v: is_integer(v, 0, 2**62),
+}
+"""What a lease has. A process id or a time beyond these would be an error where it is used."""
 
 
 def _machine() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING
 
 from dydist.checkpoint._errors import CancelledError, CheckpointError, DamagedError
 from dydist.checkpoint._format import (
+    MANIFEST,
     STATE,
     FileEntry,
     Manifest,
     encode_json,
     folder_name,
     part_file,
+    read_json,
     tensor_file,
 )
 from dydist.checkpoint._retry import Tell
 from dydist.checkpoint._storage import Chunks, Storage
+from dydist.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,10 +104,14 @@ class Save:
 
         result: dict[str, Chunks] = {}
         for share in shares:
+            # The first share has a tensor always, as the largest is its. What is in its header is under a name that
+            # no other save writes to, unlike state.json.
+            state = self.state.decode() if share == 0 else None
             for kind, tensors in self.shares[share].items():
                 if tensors:
                     name = tensor_file(kind, share, world_size, self.attempt)
-                    result[name] = lambda tensors=tensors: encode(tensors)  # type: ignore[misc]
+                    result[name] = lambda tensors=tensors, state=state: encode(tensors, state)  # type: ignore[misc]
+                    state = None
         if with_state:
             result[STATE] = lambda: [self.state]
         return result
@@ -166,7 +173,7 @@ def commit(
         job=identity.job,
         host=identity.host,
         written_at=now,
-        accuracy=save.accuracy,
+        accuracy=save.accuracy if save.accuracy is not None and math.isfinite(save.accuracy) else None,
         world_size=identity.world_size,
         files=files,
     )
@@ -176,11 +183,25 @@ def commit(
             raise CheckpointError(f"{name} has {sizes.get(name)} bytes in {storage.url}, not {entry.bytes}")
     for rank in ranks:
         storage.delete(f"{working}/{part_file(rank, save.attempt)}")
+    raw = manifest.encode()
+    Manifest.decode(raw)  # what could not be read again is no checkpoint
+    replaced = _attempt_there(storage, working) if MANIFEST in sizes else None
     if save.cancelled.is_set():
         raise CancelledError("given up")
     may_commit()
-    storage.publish(working, save.folder, manifest.encode())
+    storage.publish(working, save.folder, raw)
+    if replaced is not None and replaced != save.attempt:
+        for name in [name for name in sizes if replaced in name]:
+            storage.delete(f"{save.folder}/{name}")
     return manifest
+
+
+def _attempt_there(storage: Storage, folder: str) -> str | None:
+    """The attempt of the checkpoint that a folder holds now: it was set aside, or is damaged."""
+    try:
+        return Manifest.decode(b"".join(storage.read(f"{folder}/{MANIFEST}"))).attempt
+    except (FileNotFoundError, DamagedError, UserError):
+        return None
 
 
 def _await_parts(
@@ -200,10 +221,11 @@ def _await_parts(
         present = storage.files(working)
         for name in [name for name in missing if name in present]:
             try:
-                note = json.loads(b"".join(storage.read(f"{working}/{name}")))
-            except (ValueError, DamagedError):
+                note = read_json(b"".join(storage.read(f"{working}/{name}")))
+                entries = {file: FileEntry.decode(file, entry) for file, entry in note["files"].items()}
+            except (ValueError, KeyError, AttributeError, DamagedError):
                 continue  # spoilt on the way: read it again
-            files.update({file: FileEntry(**entry) for file, entry in note["files"].items()})
+            files.update(entries)
             del missing[name]
         if not missing:
             return files

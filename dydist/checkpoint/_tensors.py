@@ -19,6 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dydist.checkpoint._content import DTYPE_BYTES
+from dydist.checkpoint._format import STATE
+
 CHUNK = 4 << 20
 """Bytes that are hashed and written at once."""
 PIECE = 8 << 20
@@ -31,6 +34,7 @@ _DTYPES = {
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
     torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
+assert set(_DTYPES.values()) == DTYPE_BYTES.keys()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +169,12 @@ class HostMemory:
         return chosen
 
 
-def encode(tensors: Mapping[str, Tensor]) -> Iterator[memoryview | bytes]:
-    """The bytes of a safetensors file, in chunks of at most CHUNK bytes that point into the tensors' memory."""
-    header: dict[str, Any] = {}
+def encode(tensors: Mapping[str, Tensor], state: str | None = None) -> Iterator[memoryview | bytes]:
+    """The bytes of a safetensors file, in chunks of at most CHUNK bytes that point into the tensors' memory.
+
+    `state`: what state.json holds, for the file's header (`_content.embedded_state` reads it).
+    """
+    header: dict[str, Any] = {} if state is None else {"__metadata__": {STATE: state}}
     offset = 0
     for name, tensor in tensors.items():
         if tensor.dtype not in _DTYPES:

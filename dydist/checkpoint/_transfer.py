@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from dydist.checkpoint._catalog import Found, verify
 from dydist.checkpoint._copy import copy_checkpoint
-from dydist.checkpoint._errors import CancelledError
+from dydist.checkpoint._errors import CancelledError, DamagedError
 from dydist.checkpoint._housekeeping import Keep, prune, remove_attempt
 from dydist.checkpoint._retry import Retrying, Tell, explain
 from dydist.checkpoint._save import Identity, Save, commit, write_part
@@ -52,6 +53,7 @@ class Transfer:
         self._stage = stage
         self._around = around
         self._tell = tell
+        self._read_back: set[str] = set()
 
     def to_place(self, save: Save) -> None:
         """Write this process's share to the place; process 0 then waits for the others and commits."""
@@ -113,7 +115,7 @@ class Transfer:
             self._place, deadline=began + around.deadline_s, clock=around.clock, cancelled=cancelled
         )
         try:
-            left = next((found for found in staged(self._stage) if not found.set_aside), None)
+            left = self._newest_staged()
             if left is not None and copy_checkpoint(self._stage, target, left, may_commit=around.may_commit):
                 around.on_record(
                     CheckpointRecord(
@@ -131,6 +133,19 @@ class Transfer:
             return False
         return True
 
+    def _newest_staged(self) -> Found | None:
+        """The newest staged checkpoint that can be loaded; newer ones that cannot are told."""
+        assert self._stage is not None
+        for found in staged(self._stage):
+            if not found.set_aside:
+                try:
+                    verify(self._stage, found)
+                except DamagedError as error:
+                    self._tell(f"the local copy at {self._stage.url} is damaged: {error}")
+                else:
+                    return found
+        return None
+
     def tidy(self, save: Save, torn: Sequence[tuple[str, str]], cancelled: threading.Event) -> bool:
         """After a commit: remove what the attempts `torn` (folder and attempt) have left, read the new checkpoint
         back, and remove what it supersedes. False where it was interrupted."""
@@ -139,7 +154,7 @@ class Transfer:
         try:
             for folder, attempt in torn:
                 remove_attempt(storage, folder, attempt)
-            prune(storage, around.rule, now=around.now(), on_damaged=self._tell)
+            prune(storage, around.rule, now=around.now(), on_damaged=self._tell, trusted=self._read_back)
         except CancelledError:
             return False
         except Exception as error:
