@@ -27,7 +27,7 @@ def sweep(
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
-    """Submit a grid of runs as one job array; runs that are done already are left out.
+    """Submit a grid of runs as a job array; runs that are done, or in the queue, are left out.
 
     Example: dydist sweep --name lr --grid optim.lr=0.05,0.1 model.kernels=2,4 --seeds 3 --parallel 4 -- cifar10-small
 
@@ -69,11 +69,17 @@ def sweep(
         print(json.dumps({**found, "jobs": ids}, indent=1))
         return EXIT_DONE
     show(
-        f"{len(found['all'])} runs: {len(found['done'])} done already, {len(ids)} submitted", file=sys.stderr
+        f"{len(found['all'])} runs: {len(found['done'])} done already, {len(found['queued'])} in the queue already, "
+        f"{len(ids)} submitted",
+        file=sys.stderr,
     )
     if submission is not None:
         sweep_dir = submission.folder.parents[1]
-        show(f"array {ids[0].partition('_')[0]}; see: dydist status {sweep_dir} | dydist compare {sweep_dir}")
+        arrays = list(dict.fromkeys(job.partition("_")[0] for job in ids))
+        what = f"array {arrays[0]}"
+        if len(arrays) > 1:
+            what = f"{len(arrays)} arrays, as SLURM takes no larger ones (MaxArraySize): {', '.join(arrays)}"
+        show(f"{what}; see: dydist status {sweep_dir} | dydist compare {sweep_dir}")
     return EXIT_DONE
 
 

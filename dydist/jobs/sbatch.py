@@ -38,6 +38,8 @@ class Submission:
     submitit: Path
     specs: tuple[JobSpec, ...]
     parallel: int | None = None
+    after: str | None = None
+    """A job that must have ended before this one starts, whatever became of it."""
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Environment variables that are set for the job and written nowhere."""
 
@@ -78,6 +80,8 @@ def sbatch_parameters(submission: Submission) -> dict[str, Any]:
     ranged = profile.min_nodes is not None and profile.min_nodes != profile.nodes
     if ranged:
         further["nodes"] = f"{profile.min_nodes}-{profile.nodes}"
+    if submission.after is not None:
+        further["dependency"] = f"afterany:{submission.after}"
     further |= {name.replace("_", "-"): value for name, value in profile.sbatch.items() if value is not False}
     # The whole environment, also where the site's or the profile's --export says none.
     srun = ["--kill-on-bad-exit=1", "--export=ALL"]

@@ -92,6 +92,12 @@ def run(*command: str, timeout_s: float = TIMEOUT_S, tries: int = TRIES) -> str:
     return result.stdout
 
 
+def max_array_size() -> int:
+    """How many elements a job array of this cluster may have (MaxArraySize)."""
+    match = re.search(r"^MaxArraySize\s*=\s*([0-9]+)", run("scontrol", "show", "config"), re.MULTILINE)
+    return max(1, int(match[1])) if match else 1001  # SLURM's own default
+
+
 def _said(result: subprocess.CompletedProcess[str]) -> str:
     return " ".join((result.stderr.strip() or result.stdout.strip()).split())
 

@@ -5,28 +5,30 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dydist.config_reader import read_config, redacted_arguments
+from dydist.display import tell
 from dydist.errors import UserError
 from dydist.jobs import launch, slurm, slurm_environment
+from dydist.jobs.arrays import hand_over
 from dydist.jobs.files import read_json, write_json
 from dydist.jobs.job_secrets import in_environment, job_variables, open_env, recipe_to_write
-from dydist.jobs.node import NodeTask
 from dydist.jobs.profile import Profile
 from dydist.jobs.registry import remember
-from dydist.jobs.sbatch import Cluster, Submission, build_executor, sbatch_text
+from dydist.jobs.sbatch import Cluster, Submission, sbatch_text
 from dydist.jobs.snapshot import package_root, record_environment, take_snapshot
 from dydist.jobs.spec import JobSpec
 from dydist.shipped import RECIPES, find_file
 
 if TYPE_CHECKING:
-    import submitit
+    pass
 
 
 def new_submission_folder(parent: Path) -> Path:
@@ -130,17 +132,24 @@ def recipe_of(arguments: Sequence[str]) -> Path | None:
     return None
 
 
-def refuse_second_job(run_dir: Path) -> None:
-    """UserError where the run has a job in the queue already: both would write to one folder."""
-    record = read_json(run_dir / "job.json")
-    if record and record["cluster"] == "slurm" and slurm.available():
-        job = str(record["job"])
-        info = slurm.jobs([job]).get(job)
-        if info is not None and info.state not in slurm.ENDED:
-            raise UserError(
-                f"run.name: {run_dir.name} has job {job} already ({info.state}); give another run.name, "
-                f"or end that first: dydist cancel {job}"
-            )
+def active_jobs(run_dirs: Iterable[Path]) -> dict[Path, slurm.JobInfo]:
+    """The jobs of these run folders that are in SLURM's queue, waiting or running. SLURM is asked once."""
+    if not slurm.available():
+        return {}
+    records = {run_dir: read_json(run_dir / "job.json") for run_dir in run_dirs}
+    ids = {run_dir: str(one["job"]) for run_dir, one in records.items() if one and one["cluster"] == "slurm"}
+    known = slurm.jobs(list(ids.values())) if ids else {}
+    found = {run_dir: known[job] for run_dir, job in ids.items() if job in known}
+    return {run_dir: info for run_dir, info in found.items() if info.state not in slurm.ENDED}
+
+
+def refuse_second_job(run_dirs: Iterable[Path]) -> None:
+    """UserError where a run has a job in the queue already: both would write to one folder."""
+    for run_dir, info in active_jobs(run_dirs).items():
+        raise UserError(
+            f"run.name: {run_dir.name} has job {info.job} already ({info.state}); give another run.name, "
+            f"or end that first: dydist cancel {info.job}"
+        )
 
 
 def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
@@ -151,10 +160,9 @@ def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
         raise UserError(
             f"--nodes: {submission.profile.nodes} is too many for --cluster local, which has this node only"
         )
-    for spec in submission.specs:
-        if spec.run_dir:
-            refuse_second_job(Path(spec.run_dir))
+    refuse_second_job(Path(spec.run_dir) for spec in submission.specs if spec.run_dir)
     folder = submission.folder
+    made = [path for path in _folders(submission) if not path.exists()]
     folder.mkdir(parents=True)
     content = None if recipe is None else recipe_to_write(recipe)
     hidden = {} if recipe is None or content == recipe.read_bytes() else {recipe: content or b""}
@@ -166,15 +174,15 @@ def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
     submission.submitit.chmod(
         0o700
     )  # whoever could write here could have the job run what they like: a pickle
-    executor = build_executor(submission)
-    tasks = [NodeTask(spec) for spec in submission.specs]
+    before = set(submission.submitit.iterdir())
     try:
         with slurm_environment.clean(), in_environment(submission.secrets):
-            ids = _hand_over(submission, executor, tasks)
+            ids = hand_over(submission)
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "submitit":
             raise
-        raise slurm.SlurmError(f"SLURM refused the job: {_stderr(str(error))}; see {folder}") from error
+        _forget(submission, before, made)
+        raise slurm.SlurmError(f"SLURM refused the job: {_stderr(str(error))}") from error
     for job, spec in zip(ids, submission.specs, strict=True):
         record = {
             "job": job,
@@ -192,43 +200,34 @@ def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
             "workdir": spec.workdir,
         }
         write_json(Path(spec.run_dir or folder) / "job.json", record)
-        remember(record)
+        try:
+            remember(record)
+        except OSError as error:  # the job is queued: its number must be shown
+            tell(
+                f"job {job} cannot be added to the list of your jobs, {error.filename} ({error.strerror}); "
+                f"name its folder instead: dydist status {spec.run_dir or folder}"
+            )
     return ids
 
 
-def _hand_over(submission: Submission, executor: submitit.Executor, tasks: Sequence[NodeTask]) -> list[str]:
-    if submission.cluster == "local":
-        return [_submit_detached(executor, task) for task in tasks]
-    if len(tasks) == 1:
-        return [str(executor.submit(tasks[0]).job_id)]
-    return [str(job.job_id) for job in executor.submit_array(tasks)]
+def _folders(submission: Submission) -> list[Path]:
+    """The folders that a submission needs, and those around them; the deepest first."""
+    ends = (submission.folder, submission.submitit)
+    found = {path for end in ends for path in (end, *end.parents)}
+    return sorted(found, key=lambda path: len(path.parts), reverse=True)
 
 
-def _submit_detached(executor: submitit.Executor, task: NodeTask) -> str:
-    """Submit to the local executor from a session of its own.
+def _forget(submission: Submission, before: Collection[Path], made: Sequence[Path]) -> None:
+    """Remove what a submission that SLURM has refused left.
 
-    Its controller is a child of the process that submits: in our session it would end with the terminal, be reached
-    by Ctrl-C, and hold our output open for whoever reads that.
+    `before`: what submitit's folder held already; `made`: the folders that were not there, the deepest first.
     """
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.setsid()
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            for stream in (0, 1, 2):
-                os.dup2(nowhere, stream)
-            os.write(writer, str(executor.submit(task).job_id).encode())
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(writer)
-    with os.fdopen(reader, encoding="utf-8") as answer:
-        job = answer.read()
-    if os.waitpid(child, 0)[1] or not job:
-        raise RuntimeError(f"submitit's local executor could not start the job in {executor.folder}")
-    return job
+    shutil.rmtree(submission.folder)
+    for path in set(submission.submitit.iterdir()) - set(before):
+        path.unlink()
+    for folder in made:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def node_commands(spec: JobSpec, nodes: int) -> list[str]:

@@ -76,14 +76,16 @@ def prepare_sweep(
     seeds: int,
     parallel: int | None,
 ) -> tuple[Submission | None, dict[str, list[str]]]:
-    """The submission of what is not done yet (None: nothing), and the runs: `all`, `done`, `submitted`.
+    """The submission of what is not done yet (None: nothing), and the runs: `all`, `done`, `queued`, `submitted`.
 
+    `queued` runs have a job that waits or runs, of an earlier submission of the sweep.
     Runs lie in `<run.dir>/<name>/<point>`; `sweep.json` there lists them. Every configuration is checked first.
     """
     common = jobs.with_recipe(arguments)
     sweep_dir = (Path(read_config(common).run.dir) / name).absolute()
     folder = jobs.new_submission_folder(sweep_dir)
-    found: dict[str, list[str]] = {"all": [], "done": [], "submitted": []}
+    found: dict[str, list[str]] = {"all": [], "done": [], "queued": [], "submitted": []}
+    active = jobs.active_jobs(sweep_dir / point.name for point in points(grid, seeds))
     specs = []
     for point in points(grid, seeds):
         line = [*common, *point.flags, "--run.dir", str(sweep_dir), "--run.name", point.name]
@@ -93,6 +95,9 @@ def prepare_sweep(
         found["all"].append(str(run_dir))
         if is_done(run_dir):
             found["done"].append(str(run_dir))
+            continue
+        if run_dir in active:
+            found["queued"].append(str(run_dir))
             continue
         found["submitted"].append(str(run_dir))
         specs.append(jobs.make_spec(profile, line, run_dir=run_dir, folder=folder))

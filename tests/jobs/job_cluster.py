@@ -103,10 +103,12 @@ class Cluster:
         home = Path(made["home"])
         if "user" in made:
             self.user = {"user": made["user"], "group": pwd.getpwnam(made["user"]).pw_gid, "extra_groups": ()}
-            probe = subprocess.run(
-                [sys.executable, "-c", "import dydist"], env=self.env, cwd="/", **self.user
-            )
-            if probe.returncode:
+            command = [sys.executable, "-c", "import dydist"]
+            try:
+                can_run = subprocess.run(command, env=self.env, cwd="/", **self.user).returncode == 0
+            except PermissionError:  # a folder on the way to the interpreter is closed to them
+                can_run = False
+            if not can_run:
                 print(
                     f"{made['user']} cannot run {sys.executable}: jobs of the strict site are run as this user"
                 )

@@ -142,6 +142,18 @@ def test_what_slurm_refuses_is_told_in_its_words(cluster: Cluster, tmp_path: Pat
     result = cluster.call(*words)
     assert result.returncode == 2
     assert "SLURM refused the job: error: invalid partition specified: nowhere" in result.stderr
+    assert not list(tmp_path.iterdir())  # nothing is left behind
+
+
+def test_a_job_is_shown_where_the_list_of_jobs_cannot_be_written(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "state").touch()  # a file where the folder should be
+    there = Cluster(cluster.folder, {**cluster.env, "XDG_STATE_HOME": str(tmp_path / "state")})
+    words = ("submit", "--cpu", "--sbatch", "hold", "--", "--run.name", "shown", "--run.dir", str(tmp_path))
+    result = there.call(*words)
+    assert result.returncode == 0, result.stderr
+    assert "cannot be added to the list of your jobs" in result.stderr
+    job = json.loads((tmp_path / "shown" / "job.json").read_text())["job"]
+    assert job in result.stdout
 
 
 def test_preflight_as_a_job(cluster: Cluster, tmp_path: Path) -> None:

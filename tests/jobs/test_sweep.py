@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from job_cluster import RECIPE, Cluster, flags
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -18,6 +20,7 @@ from tensorboard.plugins.hparams import api_pb2, list_session_groups
 from tensorboard.plugins.hparams.backend_context import Context
 
 from dydist.errors import UserError
+from dydist.jobs.arrays import arrays
 from dydist.jobs.profile import parse_profile
 from dydist.jobs.registry import find
 from dydist.jobs.status import statuses
@@ -88,6 +91,53 @@ def test_what_is_done_is_left_out_and_what_is_wrong_refused(tmp_path: Path) -> N
         prepare_sweep("s", words, profile, grid={"optim.momentum": ["0.5", "2"]}, seeds=1, parallel=None)
     nothing, _ = prepare_sweep("s", words, profile, grid={"optim.lr": ["0.1"]}, seeds=1, parallel=None)
     assert nothing is None
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.none() | st.integers(1, 40))
+def test_arrays_hold_every_run_once_and_share_what_runs_at_once(
+    runs: int, largest: int, parallel: int | None
+) -> None:
+    found = arrays(runs, largest, parallel)
+    assert [run for array in found for run in range(array.start, array.stop)] == list(range(runs))
+    assert all(1 <= array.stop - array.start <= largest for array in found)
+    assert all(array.after is None or array.after < number for number, array in enumerate(found))
+    free = [array for array in found if array.after is None]
+    if parallel is None:
+        assert len(free) == len(found)
+    else:
+        waited_for = [array.after for array in found if array.after is not None]
+        assert len(set(waited_for)) == len(waited_for)  # so at most as many arrays run as are free at first
+        assert sum(array.parallel or 0 for array in free) == parallel
+        assert all(array.parallel and array.parallel >= 1 for array in found)
+
+
+def test_a_larger_grid_submits_what_is_new_while_runs_are_queued(cluster: Cluster, tmp_path: Path) -> None:
+    shared = ["--", *flags({**RECIPE, "run.dir": tmp_path})]
+    common = ("sweep", "--cpu", "--json", "--name", "s", "--sbatch", "hold", "--grid")
+    first = json.loads(cluster.dydist(*common, "optim.lr=0.1,0.2", *shared))
+    assert len(first["jobs"]) == 2
+    more = json.loads(cluster.dydist(*common, "optim.lr=0.1,0.2,0.3", *shared))
+    assert [Path(run).name for run in more["queued"]] == ["lr0.1-seed0", "lr0.2-seed0"]
+    assert [Path(run).name for run in more["submitted"]] == ["lr0.3-seed0"]
+    assert len(more["jobs"]) == 1
+    assert len(json.loads(cluster.dydist("status", "--json", str(tmp_path / "s")))) == 3
+    nothing = json.loads(cluster.dydist(*common, "optim.lr=0.1,0.2,0.3", *shared))
+    assert (len(nothing["queued"]), nothing["jobs"]) == (3, [])
+
+
+def test_more_runs_than_an_array_takes_are_several_arrays(cluster: Cluster, tmp_path: Path) -> None:
+    largest = int(
+        cluster.run("bash", "-c", "scontrol show config | grep -oP 'MaxArraySize\\s*=\\s*\\K[0-9]+'")
+    )
+    if largest > 20:
+        pytest.skip(f"MaxArraySize is {largest} here; DYDIST_TEST_SITE=strict has a cluster where it is 10")
+    shared = ["--", *flags({**RECIPE, "run.dir": tmp_path})]
+    words = ("sweep", "--cpu", "--name", "s", "--parallel", "4", "--sbatch", "hold", "--grid", "optim.lr=0.1")
+    result = cluster.call(*words, "--seeds", str(largest + 3), *shared)
+    assert result.returncode == 0, result.stderr
+    assert "2 arrays, as SLURM takes no larger ones (MaxArraySize)" in result.stdout
+    queued = cluster.run("squeue", "--me", "--noheader", "--array", "--format=%i %j")
+    assert len(queued.splitlines()) == largest + 3
 
 
 @pytest.mark.slow
