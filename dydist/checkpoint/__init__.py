@@ -2,7 +2,8 @@
 
 - `Checkpointer`, `TrainingState`: what a run uses (`_checkpointer`, `_tensors`)
 - `open_storage`, `Storage`: a place at a path or fsspec URL (`_storage`, `_remote`; `_connections`, `_ftp`)
-- `survey`, `inspect`, `verify`, `load`, `Found`: what lies in a place (`_catalog`); `find_source`: what a URL means
+- `survey`, `inspect`, `verify`, `load`, `Found`: what lies in a place (`_catalog`; `_content`: what files must hold);
+  `find_source`: what a URL means
 - `copy_checkpoint`, `prune`, `Keep`: what people do with it (`_copy`, `_housekeeping`)
 - `Manifest`, `folder_name`, `step_of`: the format (`_format`)
 - `redact`, `scrub`: keeping secrets out of what is written (`dydist.redaction`)
