@@ -144,9 +144,25 @@ def _combinations(config: Config, world_size: int) -> Iterator[str]:
         first, last = (whole_number(word) for word in (steps.partition(":")[0], steps.partition(":")[2]))
         if first is None or last is None or not 1 <= first <= last:
             yield f"train.profile: {steps!r} is not allowed; give the first and the last step, such as 10:20"
+    yield from _places(config)
+
+
+def _places(config: Config) -> Iterator[str]:
+    """Folders and URLs that are none, before anything is opened."""
+    from dydist.places import place_problem  # after the configuration is read: it may import fsspec
+
     resume = config.checkpoint.resume
-    if resume not in ("auto", "never") and whole_number(resume) is None and "/" not in resume:
+    named = not (resume in ("auto", "never") or whole_number(resume) is not None)
+    if named and "/" not in resume:
         yield f"checkpoint.resume: {resume!r} is not allowed; use auto, never, a step, or a checkpoint's path or URL"
+    places = {
+        "checkpoint.url": config.checkpoint.url,
+        "monitor.logdir": config.monitor.logdir,
+        "checkpoint.resume": resume if named and "/" in resume else None,
+    }
+    for field, place in places.items():
+        if place is not None and (wrong := place_problem(place, step_folder=field == "checkpoint.resume")):
+            yield f"{field}: {wrong}"
 
 
 def _get(config: Config, path: str) -> Any:

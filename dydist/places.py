@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import weakref
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ LOCAL = ("file", "local")
 BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 """Protocols of object stores: a URL's first part is a bucket (or container), which is never made by dydist."""
 SFTP = ("sftp", "ssh")
+HOSTS = (*SFTP, "ftp", "smb", "webdav")
+"""Protocols whose URLs begin with a host."""
 _SPELLING = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _BARE_LOGIN = re.compile(r"[^/?#:@]*:(?!\d{1,5}[/?#])[^/?#@]*[/?#].*@")
 """A URL after its protocol whose password ends what should be the host too early. Not: a port, and an @ in the path."""
@@ -81,7 +84,7 @@ def _url_problem(protocol: str, rest: str, shown: str) -> str | None:
         near = _nearest(protocol)
         meant = f"; did you mean {near}://?" if near else ""
         problem = f"{shown}: there is no protocol {protocol}://{meant}; use a folder, s3://, sftp:// or one of fsspec's"
-    elif not rest.strip("/") or (rest.startswith("/") and protocol != "memory"):
+    elif not rest.strip("/") or (rest.startswith("/") and protocol in (*BUCKETS, *HOSTS)):
         first = "bucket" if protocol in BUCKETS else "host"
         problem = f"{shown} names no {first}; write {protocol}://{first}/folder"
     elif protocol not in registry and not _is_installed(protocol):
@@ -119,7 +122,7 @@ def _nearest(protocol: str) -> str | None:
     if lower in common or lower in known_implementations:
         return lower
     for names in (common, list(known_implementations)):
-        if close := difflib.get_close_matches(lower, names, n=1, cutoff=0.6):
+        if close := difflib.get_close_matches(lower, names, n=1, cutoff=0.5):
             return close[0]
     return None
 
@@ -139,7 +142,10 @@ def _inside_a_step(path: str, shown: str, *, allowed: bool) -> str | None:
 
 
 def open_filesystem(
-    url: str, options: Mapping[str, Any] | None = None, *, field: str = "checkpoint.url"
+    url: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    field: str = "checkpoint.url",
 ) -> tuple[AbstractFileSystem, str]:
     """A connection of the caller's own to the store of a URL, and the path there. Every URL is opened here.
 
@@ -155,9 +161,10 @@ def open_filesystem(
     check_place(url, field, step_folder=True)
     protocol = url.partition("://")[0]
     url, login = _without_login(url)
-    settings = {**_defaults(protocol), **login, **(options or {})}
-    if protocol in BUCKETS and "config_kwargs" in _defaults(protocol):
-        settings["config_kwargs"] = {**_defaults(protocol)["config_kwargs"], **settings["config_kwargs"]}
+    defaults = _defaults(protocol)
+    settings = {**defaults, **login, **(options or {})}
+    if "config_kwargs" in defaults:
+        settings["config_kwargs"] = {**defaults["config_kwargs"], **settings["config_kwargs"]}
     settings["skip_instance_cache"] = True
     try:
         if protocol in SFTP:
@@ -193,7 +200,8 @@ def _without_login(url: str) -> tuple[str, dict[str, str]]:
 def _defaults(protocol: str) -> dict[str, Any]:
     """Options that make failures show in bounded time."""
     if protocol in ("s3", "s3a"):
-        return {"config_kwargs": {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 1}}}
+        patience = {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 1}}
+        return {"config_kwargs": patience}
     if protocol in SFTP:
         return {"known_hosts": (), "keepalive_interval": 10, "connect_timeout": 20}
     if protocol in ("az", "abfs", "abfss"):
@@ -219,9 +227,11 @@ def _open_webdav(url: str, settings: dict[str, Any]) -> tuple[AbstractFileSystem
     from webdav4.fsspec import WebdavFileSystem
 
     parts = urlsplit(url)
+    root = parts.path.strip("/")
     if "base_url" in settings:
-        return WebdavFileSystem(**settings), url.partition("://")[2].strip("/")
-    host = parts.netloc.rpartition("@")[2]
-    if parts.username is not None:
+        root = url.partition("://")[2].strip("/")
+    elif parts.username is not None:
         settings.setdefault("auth", (unquote(parts.username), unquote(parts.password or "")))
-    return WebdavFileSystem(f"https://{host}", **settings), parts.path.strip("/")
+    system = WebdavFileSystem(**{"base_url": f"https://{parts.netloc.rpartition('@')[2]}", **settings})
+    weakref.finalize(system, system.client.http.close)
+    return system, root

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from dydist.checkpoint._errors import CheckpointError
 from dydist.checkpoint._retry import Tell
-from dydist.checkpoint._transient import explain
+from dydist.checkpoint._transient import explain, is_refused, is_transient
 from dydist.errors import StopRequestedError, UserError
 
 T = TypeVar("T")
@@ -120,9 +120,17 @@ def _told(error: BaseException) -> tuple[type[Exception], str]:
     """An error as all processes raise it: what a user can put right is a UserError."""
     if isinstance(error, UserError | CheckpointError):
         return type(error), str(error)
-    if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
+    if is_refused(error) and isinstance(getattr(error, "filename", None), str):  # a folder here, not a store
+        return UserError, (
+            f"checkpoint.url: access refused: {explain(error)}; give a folder that this user may write to"
+        )
+    if is_refused(error):
         return UserError, (
             f"checkpoint.url: access refused: {explain(error)}; give credentials through the environment, an AWS "
             "profile, ~/.ssh/config or checkpoint.storage_options"
+        )
+    if isinstance(error, OSError) and not is_transient(error):
+        return UserError, (
+            f"checkpoint.url: the place cannot be used: {explain(error)}; give a folder or URL that can be written"
         )
     return CheckpointError, f"the checkpoint place cannot be used: {explain(error)}"

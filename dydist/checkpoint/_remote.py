@@ -23,7 +23,7 @@ from dydist.checkpoint._connections import Connections, Opened
 from dydist.checkpoint._errors import DamagedError
 from dydist.checkpoint._format import MANIFEST
 from dydist.checkpoint._storage import READ_BYTES, TEMPORARY, Chunks, refuse_other_bytes
-from dydist.checkpoint._transient import chain, explain, http_status, is_transient
+from dydist.checkpoint._transient import chain, explain, ftp_reply, http_status, is_garbled, is_transient
 from dydist.errors import UserError
 from dydist.places import BUCKETS, SFTP, open_filesystem
 from dydist.redaction import scrub
@@ -52,6 +52,7 @@ class RemoteStorage:
         self._protocol = url.partition("://")[0]
         self._pause = pause
         self._connections = Connections(lambda: open_filesystem(self._full_url, options))
+        self._heads = True
         self._lock = threading.Lock()
         self._refuses_taken: bool | None = None
         self._deletes_folders = True
@@ -73,14 +74,14 @@ class RemoteStorage:
 
     def size(self, name: str) -> int | None:
         with self._connection() as (system, root):
-            info = _info(system, f"{root}/{name}")
+            info = self._info(system, f"{root}/{name}")
             return int(info["size"]) if info is not None and info["type"] == "file" else None
 
     def read(self, name: str) -> Iterator[bytes]:
         with self._connection() as (system, root):
             path = f"{root}/{name}"
             if self._protocol == "ftp":
-                if _info(system, path) is None:
+                if self._info(system, path) is None:
                     raise FileNotFoundError(path)
                 yield from _ftp.retrieve(system.ftp, path)
                 return
@@ -96,6 +97,8 @@ class RemoteStorage:
             # Small: one request, and all of it of one version. s3fs else asks for the size first.
             yield system.cat_file(path, **({"max_concurrency": 1} if self._protocol in ("s3", "s3a") else {}))
             return
+        if not self._heads and self._info(system, path) is None:
+            raise FileNotFoundError(path)
         with system.open(path, "rb", block_size=READ_BYTES, cache_type="none") as file:
             while chunk := file.read(READ_BYTES):
                 yield chunk
@@ -110,7 +113,7 @@ class RemoteStorage:
         with self._connection() as (system, root):
             target = f"{root}/{name}"
             self._make_parent(system, target)
-            taken = _info(system, target) is not None  # also for stores that ignore the condition
+            taken = self._info(system, target) is not None  # also for stores that ignore the condition
             atomic = not taken and self._can_refuse(system, root)
             if atomic:
                 try:
@@ -132,7 +135,7 @@ class RemoteStorage:
             except FileNotFoundError:
                 pass
             except Exception:
-                if _info(system, path) is not None:
+                if self._info(system, path) is not None:
                     raise
 
     def delete_folder(self, folder: str) -> None:
@@ -182,8 +185,32 @@ class RemoteStorage:
             named = {posixpath.basename(info["name"].rstrip("/")): info for info in infos}
             return {name: info for name, info in named.items() if name and not name.endswith(TEMPORARY)}
 
-    def _connection(self) -> contextlib.AbstractContextManager[Opened]:
-        return self._connections.use()
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[Opened]:
+        with self._connections.use() as opened:
+            try:
+                yield opened
+            except Exception as error:
+                if is_garbled(error):  # Swift under eventlet, after a HEAD of what is not there
+                    self._heads = False
+                raise
+
+    def _info(self, system: AbstractFileSystem, path: str) -> dict[str, Any] | None:
+        """What a store knows of a name; None where it is not there (`exists` calls every error that)."""
+        try:
+            if not self._heads and self._protocol in BUCKETS:
+                if "/" not in path:
+                    return {"name": path, "type": "directory", "size": len(system.ls(path, detail=False))}
+                try:
+                    system.cat_file(path, 0, 1)
+                except OSError as error:
+                    if not any(http_status(one) == 416 for one in chain(error)):  # there, and empty
+                        raise
+            info: dict[str, Any] = system.info(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            _check_missing(error)
+            return None
+        return info
 
     def _check_bucket(self, system: AbstractFileSystem, root: str) -> None:
         """Tell a missing bucket, which is an error, from a place that holds nothing yet."""
@@ -191,7 +218,7 @@ class RemoteStorage:
             return
         bucket = root.partition("/")[0]
         with contextlib.suppress(PermissionError):  # who may write to a part of a bucket alone
-            if _info(system, bucket) is None:
+            if self._info(system, bucket) is None:
                 raise UserError(
                     f"checkpoint.url: there is no bucket {bucket!r} for {self.url}; make it, or give another URL"
                 )
@@ -204,7 +231,7 @@ class RemoteStorage:
         try:
             system.makedirs(folder, exist_ok=True)
         except Exception:  # another process may have been quicker
-            info = _info(system, folder)
+            info = self._info(system, folder)
             if info is None or info["type"] != "directory":
                 raise
 
@@ -258,7 +285,7 @@ class RemoteStorage:
                 raise
             conflicts = (409, 412) if self._protocol in BUCKETS else (412,)
             # SFTP's protocol has no word for it: "Failure"
-            sftp = self._protocol in SFTP and _info(system, target) is not None
+            sftp = self._protocol in SFTP and self._info(system, target) is not None
             if sftp or any(http_status(one) in conflicts for one in chain(error)):
                 raise FileExistsError(target) from error
             raise
@@ -298,16 +325,6 @@ class RemoteStorage:
             raise
 
 
-def _info(system: AbstractFileSystem, path: str) -> dict[str, Any] | None:
-    """What a store knows of a name; None where it is not there (`exists` calls every error that)."""
-    try:
-        info: dict[str, Any] = system.info(path)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        _check_missing(error)
-        return None
-    return info
-
-
 def _list(system: AbstractFileSystem, path: str) -> list[dict[str, Any]]:
     """The names in a folder, as of now: some file systems keep listings by themselves."""
     system.invalidate_cache()
@@ -322,7 +339,9 @@ def _list(system: AbstractFileSystem, path: str) -> list[dict[str, Any]]:
 def _check_missing(error: OSError) -> None:
     """Raise OSError where a file system calls missing what it could not ask for, as fsspec's FTP does."""
     for cause in list(chain(error))[1:]:
-        if isinstance(cause, Exception) and is_transient(cause):
+        said = http_status(cause) or ftp_reply(cause)
+        broken = isinstance(cause, TimeoutError | ConnectionError | EOFError)
+        if (said is not None and is_transient(cause)) or broken:
             raise OSError(errno.EIO, f"cannot tell whether it is there: {explain(cause)}") from cause
 
 

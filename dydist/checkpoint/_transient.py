@@ -32,6 +32,8 @@ _PERMANENT_NAMES = {
     "InvalidRegionError", "PermissionDenied", "HostKeyNotVerifiable", "KeyImportError", "KeyExchangeFailed",
     "ProtocolNotSupported", "SFTPPermissionDenied", "SFTPNoSuchFile", "SFTPNoSuchPath", "SFTPWriteProtect",
     "SFTPNoSpaceOnFilesystem", "SFTPQuotaExceeded", "SFTPUnknownPrincipal",
+    # webdav4's, in place of the status
+    "ResourceNotFound", "ResourceConflict", "ForbiddenOperation", "ResourceAlreadyExists", "InsufficientStorage",
 }  # fmt: skip
 _TRANSIENT_NAMES = {"FileExpired"}
 """s3fs, with HTTP 412: a file was replaced between the look at it and the read, as a lease is at each heartbeat."""
@@ -65,6 +67,8 @@ def is_transient(error: BaseException) -> bool:
     """
     if isinstance(error, _PERMANENT_TYPES):
         return False
+    if is_garbled(error):
+        return True
     for one in chain(error):
         if type(one).__name__ in _TRANSIENT_NAMES:
             return True
@@ -95,6 +99,11 @@ def is_refused(error: BaseException) -> bool:
         or ftp_reply(one) in _REFUSED
         for one in chain(error)
     )
+
+
+def is_garbled(error: BaseException) -> bool:
+    """Whether what came was no HTTP: an answer's rest that a server sent too much, say, on a connection kept open."""
+    return any(type(one).__module__ == "aiohttp.http_exceptions" for one in chain(error))
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:

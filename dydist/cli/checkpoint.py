@@ -208,12 +208,14 @@ def open_place(url: str, options: Mapping[str, Any]) -> Retrying:
 
     from dydist.checkpoint import Retrying, open_storage
     from dydist.config import CheckpointConfig
+    from dydist.places import check_place
     from dydist.redaction import fill_hidden, know
 
     values = fill_hidden({"checkpoint": {"url": url, "storage_options": options}}, os.environ)["checkpoint"]
     url, options = values["url"], values["storage_options"]
     know(CheckpointConfig(url=url, storage_options=dict(options)))
 
+    check_place(url, "url")
     return Retrying(
         open_storage(url, options),
         deadline=math.inf,

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
+from dydist.checkpoint import explain
 from dydist.monitor.eventlog import event_files, whole_records
+from dydist.places import open_filesystem
+from dydist.redaction import scrub
 
 SEGMENT_S = 30.0
 """Seconds between uploads: how far a remote log may be behind."""
@@ -31,6 +32,7 @@ class Shipper:
         self, folder: Path, url: str, *, options: Mapping[str, Any], every_s: float = SEGMENT_S
     ) -> None:
         self._folder, self._url, self._options = folder, url.rstrip("/"), options
+        self._connected: tuple[Any, str] | None = None
         self._sent: dict[str, int] | None = None
         self._failing = False
         self._news: deque[tuple[str, str]] = deque()
@@ -50,7 +52,7 @@ class Shipper:
         self._stop.set()
         self._thread.join(_CLOSE_S)
         if self._thread.is_alive() or self._failing:
-            text = f"the end of the TensorBoard log is not at {self._url}; it is in {self._folder}"
+            text = f"the end of the TensorBoard log is not at {scrub(self._url)}; it is in {self._folder}"
             self._news.append((text, "warning"))
 
     def _work(self, every_s: float) -> None:
@@ -60,18 +62,21 @@ class Shipper:
                 self._send()
             except Exception as error:  # any store, any error: training must not care
                 if not self._failing:
-                    text = f"TensorBoard log: cannot write to {self._url}: {error!r}; trying on"
+                    text = f"TensorBoard log: cannot write to {scrub(self._url)}: {explain(error)}; trying on"
                     self._news.append((text, "warning"))
                 self._failing = True
+                self._connected = None  # a broken connection is not used again
             else:
                 if self._failing:
-                    self._news.append((f"TensorBoard log: {self._url} takes writes again", "info"))
+                    self._news.append((f"TensorBoard log: {scrub(self._url)} takes writes again", "info"))
                 self._failing = False
             if last:
                 return
 
     def _send(self) -> None:
-        store, root = fsspec.url_to_fs(self._url, **self._options)
+        if self._connected is None:
+            self._connected = open_filesystem(self._url, self._options, field="monitor.logdir")
+        store, root = self._connected
         if self._sent is None:
             store.makedirs(root, exist_ok=True)
             self._sent = _already_there(store, root)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from dydist.monitor.jsonlines import read_lines
 from dydist.monitor.null import NullMonitor
 from dydist.monitor.shipping import Shipper
 from dydist.monitor.text import wait_share
+from dydist.places import is_url, local_path
 from dydist.records import (
     CheckpointRecord,
     ConfusionRecord,
@@ -238,6 +238,6 @@ def local_folder(logdir: str | None, run_dir: Path) -> tuple[Path, str | None]:
     """Where events are written, and the URL they are uploaded to, if any, for `monitor.logdir`."""
     if logdir is None:
         return run_dir / "tensorboard", None
-    if "://" in logdir:
+    if is_url(logdir):
         return run_dir / "tensorboard", logdir
-    return Path(os.path.expanduser(logdir)), None
+    return Path(local_path(logdir)), None

@@ -10,11 +10,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
+from dydist.checkpoint import explain
 from dydist.display import tell
 from dydist.errors import UserError
-from dydist.redaction import redact_url
+from dydist.places import check_place, is_url, local_path, open_filesystem
+from dydist.redaction import redact_url, scrub
 
 _ONE_LOG_S = 5
 """Seconds between TensorBoard's own looks at its folder."""
@@ -26,11 +26,17 @@ def view(where: Sequence[str], *, port: int, host: str, every_s: float, mirror: 
     """Run TensorBoard on all of `where` until it ends; its exit code. Ctrl-C ends it."""
     if not where:
         raise UserError("tensorboard: nothing to show was given; name a run folder or a log folder's URL")
+    for place in where:
+        check_place(place, "tensorboard", step_folder=True)
     with ExitStack() as stack:
         if mirror is None:
             mirror = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dydist-tensorboard-")))
-        remote = {url: mirror / folder_name(url) for url in where if "://" in url}
-        local = {name(place): str(log_folder(Path(place))) for place in where if "://" not in place}
+        remote = {url: mirror / folder_name(url) for url in where if is_url(url)}
+        local = {
+            name(local_path(place)): str(log_folder(Path(local_path(place))))
+            for place in where
+            if not is_url(place)
+        }
         for url, folder in remote.items():
             fetch(url, folder)
         spec = ",".join(
@@ -79,26 +85,46 @@ def fetch(url: str, folder: Path, **options: Any) -> int:
     files are compared by size. UserError where nothing can be read there.
     """
     try:
-        store, root = fsspec.url_to_fs(url, **options)
+        store, root = open_filesystem(url, options, field="tensorboard")
         store.invalidate_cache()
         found = store.find(root, detail=True)
+    except UserError:
+        raise
     except Exception as error:  # of any store; all mean the same to who asked
         raise UserError(
-            f"{url}: cannot be read ({error!r}); check the address and your access to it"
+            f"{scrub(url)}: cannot be read ({explain(error)}); check the address and your access to it"
         ) from error
     if not found:
-        raise UserError(f"{url}: there is nothing there; give the monitor.logdir of a run that has started")
+        raise UserError(
+            f"{scrub(url)}: there is nothing there; give the monitor.logdir of a run that has started"
+        )
     fetched = 0
     for path, info in found.items():
-        target = folder / str(path)[len(str(root).rstrip("/")) + 1 :]
-        if target.exists() and target.stat().st_size == info["size"]:
+        target = inside(folder, str(path)[len(str(root).rstrip("/")) + 1 :])
+        if target is None or (target.exists() and target.stat().st_size == info["size"]):
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.parent / _PARTIAL
+        partial.unlink(missing_ok=True)
         store.get_file(path, str(partial))
         partial.replace(target)
         fetched += 1
     return fetched
+
+
+def inside(folder: Path, name: str) -> Path | None:
+    """Where a store's object goes below `folder`; None where its name, or a link in the folder, leads out of it.
+
+    Names come from a bucket that others may write to.
+    """
+    if "\\" in name or any(ord(c) < 32 for c in name):
+        return None
+    parts = name.split("/")
+    if any(part in ("", ".", "..", _PARTIAL) for part in parts):
+        return None
+    target = folder.joinpath(*parts)
+    below = [target, *target.parents][: len(parts)]
+    return None if any(path.is_symlink() for path in below) else target
 
 
 def _fetch_or_tell(url: str, folder: Path) -> None:

@@ -11,6 +11,11 @@ from typing import Any
 import pytest
 
 STORES = ("file", "memory", "s3", "sftp")
+"""What the whole suite runs over, kills included."""
+OTHER_SERVERS = ("ftp", "webdav", "asyncssh")
+"""Other servers, which come as Python packages."""
+FOREIGN_SERVERS = ("azurite", "s3rver", "swift")
+"""Servers that come from npm and Debian: `-m long` (docs/checkpoints.md)."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class SftpServer:
 
 
 def place_on(store: str, request: pytest.FixtureRequest) -> Place:
-    """A fresh, empty place on one of STORES."""
+    """A fresh, empty place on a store."""
     name = uuid.uuid4().hex
     if store == "file":
         return Place(str(request.getfixturevalue("tmp_path") / name))
@@ -48,5 +53,8 @@ def place_on(store: str, request: pytest.FixtureRequest) -> Place:
         return Place(f"memory://{name}/place")
     if store == "s3":
         return Place(f"s3://bucket/{name}/place", request.getfixturevalue("s3_server"))
-    server: SftpServer = request.getfixturevalue("sftp_server")
-    return Place(f"{server.url}/{name}/place", server.options)
+    if store in ("sftp", "asyncssh"):
+        server: SftpServer = request.getfixturevalue(f"{store}_server")
+        return Place(f"{server.url}/{name}/place", server.options)
+    at: Place = request.getfixturevalue(f"{store}_server")
+    return Place(f"{at.url}/{name}/place", at.options)

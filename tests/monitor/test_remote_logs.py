@@ -24,7 +24,7 @@ from dydist.monitor.eventlog import EventLog, event_files
 from dydist.monitor.layout import configuration
 from dydist.monitor.shipping import Shipper
 from dydist.monitor.tensorboard import TensorBoard
-from dydist.monitor.viewing import fetch, folder_name, log_folder, name, view
+from dydist.monitor.viewing import fetch, folder_name, inside, log_folder, name, view
 
 FOREVER = 3600.0
 
@@ -165,8 +165,10 @@ def test_a_store_that_fails_is_told_and_tried_again(tmp_path: Path) -> None:
 def test_mistakes_are_told(tmp_path: Path, s3: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="there is nothing there"):
         fetch("s3://bucket/nothing", tmp_path, **s3)
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="there is no protocol nosuch://"):
         fetch("nosuch://bucket", tmp_path)
+    with pytest.raises(UserError, match="cannot be read"):
+        fetch("s3://bucket/x", tmp_path, **{**s3, "endpoint_url": "http://127.0.0.1:1"})
     with pytest.raises(UserError, match="no such folder"):
         log_folder(tmp_path / "missing")
     with pytest.raises(UserError, match="nothing to show"):
@@ -226,3 +228,48 @@ def test_the_command_shows_a_remote_log_and_what_is_added_to_it(tmp_path: Path, 
         finally:
             process.send_signal(signal.SIGINT)
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "../x",
+        "a/../../x",
+        "/etc/x",
+        "..",
+        "a//x",
+        "a\\..\\x",
+        "a\0x",
+        "./x",
+        "a/./x",
+        "a/..",
+        "",
+        "a\nx",
+        "link/x",
+        "file",
+    ],
+)
+def test_no_objects_name_leads_out_of_the_mirror(bad: str, tmp_path: Path) -> None:
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    (mirror / "link").symlink_to(tmp_path)
+    (mirror / "file").symlink_to(tmp_path / "outside")
+    assert inside(mirror, bad) is None
+    assert inside(mirror, "a/b.tfevents") == mirror / "a" / "b.tfevents"
+
+
+def test_a_bucket_that_others_write_to_cannot_write_here(tmp_path: Path, s3: dict[str, Any]) -> None:
+    """Before, `dydist tensorboard` wrote this object beside its mirror."""
+    import boto3
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=s3["endpoint_url"],
+        aws_access_key_id="k",
+        aws_secret_access_key="s",
+        region_name="us-east-1",
+    )
+    for key in ("hostile/good", "hostile/../../escaped", "hostile/a/../../../escaped"):
+        client.put_object(Bucket="bucket", Key=key, Body=b"x")
+    fetch("s3://bucket/hostile", tmp_path / "deep" / "mirror", **s3)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["good"]
