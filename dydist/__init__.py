@@ -5,7 +5,7 @@
 - `config`, `config_rules`, `config_reader`, `config_help`: what a run is, what it may be, reading and explaining that;
   `field_types`, `strict_text`: fields' types, and text that people write, read strictly
 - `schedules`, `randomness`: learning rate, temperature and every draw, as functions of the step
-- `places`: folders and URLs, how they are read and the one way to open them
+- `places`: folders and URLs, how they are read and the one way to open them; `named_run`: which run a person means
 - `records`, `errors`: what a run says to its monitors, and to people; `display`: text from outside, made safe to show
 - `redaction`: keeps secrets out of what is written; `private_files`: files that nobody else could have planted
 - `launcher`, `launcher_settings`: which process this is, and what its launcher was told; `process_report`, `stop`:

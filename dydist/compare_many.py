@@ -20,6 +20,7 @@ from dydist.config_reader import build, flatten, read_yaml, redacted_values
 from dydist.config_rules import is_local
 from dydist.errors import UserError
 from dydist.monitor.jsonlines import read_lines
+from dydist.named_run import run_folder
 
 if TYPE_CHECKING:
     from dydist.models.cost import Cost
@@ -69,7 +70,7 @@ class Row:
 def find_runs(paths: Iterable[Path]) -> list[Path]:
     """Run folders: those given, and those directly inside the given ones. Raises UserError where there is none."""
     found: list[Path] = []
-    for path in paths:
+    for path in map(run_folder, paths):
         inside = (
             [path]
             if (path / "metrics.jsonl").is_file()

@@ -219,6 +219,15 @@ def _field_type(path: str) -> Any:
     return known[path]
 
 
+def read_value(path: str, text: str) -> Any:
+    """The value of a field that a flag's text gives; equal ones compare equal: `1e-3` and `0.001`. Raises UserError."""
+    value = _parse(text, _field_type(path), f"--{path}")
+    as_float = "float" in str(_field_type(path))
+    if isinstance(value, tuple):
+        return tuple(float(one) if as_float else one for one in value)
+    return float(value) if as_float and isinstance(value, int) else value
+
+
 def _set(values: dict[str, Any], path: str, value: Any) -> None:
     *sections, name = path.split(".")
     for section in sections:

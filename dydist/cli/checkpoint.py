@@ -46,14 +46,18 @@ def list_checkpoints(url: Url, *, storage_options: str = "{}", json: bool = Fals
     Example: dydist checkpoint list s3://bucket/runs/cifar10
 
     Args:
-        url: A run's checkpoint folder or URL.
+        url: A run's folder, or its checkpoints' folder or URL.
         storage_options: fsspec options as JSON, such as '{"endpoint_url": "http://host:9000"}'.
         json: Print a list of objects.
     """
     from dydist.checkpoint import survey
+    from dydist.errors import UserError
 
-    storage = _open(url, storage_options)
-    return _show(storage.url, survey(storage), json=json)
+    storage, folder = _place(url, storage_options, "url")
+    found = [item for item in survey(storage) if folder is None or item.folder == folder]
+    if not found and "://" in storage.url:  # a store has no empty folders
+        raise UserError(f"url: there is nothing at {storage.url}; give a run's checkpoint folder or URL")
+    return _show(storage.url, found, json=json)
 
 
 def verify_checkpoints(
@@ -64,7 +68,7 @@ def verify_checkpoints(
     Example: dydist checkpoint verify runs/cifar10/checkpoints --step 1200
 
     Args:
-        url: A run's checkpoint folder or URL, or one step's folder.
+        url: A run's folder, its checkpoints' folder or URL, or one step's folder.
         step: Only this step.
         storage_options: fsspec options as JSON.
         json: Print a list of objects.
@@ -104,7 +108,7 @@ def prune_checkpoints(
     Example: dydist checkpoint prune runs/cifar10/checkpoints --keep 2 --dry-run
 
     Args:
-        url: A run's checkpoint folder or URL.
+        url: A run's folder, or its checkpoints' folder or URL.
         keep: How many of the newest are kept.
         keep_every_steps: Keep those whose step is a multiple of this.
         keep_best: Keep the one with the best accuracy.
@@ -117,7 +121,9 @@ def prune_checkpoints(
 
     if keep < 1:
         raise UserError(f"keep: {keep} is not allowed; it must be at least 1; delete the folder to keep none")
-    storage = _open(url, storage_options)
+    storage, folder = _place(url, storage_options, "url")
+    if folder is not None:
+        raise UserError(f"url: {url} is one checkpoint; give the folder that holds it")
     rule = Keep(keep=keep, keep_every_steps=keep_every_steps, keep_best=keep_best)
     removed = prune(storage, rule, now=time.time(), dry_run=dry_run)
     if json:
@@ -145,7 +151,7 @@ def copy_checkpoints(
     Example: dydist checkpoint copy s3://bucket/runs/cifar10 ./from-s3
 
     Args:
-        source: A checkpoint folder or URL, or one step's folder.
+        source: A run's folder, its checkpoints' folder or URL, or one step's folder.
         target: The folder or URL to copy to.
         step: This step instead of the newest.
         all_steps: Every valid checkpoint.
@@ -183,12 +189,22 @@ def _open(url: str, options: str) -> Retrying:
     return open_place(url, parse_options(options))
 
 
+def _place(given: str, options: str, field: str) -> tuple[Retrying, str | None]:
+    """The place that a run's folder, a place or a checkpoint's folder names, and the last one's name or None."""
+    from dydist.named_run import place_of
+
+    own = parse_options(options)
+    place, folder, of_run = place_of(given, field=field)
+    return open_place(place, {**of_run, **own}), folder
+
+
 def parse_options(text: str) -> dict[str, Any]:
     """fsspec options from JSON. Raises UserError."""
     from dydist.errors import UserError
+    from dydist.strict_text import load_json
 
     try:
-        values = json_module.loads(text)
+        values = load_json(text)
         if not isinstance(values, dict):
             raise ValueError("not an object")
     except ValueError as error:
@@ -228,15 +244,13 @@ def open_place(url: str, options: Mapping[str, Any]) -> Retrying:
 
 def _find(url: str, step: int | None, options: str) -> tuple[Retrying, list[Found]]:
     """The checkpoints meant by a place or a step's folder; UserError where there is none."""
-    from dydist.checkpoint import inspect, step_of, survey
+    from dydist.checkpoint import inspect, survey
     from dydist.errors import UserError
 
-    parent, _, last = url.rstrip("/").rpartition("/")
-    if step_of(last) is not None:
-        storage = _open(parent or ".", options)
-        found = [inspect(storage, last)] if last in storage.folders() else []
+    storage, folder = _place(url, options, "url")
+    if folder is not None:
+        found = [inspect(storage, folder)] if folder in storage.folders() else []
     else:
-        storage = _open(url, options)
         found = [item for item in survey(storage) if step is None or item.step == step]
     if not found:
         what = "no checkpoint" if step is None else f"no checkpoint of step {step}"

@@ -33,13 +33,14 @@ def prepare(
 
     from dydist.config import DataConfig
     from dydist.data import open_dataset
-    from dydist.data.cifar import LAYOUTS
+    from dydist.data.cifar import LAYOUTS, data_root
     from dydist.data.store import verified_cifar
 
     report: dict[str, object] = {"name": name, "source": None, "converted": None}
     if name in LAYOUTS:
         cached = verified_cifar(LAYOUTS[name], Path(root), progress=lambda line: show(line, file=sys.stderr))
-        report["source"] = str((Path(os.path.expanduser(root)) / LAYOUTS[name].folder).resolve())
+        root = str(data_root(LAYOUTS[name], Path(os.path.expanduser(root))))
+        report["source"] = str((Path(root) / LAYOUTS[name].folder).resolve())
         report["converted"] = str(cached.folder.resolve())
     config = DataConfig(name=name, root=root)
     train, test = open_dataset(config, "train"), open_dataset(config, "test")

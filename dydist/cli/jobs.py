@@ -72,7 +72,7 @@ def status(
     watch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
-    """Show how jobs are doing: all of mine that were submitted from here, or the named ones.
+    """Show how jobs and runs are doing: all jobs that were submitted from here, or the named ones.
 
     Example: dydist status --watch runs/cifar10
 
@@ -84,12 +84,14 @@ def status(
     from rich.live import Live
 
     from dydist.cli.jobs_view import render
-    from dydist.jobs.registry import find, remembered
-    from dydist.jobs.status import statuses
+    from dydist.jobs.registry import find, remembered, without_job
+    from dydist.jobs.status import folder_status, statuses
 
     def look() -> list[JobStatus]:
-        records = [one for name in which for one in find(name)] if which else remembered()[-50:]
-        return statuses(records)
+        folders = {name: folder for name in which if (folder := without_job(name)) is not None}
+        named = [one for name in which if name not in folders for one in find(name)]
+        found = statuses(named if which else remembered()[-50:])
+        return found + [folder_status(folder) for folder in folders.values()]
 
     if json_:
         print(json.dumps([dataclasses.asdict(one) for one in look()], indent=1))

@@ -95,6 +95,13 @@ def how_to_get(layout: Layout, root: Path) -> str:
     )
 
 
+def data_root(layout: Layout, given: Path) -> Path:
+    """The folder that holds the batches' folder: `given`, or the one above where `given` is the batches' folder."""
+    inside = all((given / name).is_file() for name in (layout.train[0], layout.meta))
+    whole = given.resolve() if inside else given
+    return whole.parent if inside and whole.name == layout.folder else given
+
+
 def missing_files(layout: Layout, root: Path) -> list[Path]:
     """Files of the layout that are not under `root`.
 

@@ -18,7 +18,15 @@ from dydist.data.cache import (
     verify_cached,
     write_cached,
 )
-from dydist.data.cifar import Layout, how_to_get, missing_files, read_classes, read_split, unreadable
+from dydist.data.cifar import (
+    Layout,
+    data_root,
+    how_to_get,
+    missing_files,
+    read_classes,
+    read_split,
+    unreadable,
+)
 from dydist.data.download import download
 from dydist.errors import UserError
 from dydist.machine import user_folder
@@ -40,7 +48,7 @@ def open_cifar(
     Converted arrays are looked for, and written, beside the data, or where that cannot be written in the user's
     cache folder; `cache_dir` replaces both. Raises UserError.
     """
-    root = Path(os.path.expanduser(root))
+    root = data_root(layout, Path(os.path.expanduser(root)))
     places = (
         [cache_dir] if cache_dir is not None else _trusted([root / CACHE_FOLDER, _user_cache(root)], root)
     )

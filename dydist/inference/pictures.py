@@ -23,7 +23,8 @@ class PictureError(Exception):
 def find_pictures(given: Sequence[str]) -> Iterator[tuple[str, str | None]]:
     """(path, None) for each file that is meant, or (what was given, what is wrong with it), in order.
 
-    A folder stands for the PNG and JPEG files in it and in its folders; a pattern (`*`, `?`, `[…]`, `**`) for the
+    A folder stands for the PNG and JPEG files in it and in its folders, without hidden ones and what macOS adds to
+    archives (`._IMG.png`, `__MACOSX`); a pattern (`*`, `?`, `[…]`, `**`) for the
     files that it matches.
     """
     for one in given:
@@ -31,7 +32,7 @@ def find_pictures(given: Sequence[str]) -> Iterator[tuple[str, str | None]]:
             inside = sorted(
                 str(path)
                 for path in Path(one).rglob("*")
-                if path.suffix.lower() in SUFFIXES and path.is_file()
+                if path.suffix.lower() in SUFFIXES and not _hidden(path.relative_to(one)) and path.is_file()
             )
             yield from ((path, None) for path in inside)
             if not inside:
@@ -43,6 +44,10 @@ def find_pictures(given: Sequence[str]) -> Iterator[tuple[str, str | None]]:
             yield from ((path, None) for path in matched)
             if not matched:
                 yield one, "the pattern matches no file"
+
+
+def _hidden(inside: Path) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in inside.parts)
 
 
 def read_picture(path: str, side: int) -> np.ndarray:

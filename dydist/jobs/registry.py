@@ -13,6 +13,7 @@ from typing import Any
 from dydist.errors import UserError
 from dydist.jobs.files import append_json, read_json, read_lines
 from dydist.machine import user_folder
+from dydist.named_run import is_run_folder, run_folder
 
 
 def registry_file() -> Path:
@@ -33,12 +34,19 @@ def remembered() -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda record: float(record["submitted"]))
 
 
+def without_job(what: str) -> Path | None:
+    """The run folder that `what` names, where it belongs to a run that was started without a job."""
+    folder = run_folder(Path(what))
+    job = any((folder / name).is_file() for name in ("job.json", "sweep.json"))
+    return folder if is_run_folder(folder) and not job else None
+
+
 def find(what: str) -> list[dict[str, Any]]:
     """The jobs that `what` names: a job id, an array's id, a run folder, a sweep folder, or a run's name.
 
     Raises UserError where there is none.
     """
-    folder = Path(what)
+    folder = run_folder(Path(what))
     if record := read_json(folder / "job.json"):
         return [record]
     if sweep := read_json(folder / "sweep.json"):

@@ -86,6 +86,32 @@ def statuses(records: Sequence[Mapping[str, Any]], *, now: float | None = None) 
     ]
 
 
+def folder_status(run_dir: Path, *, now: float | None = None) -> JobStatus:
+    """The status of a run that was started without a job, by what it says of itself."""
+    moment = time.time() if now is None else now
+    run = read_json(run_dir / "status.json") or {}
+    age = moment - float(run["updated"]) if run.get("updated") else None
+    state, message = str(run.get("state") or "unknown"), str(run.get("message") or "")
+    if state not in FINAL and age is not None and age > STALE_S:
+        state, message = "lost", f"silent for {age:.0f} s: no heartbeat from process 0"
+    checkpoint = run.get("last_checkpoint")
+    return JobStatus(
+        job="-",
+        name=run_dir.resolve().name,
+        run_dir=str(run_dir),
+        cluster="none",
+        state=state,
+        scheduler="NONE",
+        run={name: run.get(name) for name in RUN_FIELDS},
+        last_checkpoint=checkpoint,
+        checkpoint_age_s=moment - float(checkpoint["time"])
+        if checkpoint and checkpoint.get("time")
+        else None,
+        updated_age_s=age,
+        message=message,
+    )
+
+
 def status_of(record: Mapping[str, Any], info: slurm.JobInfo | None, problem: str, now: float) -> JobStatus:
     """Put together one job. `info` None: the scheduler knows it no more, or (`problem`) cannot be asked."""
     log_dir, run_dir = Path(record["log_dir"]), Path(record["run_dir"] or record["submission"])

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dydist.config_reader import fields, read_config
+from dydist.config_reader import fields, read_config, read_value
 from dydist.errors import UserError
 from dydist.jobs import submit as jobs
 from dydist.jobs.files import read_json, write_json
@@ -34,14 +34,15 @@ def parse_grid(words: Sequence[str]) -> dict[str, list[str]]:
     grid: dict[str, list[str]] = {}
     for word in words:
         field, equals, text = word.partition("=")
-        values = [value.strip() for value in text.split(",")]
+        values = _values(text)
         if not equals or not all(values):
             raise UserError(
                 f"--grid: {word!r} is not FIELD=VALUE,VALUE…; write for example optim.lr=0.05,0.1"
             )
         if field not in known:
             raise UserError(f"--grid: there is no field {field!r}; `dydist/train.py --help` lists all")
-        if field in grid or len(set(values)) != len(values):
+        typed = [repr(read_value(field, value)) for value in values]
+        if field in grid or len(set(typed)) != len(typed):
             raise UserError(f"--grid: {word!r} names a field or a value twice; each once")
         if field in ("run.name", "run.dir", "seed"):
             raise UserError(
@@ -53,6 +54,11 @@ def parse_grid(words: Sequence[str]) -> dict[str, list[str]]:
             )
         grid[field] = values
     return grid
+
+
+def _values(text: str) -> list[str]:
+    """The values between commas; brackets hold the commas of a list together: `[10,20],[15,25]` are two."""
+    return [value.strip() for value in re.split(r",(?![^\[]*\])", text)]
 
 
 def points(grid: Mapping[str, Sequence[str]], seeds: int) -> Iterator[Point]:

@@ -13,6 +13,7 @@ from typing import Any
 from dydist.checkpoint import explain
 from dydist.display import tell
 from dydist.errors import UserError
+from dydist.named_run import run_folder
 from dydist.places import check_place, is_url, local_path, open_filesystem
 from dydist.redaction import redact_url, scrub
 
@@ -59,6 +60,7 @@ def view(where: Sequence[str], *, port: int, host: str, every_s: float, mirror: 
 
 def log_folder(place: Path) -> Path:
     """A run folder's TensorBoard log; any other folder itself. UserError where there is none."""
+    place = run_folder(place)
     if not place.is_dir():
         raise UserError(f"{place}: there is no such folder; give a run folder, such as runs/quickstart")
     inside = place / "tensorboard"

@@ -42,7 +42,9 @@ def test_list(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_list_of_an_empty_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(capsys, "list", tmp_path / "nothing") == []
+    assert call(capsys, "list", tmp_path) == []
+    assert main(["checkpoint", "list", str(tmp_path / "nothing"), "--json"]) == 2
+    assert "there is no such folder" in capsys.readouterr().err
 
 
 def test_verify(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

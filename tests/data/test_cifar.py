@@ -15,6 +15,7 @@ from support import train
 
 from dydist.config import DataConfig
 from dydist.data import open_dataset
+from dydist.data.cifar import CIFAR10, data_root
 from dydist.errors import UserError
 
 
@@ -178,3 +179,13 @@ def _own_cache(root: Path) -> Path:
     _as_root(path.mkdir)
     _as_root(os.chmod, path, 0o777)
     return path
+
+
+def test_the_batches_folder_itself_as_root(tmp_path: Path) -> None:
+    folder = tmp_path / CIFAR10.folder
+    folder.mkdir()
+    for name in CIFAR10.files:
+        (folder / name).touch()
+    assert data_root(CIFAR10, folder) == tmp_path
+    assert data_root(CIFAR10, tmp_path) == tmp_path
+    assert data_root(CIFAR10, tmp_path / "nothing") == tmp_path / "nothing"

@@ -129,3 +129,13 @@ def test_files_folders_and_patterns(pixels: np.ndarray, tmp_path: Path) -> None:
         ("empty", "the folder holds no .png or .jpg or .jpeg file"),
         ("z*", "the pattern matches no file"),
     ]
+
+
+def test_a_folder_stands_for_what_a_person_put_there(tmp_path: Path) -> None:
+    """macOS adds ._NAME files to archives and foreign disks; they are no pictures."""
+    for name in ("a.png", "._a.png", ".hidden.png", "__MACOSX/b.png", ".cache/c.png", "in/d.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = [Path(path).relative_to(tmp_path).as_posix() for path, _ in find_pictures([str(tmp_path)])]
+    assert found == ["a.png", "in/d.jpg"]
+    assert [path for path, _ in find_pictures([str(tmp_path / "._a.png")])] == [str(tmp_path / "._a.png")]

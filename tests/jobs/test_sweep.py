@@ -224,3 +224,17 @@ def test_two_hundred_jobs(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.
     print(f"\n200 jobs: submitted in {submit_s:.2f} s, status of all in {status_s:.2f} s")
     assert submit_s < 15
     assert status_s < 5
+
+
+@pytest.mark.parametrize(
+    "word", ["optim.lr=1e-3,0.001", "optim.lr=1,1.0", "model.kernels=4,+4", "optim.milestones=[0.5],[.50]"]
+)
+def test_values_that_are_equal_make_one_run(word: str) -> None:
+    with pytest.raises(UserError, match="names a field or a value twice"):
+        parse_grid([word])
+
+
+def test_lists_can_be_swept() -> None:
+    assert parse_grid(["optim.milestones=[0.1,0.2],[0.3, 0.4]"]) == {
+        "optim.milestones": ["[0.1,0.2]", "[0.3, 0.4]"]
+    }

@@ -14,6 +14,7 @@ from dydist.config_reader import flatten
 from dydist.config_rules import is_local
 from dydist.errors import UserError
 from dydist.monitor.jsonlines import read_lines
+from dydist.named_run import run_folder
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Group:
 
 def read_run(folder: Path) -> RunData:
     """Raises UserError where `folder` is no run folder, or nothing was logged yet."""
+    folder = run_folder(folder)
     if not (folder / "metrics.jsonl").is_file():
         raise UserError(
             f"{folder}: not a run folder (no metrics.jsonl); give the folder that run.dir and run.name made, "

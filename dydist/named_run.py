@@ -1,0 +1,55 @@
+"""Which run folder, and which place of checkpoints, a person means by a path or URL.
+
+A run may be named by its folder, by the folder of its checkpoints, by one checkpoint's folder, or by a URL of the
+latter two. Commands that take a run resolve it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dydist.errors import UserError
+from dydist.field_types import normal_path
+
+_MARKS = ("config.yaml", "metrics.jsonl", "status.json")
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether a run has written there."""
+    return any((path / name).is_file() for name in _MARKS)
+
+
+def run_folder(path: Path) -> Path:
+    """The run folder around a folder of checkpoints or one checkpoint in it; any other path itself."""
+    path = Path(normal_path(str(path), "run"))
+    if path.is_dir() and not is_run_folder(path):
+        for parent in list(path.resolve().parents)[:2]:
+            if is_run_folder(parent) and path.resolve().is_relative_to(parent / "checkpoints"):
+                return parent
+    return path
+
+
+def place_of(given: str, *, field: str) -> tuple[str, str | None, Mapping[str, Any]]:
+    """The place of checkpoints that is meant, the one checkpoint's folder in it or None, and a run's own options.
+
+    Raises UserError, which names `field`, where a local folder is not there.
+    """
+    from dydist.checkpoint import step_of
+    from dydist.compare import checkpoint_place
+
+    text = normal_path(given, field)
+    if "://" not in text:
+        if not Path(text).is_dir():
+            kind = "that is a file" if Path(text).exists() else "there is no such folder"
+            raise UserError(
+                f"{field}: no checkpoint at {text}, {kind}; give a run's folder, or its checkpoints' folder or URL"
+            )
+        if is_run_folder(Path(text)):
+            place, options = checkpoint_place(Path(text))
+            return place, None, options
+    parent, _, last = text.rpartition("/")
+    if step_of(last) is not None:
+        return parent or ("/" if text.startswith("/") else "."), last, {}
+    return text, None, {}
