@@ -14,7 +14,7 @@ from checkpoint_places import Place, place_on
 from faulty_proxy import FaultyProxy, faulty_proxy
 
 from dydist.checkpoint import Manifest, folder_name, open_storage, survey
-from dydist.checkpoint._format import FileEntry
+from dydist.checkpoint._format import STATE, FileEntry
 
 DELAY_S = 0.02
 
@@ -33,15 +33,18 @@ def direct(request: pytest.FixtureRequest) -> Place:
 
 
 def write_checkpoints(place: Place, count: int) -> None:
-    """Small ones: a file and a manifest each."""
+    """The smallest that a survey takes for checkpoints."""
     storage = open_storage(place.url, place.options)
     content = b"weights"
+    entry = FileEntry(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    files = {"model-00000-of-00001-0123456789ab.safetensors": entry, STATE: entry}
 
     def write(step: int) -> None:
-        storage.write(f"{folder_name(step)}/model-x.safetensors", lambda: [content])
+        for name in files:
+            storage.write(f"{folder_name(step)}/{name}", lambda: [content])
         manifest = Manifest(
-            step=step, attempt="abc123", run="far", job="", host="here", written_at=0.0, accuracy=None, world_size=1,
-            files={"model-x.safetensors": FileEntry(bytes=7, sha256=hashlib.sha256(content).hexdigest())},
+            step=step, attempt="0123456789ab", run="far", job="", host="here", written_at=0.0, accuracy=None,
+            world_size=1, files=files,
         )  # fmt: skip
         storage.publish(folder_name(step), folder_name(step), manifest.encode())
 
