@@ -13,7 +13,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -32,7 +32,10 @@ reverse order."""
 
 
 class FaultyProxy(ThreadingHTTPServer):
-    """Forwards to `endpoint` (http://host:port) through the fault of the moment. `every`: hit each n-th request."""
+    """Forwards to `endpoint` (http://host:port) through the fault of the moment. `every`: hit each n-th request.
+
+    `plan` says of each request whether it fails "before" it is forwarded, or "after", when its answer is lost.
+    """
 
     daemon_threads = True
     request_queue_size = 128
@@ -49,6 +52,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.read: set[tuple[str, str | None]] = set()
         self.turns = itertools.count(1)
         self.over = threading.Event()
+        self.plan: Callable[[str], str | None] = lambda method: None
 
     @property
     def endpoint(self) -> str:
@@ -105,6 +109,10 @@ class _Handler(BaseHTTPRequestHandler):
         fault = proxy.fault if next(proxy.turns) % proxy.every == 0 else "none"
         proxy.seen[fault] += 1
         length = int(self.headers.get("Content-Length") or 0)
+        when = proxy.plan(self.command)
+        if when is not None:
+            self._fail(when, self.rfile.read(length))
+            return
         if fault == "dropped":
             self.rfile.read(length // 2)
             self._reset()
@@ -149,6 +157,16 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":  # its length is that of the body which is not sent
             kept["Content-Length"] = response.getheader("Content-Length") or "0"
         self._answer(response.status, kept, answer, slow=fault == "slow")
+
+    def _fail(self, when: str, body: bytes) -> None:
+        self.server.seen[when] += 1
+        if when == "after":
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
+            connection = http.client.HTTPConnection(self.server.target.netloc, timeout=60)
+            connection.request(self.command, self.path, body, {**headers, "Content-Length": str(len(body))})
+            connection.getresponse().read()
+            connection.close()
+        self._reset()
 
     def _answer(self, status: int, headers: dict[str, str], body: bytes, *, slow: bool = False) -> None:
         self.send_response_only(status)
