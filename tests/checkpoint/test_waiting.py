@@ -25,7 +25,7 @@ from dydist.checkpoint._storage import LocalStorage
 from dydist.errors import StopRequestedError, UserError
 from dydist.stop import StopRequest
 
-PATIENCE_S = 6 * ROUND_S
+PATIENCE_S = 10 * ROUND_S
 """What a collective waits at most; the work of these tests takes twice that."""
 
 
