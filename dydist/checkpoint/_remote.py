@@ -177,8 +177,8 @@ class RemoteStorage:
         with self._connection() as (system, root):
             try:
                 infos = _list(system, f"{root}/{folder}" if folder else root)
-            except FileNotFoundError:
-                self._check_bucket(system, root)
+            except FileNotFoundError as error:
+                self._check_bucket(system, root, error)
                 return {}
             except NotADirectoryError:
                 return {}
@@ -192,7 +192,7 @@ class RemoteStorage:
                 yield opened
             except Exception as error:
                 if is_garbled(error):  # Swift under eventlet, after a HEAD of what is not there
-                    self._heads = False
+                    self._heads = self._deletes_folders = False  # which looks with a HEAD, too
                 raise
 
     def _info(self, system: AbstractFileSystem, path: str) -> dict[str, Any] | None:
@@ -212,13 +212,14 @@ class RemoteStorage:
             return None
         return info
 
-    def _check_bucket(self, system: AbstractFileSystem, root: str) -> None:
+    def _check_bucket(self, system: AbstractFileSystem, root: str, error: FileNotFoundError) -> None:
         """Tell a missing bucket, which is an error, from a place that holds nothing yet."""
         if self._protocol not in BUCKETS or self._bucket_seen:
             return
         bucket = root.partition("/")[0]
         with contextlib.suppress(PermissionError):  # who may write to a part of a bucket alone
-            if self._info(system, bucket) is None:
+            told = any("NoSuchBucket" in str(getattr(one, "response", "")) for one in chain(error))
+            if told or self._info(system, bucket) is None:
                 raise UserError(
                     f"checkpoint.url: there is no bucket {bucket!r} for {self.url}; make it, or give another URL"
                 )

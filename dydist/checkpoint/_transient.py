@@ -122,17 +122,19 @@ def http_status(error: BaseException) -> int | None:
     if isinstance(response, dict):  # botocore
         if response.get("Error", {}).get("Code") in _THROTTLED:
             return 503
-        found = [response.get("ResponseMetadata", {}).get("HTTPStatusCode")]
-    else:
-        # aiohttp: status; azure, webdav4, httpx: status_code; google: code
-        found = [getattr(error, name, None) for name in ("status", "status_code", "code")]
-        found += [getattr(response, name, None) for name in ("status", "status_code")]
-    for status in found:
-        if isinstance(status, str) and status.isascii() and status.isdigit():
-            status = int(status)
-        if isinstance(status, int) and 400 <= status < 600:
-            return int(status)
+        return _refusal(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+    # aiohttp: status; azure, webdav4, httpx: status_code; google: code
+    for holder in (error, response):
+        for name in ("status", "status_code", "code"):
+            if holder is not None and (status := _refusal(getattr(holder, name, None))) is not None:
+                return status
     return None
+
+
+def _refusal(status: object) -> int | None:
+    if isinstance(status, str) and status.isascii() and status.isdigit():
+        status = int(status)
+    return int(status) if isinstance(status, int) and 400 <= status < 600 else None
 
 
 def ftp_reply(error: BaseException) -> int | None:

@@ -148,7 +148,7 @@ def npm_server(name: str, *arguments: str, cwd: Path) -> Iterator[None]:
     )
     try:
         assert process.stdout is not None
-        _await_line(process.stdout, r"(?i)listening")
+        _await_line(process.stdout, r"(?i)listen(s|ing)")
         yield
     finally:
         _stop(process)
@@ -164,7 +164,7 @@ def azurite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         "connection_string": f"{account};BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;",
         "account_name": "devstoreaccount1",
     }
-    flags = ("--blobPort", str(port), "--skipApiVersionCheck", "--location", str(home), "--silent")
+    flags = ("--blobPort", str(port), "--skipApiVersionCheck", "--disableTelemetry", "--location", str(home))
     with npm_server("azurite-blob", *flags, cwd=home):
         fsspec.filesystem("az", **options, skip_instance_cache=True).mkdir("bucket")
         yield Place("az://bucket", options)

@@ -189,7 +189,7 @@ def test_a_refused_login_is_permanent(place: Place, server: str) -> None:
         pytest.skip("nobody has to log in, or a key is refused by asyncssh's client before")
     from dydist.checkpoint import explain, is_refused, is_transient
 
-    storage = open_storage(place.url, {**place.options, **wrong})
+    storage = patient(Place(place.url, {**place.options, **wrong}))
     with pytest.raises(Exception) as caught:
         storage.create("LEASE.json", b"mine")
     assert is_refused(caught.value)
