@@ -16,21 +16,29 @@ if TYPE_CHECKING:
 
 
 def hand_over(submission: Submission) -> list[str]:
-    """Submit; the job id of each spec. Raises submitit's error with sbatch's words where SLURM refuses."""
-    executor = build_executor(submission)
+    """Submit; the job id of each spec. Raises submitit's error with sbatch's words where SLURM refuses.
+
+    Where SLURM refuses one of several arrays, those before it are cancelled: all are submitted, or none.
+    """
     tasks = [NodeTask(spec) for spec in submission.specs]
     if submission.cluster == "local":
+        executor = build_executor(submission)
         return [_submit_detached(executor, task) for task in tasks]
     if len(tasks) == 1:
-        return [str(executor.submit(tasks[0]).job_id)]
+        return [str(build_executor(submission).submit(tasks[0]).job_id)]
     ids: list[str] = []
     heads: list[str] = []
-    for array in arrays(len(tasks), slurm.max_array_size(), submission.parallel):
-        after = None if array.after is None else heads[array.after]
-        executor = build_executor(replace(submission, parallel=array.parallel, after=after))
-        found = [str(job.job_id) for job in executor.submit_array(tasks[array.start : array.stop])]
-        heads.append(found[0].partition("_")[0])
-        ids += found
+    try:
+        for array in arrays(len(tasks), slurm.max_array_size(), submission.parallel):
+            after = None if array.after is None else heads[array.after]
+            executor = build_executor(replace(submission, parallel=array.parallel, after=after))
+            found = [str(job.job_id) for job in executor.submit_array(tasks[array.start : array.stop])]
+            heads.append(found[0].partition("_")[0])
+            ids += found
+    except BaseException:
+        for head in heads:  # the caller removes the code that their runs need
+            slurm.cancel(head)
+        raise
     return ids
 
 

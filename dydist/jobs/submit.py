@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dydist.config_reader import read_config, redacted_arguments
 from dydist.display import tell
@@ -26,9 +26,6 @@ from dydist.jobs.sbatch import Cluster, Submission, sbatch_text
 from dydist.jobs.snapshot import package_root, record_environment, take_snapshot
 from dydist.jobs.spec import JobSpec
 from dydist.shipped import RECIPES, find_file
-
-if TYPE_CHECKING:
-    pass
 
 
 def new_submission_folder(parent: Path) -> Path:

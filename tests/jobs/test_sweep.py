@@ -20,9 +20,11 @@ from tensorboard.plugins.hparams import api_pb2, list_session_groups
 from tensorboard.plugins.hparams.backend_context import Context
 
 from dydist.errors import UserError
+from dydist.jobs import arrays as arrays_module
 from dydist.jobs.arrays import arrays
 from dydist.jobs.profile import parse_profile
 from dydist.jobs.registry import find
+from dydist.jobs.sbatch import Submission
 from dydist.jobs.status import statuses
 from dydist.jobs.submit import submit
 from dydist.jobs.sweep import parse_grid, points, prepare_sweep
@@ -138,6 +140,30 @@ def test_more_runs_than_an_array_takes_are_several_arrays(cluster: Cluster, tmp_
     assert "2 arrays, as SLURM takes no larger ones (MaxArraySize)" in result.stdout
     queued = cluster.run("squeue", "--me", "--noheader", "--array", "--format=%i %j")
     assert len(queued.splitlines()) == largest + 3
+
+
+def test_where_one_of_several_arrays_is_refused_none_is_left(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SLURM_CONF", "PATH", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, cluster.env[name])
+    profile = parse_profile({"gpus_per_node": 0, "sbatch": {"hold": True}}, "test")
+    submission, _ = prepare_sweep("s", ["--run.dir", str(tmp_path)], profile, grid={}, seeds=4, parallel=1)
+    assert submission is not None
+    build = arrays_module.build_executor
+
+    def second_goes_nowhere(part: Submission) -> Any:
+        """SLURM itself refuses the array that is to wait for the first."""
+        return build(
+            part if part.after is None else replace(part, profile=replace(profile, partition="nowhere"))
+        )
+
+    monkeypatch.setattr(arrays_module, "build_executor", second_goes_nowhere)
+    monkeypatch.setattr(arrays_module.slurm, "max_array_size", lambda: 2)
+    with pytest.raises(UserError, match="invalid partition specified: nowhere"):
+        submit(submission, recipe=None)
+    assert not list(tmp_path.iterdir())
+    assert not cluster.run("squeue", "--me", "--noheader")
 
 
 @pytest.mark.slow
