@@ -20,6 +20,7 @@ from dydist.monitor.jsonlines import cut_after, read_lines
 from dydist.monitor.log_owner import LogOwner
 from dydist.places import is_url, local_path
 from dydist.redaction import redacted, scrub
+from dydist.strict_text import whole_number
 
 RECORD = "run.json"
 _PROBE = 1 << 16
@@ -125,7 +126,7 @@ def _reaches(saved: int, steps: Sequence[int], resume: str, *, same: bool) -> bo
 
     `same`: it is the place that the folder's run saved to. Who asks for a step, or for a new beginning there, knows.
     """
-    if resume.isdigit():
+    if whole_number(resume) is not None:
         return True
     return max(steps, default=-1) >= saved or (same and resume == "never")
 

@@ -9,6 +9,7 @@ from dydist.checkpoint._agreement import Agreement
 from dydist.checkpoint._restore import Candidate, find_source, load_weights, set_aside, take_back
 from dydist.checkpoint._storage import Storage
 from dydist.errors import UserError
+from dydist.strict_text import whole_number
 
 if TYPE_CHECKING:
     from dydist.checkpoint._tensors import TrainingState
@@ -61,7 +62,7 @@ class Beginning:
         Raises UserError where the step asked for is damaged, or the other run has no valid checkpoint.
         """
         agreement, url = self._agreement, self._place.url
-        if self._resume.isdigit() and chosen:
+        if whole_number(self._resume) is not None and chosen:
             raise UserError(
                 f"checkpoint.resume: step {self._resume} at {url} is damaged; use another step, or auto"
             )
@@ -79,4 +80,4 @@ class Beginning:
 
     @property
     def _is_source(self) -> bool:
-        return self._resume not in ("auto", "never") and not self._resume.isdigit()
+        return self._resume not in ("auto", "never") and whole_number(self._resume) is None

@@ -22,12 +22,13 @@ from dydist.checkpoint._lease import LEASE, Lease, this_process
 from dydist.checkpoint._pipeline import Pipeline
 from dydist.checkpoint._policy import Decision, Status, decide, shares_on_node
 from dydist.checkpoint._restore import candidates, holdings, newest_valid, set_aside
-from dydist.checkpoint._retry import Retrying, Tell, explain
+from dydist.checkpoint._retry import Retrying, Tell
 from dydist.checkpoint._save import Identity, Save
 from dydist.checkpoint._stage import check_stage, copy_of, open_stage, prepare_stage, staged
 from dydist.checkpoint._storage import LocalStorage, Storage, open_storage
 from dydist.checkpoint._tensors import HostMemory, TrainingState, split
 from dydist.checkpoint._transfer import Surroundings
+from dydist.checkpoint._transient import explain
 from dydist.config import CheckpointConfig
 from dydist.errors import UserError
 from dydist.places import is_url

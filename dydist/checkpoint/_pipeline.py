@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from dydist.checkpoint._errors import CancelledError
 from dydist.checkpoint._policy import ENDED, WAITING
-from dydist.checkpoint._retry import explain
 from dydist.checkpoint._save import Save
 from dydist.checkpoint._storage import LocalStorage, Storage
 from dydist.checkpoint._transfer import Surroundings, Transfer
+from dydist.checkpoint._transient import explain
 from dydist.records import CheckpointRecord
 
 LATE_UPLOAD_S = 30.0
