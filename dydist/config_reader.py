@@ -17,7 +17,7 @@ from dydist.errors import UserError
 from dydist.field_types import convert, hints_of, nearest, shown, takes_text
 from dydist.redaction import fill_hidden, know, redact, redact_url, refuse_hidden
 from dydist.shipped import RECIPES, find_file
-from dydist.strict_text import TextError, load_yaml, read_text
+from dydist.strict_text import TextError, load_yaml, read_user_text
 
 
 def read_config(arguments: Sequence[str]) -> Config:
@@ -55,7 +55,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     In the latter, secrets are HIDDEN: `dydist.redaction` has what becomes of them.
     """
     try:
-        values = load_yaml(read_text(file))
+        values = load_yaml(read_user_text(file))
     except OSError as error:
         raise UserError(
             f"--config: cannot read {file} ({error.strerror}); give the path of a YAML file, or the name of a recipe "

@@ -39,7 +39,7 @@ def number(text: str) -> float | None:
     return float(text.replace(".inf", "inf").replace(".nan", "nan")) if _NUMBER.fullmatch(text) else None
 
 
-def read_text(file: Path) -> str:
+def read_user_text(file: Path) -> str:
     """A file that somebody wrote: UTF-8, or UTF-16 with its mark. Raises TextError and OSError."""
     with file.open("rb") as stream:
         raw = stream.read(LARGEST_FILE + 1)

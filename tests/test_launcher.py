@@ -63,6 +63,7 @@ def test_what_several_processes_need_is_asked_for(name: str) -> None:
 def test_any_text_is_a_process_or_a_user_error(name: str, text: str) -> None:
     try:
         process = Process.from_environment(TWO | {name: text})
+        check_meeting(TWO | {name: text})
     except UserError:
         return
     assert 0 <= process.rank < process.world_size

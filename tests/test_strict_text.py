@@ -10,7 +10,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dydist.strict_text import LARGEST_FILE, TextError, load_json, load_yaml, number, read_text, whole_number
+from dydist.strict_text import (
+    LARGEST_FILE,
+    TextError,
+    load_json,
+    load_yaml,
+    number,
+    read_user_text,
+    whole_number,
+)
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{after}: &{after} [{','.join([f'*{before}'] * 9)}]\n"
@@ -87,19 +95,19 @@ def test_anchors_and_merged_keys_are_taken() -> None:
 def test_files_of_other_systems(encoding: str, end: str, tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_bytes(f"run:{end}  name: größe{end}".encode(encoding))
-    assert load_yaml(read_text(file)) == {"run": {"name": "größe"}}
+    assert load_yaml(read_user_text(file)) == {"run": {"name": "größe"}}
 
 
 def test_files_that_are_no_text(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_bytes(b"a: 1\nb: \xff\n")
     with pytest.raises(TextError, match="line 2: byte 0xff is not UTF-8"):
-        read_text(file)
+        read_user_text(file)
     file.write_bytes(b" " * (LARGEST_FILE + 1))
     with pytest.raises(TextError, match="larger than 1 MiB"):
-        read_text(file)
+        read_user_text(file)
     with pytest.raises(IsADirectoryError):
-        read_text(tmp_path)
+        read_user_text(tmp_path)
 
 
 @pytest.mark.parametrize(

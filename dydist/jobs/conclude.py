@@ -11,7 +11,7 @@ from dydist.jobs import slurm
 from dydist.jobs.attempt import Attempt, first_failure
 from dydist.jobs.context import NodeContext, NodePlace
 from dydist.jobs.decide import Decision, decide, stalled
-from dydist.jobs.files import append_json, read_json, read_lines, write_text
+from dydist.jobs.files import append_json, read_json, read_lines, replace_text
 from dydist.jobs.spec import JobSpec
 
 POLL_S = 0.25
@@ -74,7 +74,7 @@ def _tell_batch_script(context: NodeContext, content: Mapping[str, Any]) -> None
     """Every node does: one of them runs where the batch script does, which then sees it at once."""
     bad = _bad_nodes(context.attempt) if content["action"] == "requeue" else []
     line = f"{context.place.start} {content['action']} {content['code']} {','.join(bad)}\n"
-    write_text(context.log_dir / "verdict", line)
+    replace_text(context.log_dir / "verdict", line)
 
 
 def _decide(context: NodeContext) -> Decision:

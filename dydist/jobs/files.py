@@ -13,10 +13,10 @@ from typing import Any
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Replace `path` atomically: a reader on any node sees the old content or the new."""
-    write_text(path, json.dumps(content, indent=1))
+    replace_text(path, json.dumps(content, indent=1))
 
 
-def write_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
     """The same for a text."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)

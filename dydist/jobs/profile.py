@@ -17,7 +17,7 @@ from dydist.field_types import FilePath, convert, hints_of, normal_path
 from dydist.jobs.profile_rules import check_profile
 from dydist.jobs.spec import Preflight
 from dydist.machine import user_folder
-from dydist.strict_text import TextError, load_yaml, load_yaml_words, read_text
+from dydist.strict_text import TextError, load_yaml, load_yaml_words, read_user_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +141,7 @@ def load_profile(name: str | None, *, project: Path, config_home: Path | None = 
             f"(known: {', '.join(known) or 'none'}; looked in {' and '.join(map(str, folders))})"
         )
     try:
-        text = read_text(file)
+        text = read_user_text(file)
         values = load_yaml(text, times_in_quotes=True)
         words = load_yaml_words(text)
     except OSError as error:

@@ -15,15 +15,20 @@ from dydist.cli.main import run_command
 from dydist.train import main
 
 NAME = "[red]x[!]\x1b[31m\u202e`|<b>$_{}"
+TRAINED = "".join(character for character in NAME if character.isprintable())
+"""What is left of NAME in a name that a run may have."""
 TEXT = "[/x] \x1b[2J\u202e `|<script>alert(1)</script>\r\x9b5m"
 """What is no folder's name, because of its slash: in manifests, logs and status files."""
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs in a hostile folder; what others may have written is in the first."""
-    folder = tmp_path_factory.mktemp("runs") / NAME
-    for name, lr in ((NAME, 0.1), (f"{NAME}2", 0.2)):
+    """Two runs in a hostile folder; what others may have written is in the first.
+
+    A run of that name would be refused, so the folders get their names afterwards.
+    """
+    folder = tmp_path_factory.mktemp("runs") / TRAINED
+    for name, lr in ((TRAINED, 0.1), (f"{TRAINED}2", 0.2)):
         words = [str(word) for field, value in TINY.items() for word in (f"--{field}", value)]
         words += [
             "--run.dir",
@@ -36,6 +41,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "true",
         ]
         assert main([*words, "--monitor.prometheus_file", str(folder / f"{lr}.prom")]) == 0
+    folder = folder.rename(folder.with_name(NAME))
+    for name in (TRAINED, f"{TRAINED}2"):
+        (folder / name).rename(folder / name.replace(TRAINED, NAME))
     run = folder / NAME
     for path in (run / "checkpoints").glob("step-*/MANIFEST.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"run": TEXT, "job": TEXT, "host": TEXT}))

@@ -68,13 +68,12 @@ def test_dry_runs_show_no_secret(world: World) -> None:
 
 
 def test_flags_of_a_submission_show_no_secret(world: World) -> None:
-    words = [
-        "--checkpoint.storage_options",
-        json.dumps({"secret": SECRET}),
-        f"--checkpoint.url=s3://a:{SECRET}@b/c",
-    ]
-    text = world.dydist("submit", "--dry-run", "--cluster", "local", "--cpu", "--", "quickstart", *words)
+    submit = ["submit", "--dry-run", "--cluster", "local", "--cpu", "--", "quickstart"]
+    options = ["--checkpoint.storage_options", json.dumps({"secret": SECRET})]
+    text = world.dydist(*submit, *options, f"--checkpoint.url=s3://a:{quote(SECRET, safe='')}@b/c")
     assert "--checkpoint.storage_options" in text
+    refused = world.dydist(*submit, *options, f"--checkpoint.url=s3://a:{SECRET}@b/c", code=2)
+    assert "its password has a /, ? or # in it" in refused
     assert world.found() == []
 
 
