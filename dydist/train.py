@@ -74,12 +74,10 @@ def run_process(arguments: Sequence[str], stop: StopRequest) -> int:
                 display.show(note)
         code = run(config, report, stop)
     except UserError as error:
-        if (
-            os.environ.get("LOCAL_RANK", "0") == "0"
-        ):  # once a node: what is wrong may be wrong on one node alone
+        report.finish(EXIT_USAGE, str(error))
+        if os.environ.get("LOCAL_RANK", "0") == "0" or not ended_by_launcher(stop):
             where = "" if report.rank == 0 else f"rank {report.rank} on {socket.gethostname()}: "
             display.tell(f"{where}{error}")
-        report.finish(EXIT_USAGE, str(error))
         return EXIT_USAGE
     except StopRequestedError:
         if report.rank == 0:
@@ -96,6 +94,21 @@ def run_process(arguments: Sequence[str], stop: StopRequest) -> int:
         raise
     report.finish(code)
     return code
+
+
+def ended_by_launcher(stop: StopRequest, within_s: float = 10) -> bool:
+    """Wait for the launcher to end this process, as it does when the first process of the node fails.
+
+    A wrong input is told once a node, by that first process. It may still be importing: were this process to fail
+    before it, the launcher would kill it before it could tell. Returns False where there is no launcher to wait
+    for, or where the first process goes on: then this process has to tell.
+    """
+    if not has_launcher(os.environ) and "SLURM_STEP_ID" not in os.environ:
+        return False
+    deadline = time.monotonic() + within_s
+    while not stop.requested and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return stop.requested
 
 
 def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:

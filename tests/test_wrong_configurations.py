@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -187,8 +190,35 @@ def test_one_process_a_node_speaks(
     assert main(["--lr", "1"]) == 2
     assert "rank 9 on " in capsys.readouterr().err
     monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr("dydist.train.stop_with_parent", lambda: None)
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()  # as the launcher does
     assert main(["--lr", "1"]) == 2
     assert capsys.readouterr().err == ""
+
+
+def test_the_reason_is_told_although_another_process_fails_first(tmp_path: Path) -> None:
+    """The first process of the node starts a second late; the launcher kills it with whoever fails before it."""
+    late = tmp_path / "late.py"
+    late.write_text(
+        "import os, runpy, sys, time\n"
+        "time.sleep(1 if os.environ['LOCAL_RANK'] == '0' else 0)\n"
+        f"sys.argv[0] = {str(REPOSITORY / 'dydist' / 'train.py')!r}\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*launch, str(late), "--lr", "1"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.count("--lr") == 1, done.stderr
+
+
+def test_what_is_wrong_for_one_process_alone_is_told_by_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert main(["--lr", "1"]) == 2
+    assert "rank 1 on " in capsys.readouterr().err
 
 
 def test_every_broken_rule_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
