@@ -31,11 +31,15 @@ StorageLoc=slurm_acct_db
 
 SLURM = """\
 AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageEnforce=associations,qos
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort={dbd_port}
 AccountingStoragePass={munge}/munge.socket
 """
-"""Lines of slurm.conf; the password is munge's socket, which is not where sacct would look."""
+"""Lines of slurm.conf: jobs need an account and a QOS that their user has.
+
+The password is munge's socket, which is not where sacct would look.
+"""
 
 
 def prepare(

@@ -190,10 +190,9 @@ def follow(
         display.show(task_log(known).rstrip("\n"), lines=True)
     if header := failure_header(last[0]):
         display.show(header, lines=True, file=sys.stderr)
-    told = (
-        f"{last[0].state}. {last[0].reason}" if last[0].reason not in ("", last[0].state) else last[0].state
-    )
-    display.show(f"job {known['job']}: {told.rstrip('. ')}.", file=sys.stderr)
+    state, reason = last[0].state, last[0].reason.rstrip(". ")
+    told = reason if reason.startswith(state) else f"{state}: {reason}" if reason else state
+    display.show(f"job {known['job']}: {told}.", file=sys.stderr)
     return last[0].code
 
 
@@ -229,7 +228,9 @@ def _show_dry_run(submission: Any, *, as_json: bool) -> int:
     from dydist.jobs.sbatch import ask_slurm
 
     found = dict(jobs.describe(submission))
-    found["slurm"] = ask_slurm(found["sbatch"]) if found["sbatch"] and slurm.available() else None
+    found["slurm"] = (
+        ask_slurm(found["sbatch"], submission.profile) if found["sbatch"] and slurm.available() else None
+    )
     if as_json:
         print(json.dumps(found, indent=1))
         return EXIT_DONE

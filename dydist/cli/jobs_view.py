@@ -44,7 +44,11 @@ def render(found: Sequence[JobStatus]) -> RenderableType:
             repeats = " ".join(one.reason.split()) in header or header.partition(": ")[2] in one.reason
         else:
             repeats = False
-        notes = ["" if repeats else one.reason, explain(one.reason), one.message if len(found) == 1 else ""]
+        notes = [
+            "" if repeats else one.reason,
+            explain(one.reason).replace("JOB", one.job),
+            one.message if len(found) == 1 else "",
+        ]
         if any(notes):
             parts.append(display.cell(f"{one.job}: " + " · ".join(note for note in notes if note)))
         parts += [display.cell(f"  | {line}") for line in one.output]

@@ -52,7 +52,7 @@ def sweep(
         )
     values = sweeps.parse_grid([word for words in grid for word in words])
     submission, found = sweeps.prepare_sweep(
-        name, run, launch.merged(), grid=values, seeds=seeds, parallel=parallel
+        name, run, launch.merged(), grid=values, seeds=seeds, parallel=parallel, dry_run=dry_run
     )
     if dry_run:
         text = sbatch_text(submission) if submission else ""

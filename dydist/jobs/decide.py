@@ -11,6 +11,8 @@ from typing import Literal
 from dydist.errors import EXIT_DONE, EXIT_ERROR, EXIT_STOPPED, EXIT_USAGE
 from dydist.jobs.attempt import Outcome, first_failure
 
+SAVED = "stopped and saved"
+"""How the reason of a start begins that was asked to stop."""
 Action = Literal["finish", "requeue", "cancel", "fail"]
 
 
@@ -65,7 +67,7 @@ def decide(
         return Decision(action="finish", code=EXIT_DONE, reason="done")
     if cancelled:
         return Decision(action="cancel", code=EXIT_STOPPED, reason="cancelled by dydist cancel")
-    reason = describe(cause) if cause else f"stopped and saved: {warning or 'a process was asked to stop'}"
+    reason = describe(cause) if cause else f"{SAVED}: {warning or 'a process was asked to stop'}"
     least = ceil(total_steps / 1000) if cause is None and (warning or "").startswith("time limit") else 1
     count = stalled(saved, max(least, 1))
     if cause is not None and cause.kind in ("error", "launch") and count > 0:

@@ -54,12 +54,17 @@ def find(what: str) -> list[dict[str, Any]]:
         return [record for record in records if record]
     known = remembered()
     by_job = [one for one in known if what in (one["job"], str(one["job"]).partition("_")[0])]
-    found = (
-        by_job
-        or [one for one in known if one["name"] == what or Path(one["run_dir"] or "/").name == what][-1:]
-    )
+    named = [one for one in known if what in _names(one)]
+    # of a sweep's name, all runs that were submitted together
+    found = by_job or [one for one in named if one["submission"] == named[-1]["submission"]]
     if not found:
         raise UserError(
             f"{what!r} is no job, run folder or run that was submitted from here; `dydist status` lists those that were"
         )
     return found
+
+
+def _names(record: Mapping[str, Any]) -> set[str]:
+    """What a job is called by: its run's name, its sweep's, or both."""
+    name = str(record["name"])
+    return {name, name.partition("/")[0], Path(record["run_dir"] or "/").name}

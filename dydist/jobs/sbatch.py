@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dydist.jobs import slurm
+from dydist.errors import UserError
+from dydist.jobs import refusals, slurm
 from dydist.jobs.batch_script import around_srun
 from dydist.jobs.job_secrets import open_env
 from dydist.jobs.profile import Profile
@@ -42,6 +43,14 @@ class Submission:
     """A job that must have ended before this one starts, whatever became of it."""
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Environment variables that are set for the job and written nowhere."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError: SLURM and submitit would write into another folder than the one that is named."""
+        if any(sign in str(self.submitit) for sign in "%\\"):
+            raise UserError(
+                f"run.dir: {str(self.submitit)!r}, where SLURM writes what the job prints, holds % or \\, and SLURM "
+                f"puts the job's number and the like in their place; give another run.dir or run.name"
+            )
 
 
 def build_executor(submission: Submission) -> submitit.Executor:
@@ -127,18 +136,21 @@ def sbatch_text(submission: Submission) -> str:
     return str(executor._make_submission_file_text(executor._submitit_command_str, ""))
 
 
-def ask_slurm(text: str) -> str | None:
-    """`sbatch --test-only`: when and where it would start; None where sbatch knows of no cluster.
+def ask_slurm(text: str, profile: Profile) -> str | None:
+    """`sbatch --test-only`: when and where it would start, or no answer; None where it knows of no cluster.
 
-    Raises SlurmError where SLURM would refuse it.
+    `text` is what `profile` came to. Raises SlurmError where SLURM would refuse it.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".sh", encoding="utf-8") as file:
         file.write(text)
         file.flush()
-        result = slurm.answer("sbatch", "--test-only", file.name)
+        try:
+            result = slurm.answer("sbatch", "--test-only", file.name, tries=1)
+        except slurm.NoAnswerError as error:
+            return str(error)
     words = " ".join(result.stderr.replace("sbatch: ", "").split())
     if "Could not establish a configuration source" in words:
         return None
     if result.returncode:
-        raise slurm.SlurmError(f"SLURM would refuse it: {words}")
+        raise slurm.SlurmError(f"SLURM would refuse it: {refusals.explain(words, profile)}")
     return words

@@ -32,6 +32,10 @@ class SlurmError(UserError):
     """SLURM refused, or does not answer."""
 
 
+class NoAnswerError(SlurmError):
+    """SLURM's controller does not answer."""
+
+
 _silent_since: dict[str, float] = {}
 """When SLURM stopped answering this process (unix seconds); empty while it answers."""
 
@@ -78,7 +82,7 @@ def answer(
         if left:
             time.sleep(pause)
             pause *= 2
-    raise SlurmError(
+    raise NoAnswerError(
         f"SLURM does not answer since {time.strftime('%H:%M:%S', time.localtime(since))} "
         f"(`{shlex.join(command)}`: {text}); see whether the controller is up (scontrol ping), then try again"
     )
@@ -122,20 +126,22 @@ ENDED = frozenset(
 """States of a job that does not come back."""
 
 
-def jobs(ids: Sequence[str] = ()) -> dict[str, JobInfo]:
+def jobs(ids: Sequence[str] = (), *, tries: int = TRIES) -> dict[str, JobInfo]:
     """The jobs of `ids`, or all of mine, that the controller remembers; arrays by element. One call to SLURM."""
     format_ = "--format=%i|%T|%N|%r|%k"
     if ids:
         # Unknown ids among several are left out by squeue; a single unknown one is an error, and means the same.
         wanted = ",".join(sorted({one.partition("_")[0] for one in ids}, key=int))
         try:
-            text = run("squeue", "--noheader", "--array", "--states=all", f"--jobs={wanted}", format_)
+            text = run(
+                "squeue", "--noheader", "--array", "--states=all", f"--jobs={wanted}", format_, tries=tries
+            )
         except SlurmError as error:
             if not any(sign in str(error) for sign in _UNKNOWN_JOB):
                 raise
             text = ""
     else:
-        text = run("squeue", "--noheader", "--array", "--states=all", "--me", format_)
+        text = run("squeue", "--noheader", "--array", "--states=all", "--me", format_, tries=tries)
     found = {}
     for line in text.splitlines():
         if line.count("|") < 4:  # with SLURM_CLUSTERS a line names the cluster

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,18 @@ from typing import Any
 from dydist.errors import EXIT_DONE, EXIT_ERROR
 from dydist.jobs import slurm
 from dydist.jobs.attempt import Attempt, attempts, first_failure
-from dydist.jobs.files import read_json, read_lines
+from dydist.jobs.decide import SAVED
+from dydist.jobs.files import read_json, read_lines, write_json
 from dydist.jobs.task_log import scheduler_words, task_log
 
 FINAL = frozenset({"done", "failed", "cancelled", "stopped", "lost"})
 """States in which a job has ended and does not come back."""
+ENDED = "ended.json"
+"""In a job's log folder: how SLURM said that it had ended."""
 OUTPUT_LINES = 12
 """How many lines of what SLURM and submitit wrote are shown of a start without a log."""
+UNREPORTED = "ended without reporting: its node was lost, or its processes were killed at once"
+NOT_BACK = "SLURM has not started it again: submit it again, and it goes on from its newest checkpoint"
 STALE_S = 60.0
 """A running run that has not written its status for so long is shown as silent."""
 RUN_FIELDS = ("step", "total_steps", "epoch", "loss", "accuracy", "best_accuracy", "images_per_s", "eta_s")
@@ -80,6 +87,8 @@ def statuses(records: Sequence[Mapping[str, Any]], *, now: float | None = None) 
         except slurm.SlurmError as error:
             problem = str(error)
     moment = time.time() if now is None else now
+    for record in records:
+        _keep(record, known.get(str(record["job"])), moment)
     return [
         status_of(record, _local(record) or known.get(str(record["job"])), problem, moment)
         for record in records
@@ -124,6 +133,9 @@ def status_of(record: Mapping[str, Any], info: slurm.JobInfo | None, problem: st
     current = bool(starts) and float(run.get("started") or 0) >= began
     mine = str(run.get("job")) == str(record["job"])
     decision = last.decision() if last else None
+    scheduler = "UNREACHABLE" if problem else info.state if info else "FORGOTTEN"
+    if info is None and not problem:
+        info = _last_seen(record, began if starts else 0.0)
     state = _state(info, problem, decision, run if mine else {}, current, bool(starts))
     if state == "lost" and (log_dir / "cancel.json").exists():
         state = "cancelled"  # before it had begun, so that it could not say so itself
@@ -141,7 +153,7 @@ def status_of(record: Mapping[str, Any], info: slurm.JobInfo | None, problem: st
         run_dir=str(run_dir),
         cluster=str(record["cluster"]),
         state=state,
-        scheduler="UNREACHABLE" if problem else info.state if info else "FORGOTTEN",
+        scheduler=scheduler,
         reason=_reason(info, decision, state),
         nodes=info.nodes if info else "",
         run={name: run.get(name) for name in RUN_FIELDS},
@@ -188,7 +200,8 @@ def _state(
     if decided:
         return decided
     if info is not None:
-        return _BY_SCHEDULER.get(info.state, "failed")
+        saved = decision is not None and str(decision["reason"]).startswith(SAVED)
+        return _BY_SCHEDULER.get(info.state, "stopped" if saved else "failed")
     if own in FINAL and current:
         return own
     if problem:
@@ -200,7 +213,9 @@ def _reason(info: slurm.JobInfo | None, decision: Mapping[str, Any] | None, stat
     if state in ("pending", "requeued") and info is not None and info.reason:
         return info.reason
     if decision and state in FINAL:
-        return "" if decision["reason"] == state else str(decision["reason"])
+        reason = "" if decision["reason"] == state else str(decision["reason"])
+        back = decision["action"] == "requeue" and state not in ("done", "cancelled")
+        return f"{reason}; {NOT_BACK}" if back else reason
     if info is not None and info.state in slurm.ENDED and state not in ("done", "cancelled"):
         return info.state.lower().replace("_", " ")
     return ""
@@ -208,7 +223,10 @@ def _reason(info: slurm.JobInfo | None, decision: Mapping[str, Any] | None, stat
 
 def _output(record: Mapping[str, Any], last: Attempt | None, state: str) -> Sequence[str]:
     """What SLURM and submitit wrote last, where a job failed and its newest start tells nothing itself."""
-    told = last is not None and (last.decision() or last.outcomes() or last.failures())
+    # What the batch script decides, no node could: it knows an exit code alone.
+    told = last is not None and (
+        (last.decision() or {}).get("decided_by") or last.outcomes() or last.failures()
+    )
     if told or state not in ("failed", "lost", "requeued"):
         return ()
     return [line for line in task_log(record).splitlines() if line.strip()][-OUTPUT_LINES:]
@@ -219,9 +237,28 @@ def _ending(attempt: Attempt, record: Mapping[str, Any]) -> dict[str, Any]:
     decision = attempt.decision()
     number = int(attempt.folder.name.rpartition("-")[2])
     if decision is None:
-        reason = scheduler_words(record, number) or "ended without a word: a lost node, or killed at once"
+        reason = scheduler_words(record, number) or UNREPORTED
         return {"start": number, "reason": reason, "time": None, "saved_step": None}
     return {"start": number, **{name: decision[name] for name in ("reason", "time", "saved_step")}}
+
+
+def _keep(record: Mapping[str, Any], info: slurm.JobInfo | None, now: float) -> None:
+    """Write down how SLURM says that a job has ended, which it forgets; in folders of this user's own alone."""
+    folder = Path(record["run_dir"] or record["submission"])
+    file = Path(record["log_dir"]) / ENDED
+    if info is None or info.state not in slurm.ENDED or (read_json(file) or {}).get("state") == info.state:
+        return
+    with suppress(OSError):
+        if folder.stat().st_uid == os.geteuid():
+            write_json(file, {"state": info.state, "nodes": info.nodes, "time": now})
+
+
+def _last_seen(record: Mapping[str, Any], began: float) -> slurm.JobInfo | None:
+    """What `_keep` wrote since the newest start began, of a job that SLURM has forgotten."""
+    seen = read_json(Path(record["log_dir"]) / ENDED)
+    if seen is None or float(seen["time"]) < began:
+        return None
+    return slurm.JobInfo(job=str(record["job"]), state=str(seen["state"]), nodes=str(seen["nodes"]))
 
 
 def _local(record: Mapping[str, Any]) -> slurm.JobInfo | None:

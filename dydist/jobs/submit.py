@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
-import re
 import shlex
 import shutil
 import sys
 import time
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 from dydist.config_reader import read_config, redacted_arguments
 from dydist.display import tell
 from dydist.errors import UserError
-from dydist.jobs import launch, slurm, slurm_environment
+from dydist.jobs import launch, refusals, slurm, slurm_environment
 from dydist.jobs.arrays import hand_over
 from dydist.jobs.files import read_json, write_json
 from dydist.jobs.job_secrets import in_environment, job_variables, open_env, recipe_to_write
@@ -129,13 +130,13 @@ def recipe_of(arguments: Sequence[str]) -> Path | None:
     return None
 
 
-def active_jobs(run_dirs: Iterable[Path]) -> dict[Path, slurm.JobInfo]:
+def active_jobs(run_dirs: Iterable[Path], *, tries: int = slurm.TRIES) -> dict[Path, slurm.JobInfo]:
     """The jobs of these run folders that are in SLURM's queue, waiting or running. SLURM is asked once."""
     if not slurm.available():
         return {}
     records = {run_dir: read_json(run_dir / "job.json") for run_dir in run_dirs}
     ids = {run_dir: str(one["job"]) for run_dir, one in records.items() if one and one["cluster"] == "slurm"}
-    known = slurm.jobs(list(ids.values())) if ids else {}
+    known = slurm.jobs(list(ids.values()), tries=tries) if ids else {}
     found = {run_dir: known[job] for run_dir, job in ids.items() if job in known}
     return {run_dir: info for run_dir, info in found.items() if info.state not in slurm.ENDED}
 
@@ -173,18 +174,21 @@ def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
     )  # whoever could write here could have the job run what they like: a pickle
     before = set(submission.submitit.iterdir())
     try:
-        with slurm_environment.clean(), in_environment(submission.secrets):
+        # submitit prints what sbatch said, which the error below tells
+        said = redirect_stderr(io.StringIO())
+        with slurm_environment.clean(), in_environment(submission.secrets), said:
             ids = hand_over(submission)
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "submitit":
             raise
         _forget(submission, before, made)
-        raise slurm.SlurmError(f"SLURM refused the job: {_stderr(str(error))}") from error
+        reason = refusals.explain(str(error), submission.profile)
+        raise slurm.SlurmError(f"SLURM refused the job: {reason}") from error
     for job, spec in zip(ids, submission.specs, strict=True):
         record = {
             "job": job,
             "cluster": submission.cluster,
-            "name": submission.name,
+            "name": _run_name(submission, spec),
             "run_dir": spec.run_dir,
             "log_dir": spec.log_dir.replace("{job}", job),
             "task_logs": str(submission.submitit),
@@ -205,6 +209,12 @@ def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
                 f"name its folder instead: dydist status {spec.run_dir or folder}"
             )
     return ids
+
+
+def _run_name(submission: Submission, spec: JobSpec) -> str:
+    """A run's name; of a sweep's, the sweep's and its own."""
+    own = Path(spec.run_dir).name
+    return submission.name if own in ("", submission.name) else f"{submission.name}/{own}"
 
 
 def _folders(submission: Submission) -> list[Path]:
@@ -232,12 +242,6 @@ def node_commands(spec: JobSpec, nodes: int) -> list[str]:
     port = {"--main_process_port=0": "--main_process_port=PORT"}
     places = [launch.Place(node=node, nodes=nodes, address="FIRST_NODE", port=0) for node in range(nodes)]
     return [shlex.join(port.get(word, word) for word in launch.command(spec, place)) for place in places]
-
-
-def _stderr(text: str) -> str:
-    """What sbatch said, out of submitit's long report."""
-    lines = [line.strip() for line in text.splitlines() if re.search(r"sbatch: (error|fatal)", line)]
-    return "; ".join(line.partition("sbatch: ")[2] for line in lines) or " ".join(text.split())[-300:]
 
 
 def describe(submission: Submission) -> Mapping[str, Any]:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dydist.config_reader import fields, read_config, read_value
+from dydist.display import tell
 from dydist.errors import UserError
+from dydist.jobs import slurm
 from dydist.jobs import submit as jobs
 from dydist.jobs.files import read_json, write_json
 from dydist.jobs.job_secrets import job_variables
@@ -81,17 +83,26 @@ def prepare_sweep(
     grid: Mapping[str, Sequence[str]],
     seeds: int,
     parallel: int | None,
+    dry_run: bool = False,
 ) -> tuple[Submission | None, dict[str, list[str]]]:
     """The submission of what is not done yet (None: nothing), and the runs: `all`, `done`, `queued`, `submitted`.
 
     `queued` runs have a job that waits or runs, of an earlier submission of the sweep.
+    A dry run needs no SLURM: where that cannot tell which runs are queued, none are left out for it.
     Runs lie in `<run.dir>/<name>/<point>`; `sweep.json` there lists them. Every configuration is checked first.
     """
     common = jobs.with_recipe(arguments)
     sweep_dir = (Path(read_config(common).run.dir) / name).absolute()
     folder = jobs.new_submission_folder(sweep_dir)
     found: dict[str, list[str]] = {"all": [], "done": [], "queued": [], "submitted": []}
-    active = jobs.active_jobs(sweep_dir / point.name for point in points(grid, seeds))
+    run_dirs = [sweep_dir / point.name for point in points(grid, seeds)]
+    try:
+        active = jobs.active_jobs(run_dirs, tries=1 if dry_run else slurm.TRIES)
+    except slurm.SlurmError as error:
+        if not dry_run:
+            raise
+        tell(f"runs that have a job already are shown too, since nothing is known of jobs: {error}")
+        active = {}
     specs = []
     for point in points(grid, seeds):
         line = [*common, *point.flags, "--run.dir", str(sweep_dir), "--run.name", point.name]

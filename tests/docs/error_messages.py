@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from support import REPOSITORY
 
-ERRORS = "UserError SlurmError DivergedError CheckpointError DamagedError".split()
+ERRORS = "UserError SlurmError NoAnswerError DivergedError CheckpointError DamagedError".split()
 ERRORS += "LeaseLostError LeaseHeldError NewerFormatError".split()
 CHECKS = ("dydist/config_rules.py", "dydist/jobs/profile_rules.py")
 """Files whose generators yield messages for one error to join."""

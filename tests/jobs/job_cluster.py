@@ -163,11 +163,11 @@ class Cluster:
         assert not check or result.returncode == 0, result.stderr
         return result.stdout
 
-    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """The `dydist` command, as a user types it in their project folder."""
+    def call(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """The `dydist` command, as a user types it in their project folder, or in `cwd`."""
         words = [sys.executable, "-m", "dydist.cli.main", *arguments]
         return subprocess.run(
-            words, capture_output=True, text=True, env=self.env, cwd=self.project, **self.user
+            words, capture_output=True, text=True, env=self.env, cwd=cwd or self.project, **self.user
         )
 
     def dydist(self, *arguments: str, code: int = 0) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,9 +29,16 @@ def forgetful(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluste
 def test_ended_jobs_that_slurm_has_forgotten(
     forgetful: Cluster, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """One that ran, and decided itself; one that an operator cancelled while it waited, of which only SLURM knows."""
+    """One that ran, and decided itself; one whose `setup` ended it; one that an operator cancelled while it waited.
+
+    Of the last only SLURM knows, and `dydist status` where it was asked in time.
+    """
     ran = forgetful.submit(tmp_path, "ran", train__max_steps="2")
     assert ran.ended()["state"] == "done"
+    file = tmp_path / "broken.yaml"
+    file.write_text(json.dumps({"gpus_per_node": 0, "setup": ["echo no such licence", "exit 3"]}))
+    broken = forgetful.submit(tmp_path, "broken", "--profile", str(file))
+    assert broken.ended()["state"] == "failed"
     waiting = forgetful.submit(tmp_path, "waiting", "--sbatch", "hold")
     forgetful.run("scancel", waiting.id)
     assert waiting.status()["state"] == "cancelled"
@@ -41,9 +49,12 @@ def test_ended_jobs_that_slurm_has_forgotten(
     forgetful.wait(forgotten, 240, "SLURM to forget")
     done, cancelled = ran.status(), waiting.status()
     assert done["state"] == "done"
+    died = broken.status()
+    assert (died["state"], died["exit_code"], died["starts"]) == ("failed", 3, 0)
+    assert "no such licence" in died["output"]
     if "with sacct" in request.node.name:
         assert (done["scheduler"], done["nodes"]) == ("COMPLETED", forgetful.nodes[0])
         assert (cancelled["state"], cancelled["scheduler"]) == ("cancelled", "CANCELLED")
     else:
         assert done["scheduler"] == "FORGOTTEN"
-        assert (cancelled["state"], cancelled["scheduler"]) == ("lost", "FORGOTTEN")
+        assert (cancelled["state"], cancelled["scheduler"]) == ("cancelled", "FORGOTTEN")

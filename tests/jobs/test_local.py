@@ -70,7 +70,7 @@ def test_waiting_for_a_local_job_that_is_cancelled(machine: Cluster, tmp_path: P
         text, errors = submitting.communicate(timeout=400)
     assert submitting.returncode == 75
     assert "saved step" in text
-    assert errors.endswith(f"job {job.id}: cancelled. cancelled by dydist cancel.\n")
+    assert errors.endswith(f"job {job.id}: cancelled by dydist cancel.\n")
     assert 3 <= job.status()["last_checkpoint"]["step"] < 30
 
 

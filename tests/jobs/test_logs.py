@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pytest
+
+from dydist.cli.main import run_command
 from dydist.jobs.logs import follow_log, read_log
 
 
@@ -40,3 +44,24 @@ def test_following_shows_what_was_written_before_the_end_and_no_torn_line(tmp_pa
 def test_nothing_yet(tmp_path: Path) -> None:
     assert list(read_log(tmp_path)) == []
     assert list(follow_log(tmp_path, rank=None, ended=lambda: True)) == []
+
+
+@pytest.mark.parametrize("more", [[], ["--follow"]])
+def test_one_rank_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]) -> None:
+    """Also where it has printed nothing: what other ranks or SLURM printed is not shown in its place."""
+    logs = tmp_path / "logs" / "1"
+    write(logs, 0, 0, "2026-01-01T00:00:01.000 [rank 0] a\n", "2026-01-01T00:00:02.000 [node 0] c\n")
+    write(logs, 0, 1, "2026-01-01T00:00:02.000 [rank 1] b\n", "2026-01-01T00:00:03.000 [rank 10] d\n")
+    tasks = tmp_path / "logs" / "tasks"
+    tasks.mkdir()
+    (tasks / "1_0_log.out").write_text("what submitit wrote\n")
+    record = {
+        "job": str(2**31 - 1), "cluster": "local", "name": "r", "run_dir": str(tmp_path), "log_dir": str(logs),
+        "task_logs": str(tasks), "submission": str(tmp_path),
+    }  # fmt: skip
+    (tmp_path / "job.json").write_text(json.dumps(record))
+    run_command(["logs", str(tmp_path), "--rank", "1", *more])
+    assert capsys.readouterr().out == "2026-01-01T00:00:02.000 [rank 1] b\n"
+    run_command(["logs", str(tmp_path), "--rank", "7", *more])
+    shown = capsys.readouterr().out
+    assert shown == ("" if more else f"rank 7 of job {record['job']} has printed nothing yet\n")

@@ -36,7 +36,14 @@ class Job:
         append_json(self.log_dir / "starts.jsonl", {"attempt": number, "saved_step": 0, "time": time})
 
     def decide(self, action: str, reason: str, number: int = 0) -> None:
-        content = {"action": action, "code": 0, "reason": reason, "time": NOW, "saved_step": 5}
+        content = {
+            "action": action,
+            "code": 0,
+            "reason": reason,
+            "time": NOW,
+            "saved_step": 5,
+            "decided_by": "n1",
+        }
         write_json(self.log_dir / f"attempt-{number:03d}" / "decision.json", content)
 
     def run(self, state: str, *, started: float = 905.0, updated: float = 999.0, **more: Any) -> None:
@@ -86,7 +93,8 @@ def test_a_lost_node_leaves_a_start_without_a_word(job: Job) -> None:
     job.start(0)
     job.start(1, time=950.0)
     assert (
-        job.status("RUNNING").requeues[0]["reason"] == "ended without a word: a lost node, or killed at once"
+        job.status("RUNNING").requeues[0]["reason"]
+        == "ended without reporting: its node was lost, or its processes were killed at once"
     )
 
 
@@ -214,8 +222,57 @@ def test_a_start_that_ended_before_its_own_log_shows_what_slurm_and_submitit_wro
     lines = ["bash: apptainer: command not found", "slurmstepd: error: 127"]
     assert [list(job.status(state).output) for state in ("FAILED", None, "RUNNING")] == [lines, lines, []]
     job.start()
+    content = {"action": "fail", "code": 127, "reason": "exit code 127", "time": NOW, "saved_step": None}
+    write_json(job.log_dir / "attempt-000" / "decision.json", content)  # as the batch script writes it
+    assert list(job.status("FAILED").output) == lines
     job.decide("fail", "x")
     assert job.status("FAILED").output == ()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "reason", "state"),
+    [
+        ("FAILED", "stopped and saved: time limit (SIGUSR2)", "stopped"),  # a profile with requeue: false
+        ("PREEMPTED", "stopped and saved: preempted (SIGTERM)", "stopped"),  # a partition that cancels
+        ("TIMEOUT", "rank 1 on node n2: killed", "failed"),
+        ("CANCELLED", "stopped and saved: SIGTERM", "cancelled"),
+    ],
+)
+def test_a_start_that_was_to_come_back_and_did_not(job: Job, scheduler: str, reason: str, state: str) -> None:
+    job.start()
+    job.decide("requeue", reason)
+    found = job.status(scheduler)
+    advice = (
+        "" if state == "cancelled" else "; SLURM has not started it again: submit it again, and it goes on"
+    )
+    assert found.state == state
+    assert found.reason.startswith(reason + advice)
+    assert bool(advice) == found.reason.endswith("newest checkpoint")
+
+
+def test_how_a_job_ended_is_known_after_slurm_has_forgotten_it(job: Job) -> None:
+    """`statuses` wrote it down; of a start that came after that it says nothing."""
+    write_json(job.log_dir / "ended.json", {"state": "CANCELLED", "nodes": "", "time": 800.0})
+    found = job.status(None)
+    assert (found.state, found.scheduler) == ("cancelled", "FORGOTTEN")
+    assert job.status(None, problem="SLURM does not answer").state == "unknown"
+    job.start(time=900.0)
+    assert job.status(None).state == "lost"
+
+
+def test_a_preflight_message_stands_there_once(job: Job) -> None:
+    """Also where the node's name is longer than a line."""
+    node = "gpu-" + "a" * 70
+    message = f"preflight: node {node}: torch is 1.0, and 2.0 elsewhere"
+    job.start()
+    job.decide("fail", f"gave up after 3 starts in a row that saved nothing new; the last one: {message}")
+    outcome = Outcome(node=0, name=node, kind="preflight", time=1.0, message=message, last_lines=("a",))
+    Attempt(job.log_dir / "attempt-000").write_outcome(outcome)
+    text = io.StringIO()
+    Console(width=60, file=text).print(render([job.status("FAILED")]))
+    joined = "".join(line.rstrip() + " " for line in text.getvalue().splitlines())
+    assert joined.count("torch is 1.0") == 1
+    assert joined.replace(" ", "").count(node) == 1
 
 
 def test_the_table_comes_first_and_a_failure_is_one_line(job: Job) -> None:
