@@ -60,6 +60,7 @@ class World:
         job: str = "",
         stop: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
+        lease_timeout_s: float = 10.0,
         **config: Any,
     ) -> Checkpointer:
         """The checkpointer of one process."""
@@ -81,7 +82,7 @@ class World:
             host=self._nodes[rank],
             open_at=open_at,
             lease_interval_s=0.25,
-            lease_timeout_s=10.0,
+            lease_timeout_s=lease_timeout_s,
         )
 
     def run(self, program: Callable[[int], T]) -> list[T | BaseException]:

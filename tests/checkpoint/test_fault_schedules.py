@@ -38,7 +38,7 @@ def start(world: World, dice: random.Random) -> None:
     """One start: goes on, saves a few steps, some in the background; failures of single saves are a run's life."""
 
     def process(rank: int) -> None:
-        checkpointer = world.checkpointer(rank, keep=2, job="the-job", deadline_s=60.0)
+        checkpointer = world.checkpointer(rank, keep=2, job="the-job", deadline_s=60.0, lease_timeout_s=1.0)
         try:
             state = checkpointer.restore()
             step = 0 if state is None else state.step
