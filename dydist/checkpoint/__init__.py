@@ -4,7 +4,7 @@
 - `open_storage`, `Storage`: a place at a path or fsspec URL (`_storage`, `_remote`; `_connections`, `_ftp`)
 - `survey`, `inspect`, `verify`, `load`, `Found`: what lies in a place (`_catalog`; `_content`: what files must hold);
   `find_source`: what a URL means
-- `copy_checkpoint`, `prune`, `Keep`: what people do with it (`_copy`, `_housekeeping`)
+- `copy_checkpoint`, `prune`, `Keep`, `remove_attempt`: what people do with it (`_copy`, `_housekeeping`)
 - `Manifest`, `folder_name`, `step_of`: the format (`_format`)
 - `redact`, `scrub`: keeping secrets out of what is written (`dydist.redaction`)
 - the errors (`_errors`)
@@ -32,7 +32,7 @@ from dydist.checkpoint._errors import (
     NewerFormatError,
 )
 from dydist.checkpoint._format import Manifest, folder_name, step_of
-from dydist.checkpoint._housekeeping import Keep, prune
+from dydist.checkpoint._housekeeping import Keep, prune, remove_attempt
 from dydist.checkpoint._restore import find_source
 from dydist.checkpoint._retry import Retrying
 from dydist.checkpoint._storage import Storage, open_storage
@@ -68,6 +68,7 @@ __all__ = [
     "open_storage",
     "prune",
     "redact",
+    "remove_attempt",
     "scrub",
     "step_of",
     "survey",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from dydist.checkpoint._catalog import Found, checked, inspect, read_checked, require_weights, state_bytes
 from dydist.checkpoint._content import Seen
-from dydist.checkpoint._errors import DamagedError
+from dydist.checkpoint._errors import CheckpointError, DamagedError
 from dydist.checkpoint._format import STATE
 from dydist.checkpoint._storage import Storage
 
@@ -23,7 +23,7 @@ def copy_checkpoint(
 
     Files that an earlier, cut copy left there are read back and kept where their hash is right. The manifest comes
     last, as always. `on_file` is told each file's name, bytes, and whether it had to be copied. Raises DamagedError
-    where the source is, or where the target gives other bytes back.
+    where the source is, and CheckpointError where the target gives other bytes back.
     """
     manifest = found.intact
     there = inspect(target, found.folder)
@@ -52,7 +52,7 @@ def copy_checkpoint(
 
         target.write(f"{working}/{name}", chunks)
         if not holds(name):
-            raise DamagedError(f"{target.url}: {found.folder}/{name} was not stored as it was sent")
+            raise CheckpointError(f"{target.url}: {found.folder}/{name} was not stored as it was sent")
         on_file(name, entry.bytes, True)
     require_weights(found, seen)
     may_commit()

@@ -9,7 +9,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from dydist.checkpoint._catalog import Found, survey
+from dydist.checkpoint._catalog import Found, survey, verify
+from dydist.checkpoint._errors import DamagedError
 from dydist.checkpoint._format import encode_json, leftover_step
 from dydist.checkpoint._storage import READ_BYTES, Chunks, LocalStorage
 from dydist.private_files import NotPrivateError, check_private, private_folder
@@ -70,16 +71,34 @@ def prepare_stage(stage: LocalStorage, url: str, *, now: float) -> None:
                 (other / PLACE).unlink(missing_ok=True)
 
 
-def bound_stage(stage: LocalStorage, keep: int, *, staged_step: int) -> None:
-    """Keep the newest `keep` staged checkpoints, and nothing of saves before `staged_step` that were given up."""
+def bound_stage(stage: LocalStorage, keep: int, *, staged_step: int, trusted: set[str]) -> None:
+    """Keep the newest `keep` staged checkpoints, and nothing of saves before `staged_step` that were given up.
+
+    What is kept in place of others is read back whole first, as by `prune`. `trusted`: attempts that were read back
+    before; those read now are added.
+    """
     for folder in stage.folders():
         step = leftover_step(folder)
         if step is not None and step < staged_step:
             stage.delete_folder(folder)
-    staged = survey(stage)
-    intact = [found for found in staged if found.problem is None]
-    for found in [*intact[keep:], *(f for f in staged if f.problem is not None)]:
-        stage.delete_folder(found.folder)
+    kept = 0
+    for found in survey(stage):
+        if kept < keep and _is_whole(stage, found, trusted):
+            kept += 1
+        else:
+            stage.delete_folder(found.folder)
+
+
+def _is_whole(stage: LocalStorage, found: Found, trusted: set[str]) -> bool:
+    if found.manifest is None or found.problem is not None:
+        return False
+    if found.manifest.attempt not in trusted:
+        try:
+            verify(stage, found)
+        except DamagedError:
+            return False
+        trusted.add(found.manifest.attempt)
+    return True
 
 
 def staged(stage: LocalStorage | None) -> list[Found]:

@@ -55,6 +55,7 @@ class Transfer:
         self._around = around
         self._tell = tell
         self._read_back: set[str] = set()
+        self._staged_back: set[str] = set()
 
     def to_place(self, save: Save) -> None:
         """Write this process's share to the place; process 0 then waits for the others and commits."""
@@ -94,7 +95,7 @@ class Transfer:
         if leads:  # the copy is complete before the upload begins
             try:
                 self._commit(storage, save, around.node, deadline, lambda: None)
-                bound_stage(self._stage, around.stage_keep, staged_step=save.step)
+                bound_stage(self._stage, around.stage_keep, staged_step=save.step, trusted=self._staged_back)
             except CancelledError:
                 pass
             except Exception as error:

@@ -146,7 +146,9 @@ def copy_checkpoints(
     target_options: str = "{}",
     json: bool = False,
 ) -> int:
-    """Copy a checkpoint, the newest valid one by default, to another place: verified, and gone on with after a cut.
+    """Copy a checkpoint to another place, the newest that can be loaded by default; run again, it goes on after a cut.
+
+    Every byte is verified. Newer ones that cannot be loaded are named and passed over.
 
     Example: dydist checkpoint copy s3://bucket/runs/cifar10 ./from-s3
 
@@ -154,35 +156,42 @@ def copy_checkpoints(
         source: A run's folder, its checkpoints' folder or URL, or one step's folder.
         target: The folder or URL to copy to.
         step: This step instead of the newest.
-        all_steps: Every valid checkpoint.
+        all_steps: Every checkpoint. Exit 1 where one that `list` calls valid cannot be loaded.
         source_options: fsspec options of the source as JSON.
         target_options: fsspec options of the target as JSON.
         json: Print what was copied as a list of objects.
     """
-    from dydist.checkpoint import copy_checkpoint
+    from dydist.checkpoint import DamagedError, copy_checkpoint, remove_attempt
     from dydist.errors import UserError
 
     storage, found = _find(source, step, source_options)
-    valid = [item for item in found if item.problem is None]
-    if not valid:
+    if all(item.problem is not None for item in found):
         raise UserError(f"source: {storage.url}: {found[0].folder}: {found[0].problem}; copy another step")
-    chosen = valid if all_steps else valid[:1]
     destination = _open(target, target_options)
-    results = []
-    for item in reversed(chosen):
-        assert item.manifest is not None
-        with progress(item.folder, item.manifest.total_bytes) as advance:
-            copied = copy_checkpoint(
-                storage, destination, item, on_file=lambda name, size, copied: advance(size)
-            )
+    results, damaged = [], 0
+    for item in found[:: -1 if all_steps else 1]:
+        try:
+            manifest = item.intact
+            with progress(item.folder, manifest.total_bytes) as advance:
+                copied = copy_checkpoint(
+                    storage, destination, item, on_file=lambda name, size, copied: advance(size)
+                )
+        except DamagedError as error:
+            tell(f"{error}; it is passed over")
+            if item.problem is None:
+                damaged += 1
+                remove_attempt(destination, item.folder, item.intact.attempt)
+            continue
         results.append({**_facts(item), "url": f"{destination.url}/{item.folder}", "copied": copied})
         if not json:
             show(
                 f"{destination.url}/{item.folder}: {'copied and verified' if copied else 'was there already'}"
             )
+        if not all_steps:
+            break
     if json:
         print(json_module.dumps(results, indent=1))
-    return 0
+    return 1 if not results or (all_steps and damaged) else 0
 
 
 def _open(url: str, options: str) -> Retrying:

@@ -37,6 +37,7 @@ from dydist.checkpoint._format import FileEntry, _seal, encode_json
 from dydist.checkpoint._housekeeping import remove_attempt
 from dydist.checkpoint._lease import _decode, this_process
 from dydist.checkpoint._save import Save, write_hashed
+from dydist.checkpoint._stage import bound_stage
 from dydist.checkpoint._storage import LocalStorage
 from dydist.checkpoint._tensors import encode
 
@@ -163,6 +164,17 @@ def test_what_cannot_be_loaded_is_no_reason_to_remove_what_can(storage: Storage,
 
 
 @pytest.mark.parametrize("name", UNLOADABLE)
+def test_what_cannot_be_loaded_takes_no_place_on_the_stage(tmp_path: Path, name: str) -> None:
+    stage, trusted = LocalStorage(tmp_path), set[str]()
+    for step in (1, 2, 3):
+        good(stage, step)
+    forged(stage, 9, UNLOADABLE[name], accuracy=1.0)
+    bound_stage(stage, 2, staged_step=9, trusted=trusted)
+    assert [item.step for item in survey(stage)] == [3, 2]
+    assert trusted == {f"{step:012x}" for step in (2, 3)}
+
+
+@pytest.mark.parametrize("name", UNLOADABLE)
 def test_what_cannot_be_loaded_is_not_copied(storage: Storage, tmp_path: Path, name: str) -> None:
     forged(storage, 9, UNLOADABLE[name])
     target = LocalStorage(tmp_path / "target")
@@ -179,9 +191,12 @@ def test_the_best_is_kept_by_what_can_be_loaded(storage: Storage) -> None:
     save = save_at(3, "abcdef", 1.0)
     files = write_files(storage, save)
     publish(storage, save, {**files, "state.json": FileEntry(bytes=files["state.json"].bytes, sha256=HASH)})
-    if isinstance(storage, LocalStorage):
-        prune(storage, Keep(keep=1), now=time.time())
-        assert [item.step for item in survey(storage)] == [4, 3, 1]
+    told: list[str] = []
+    assert [item.step for item in prune(storage, Keep(keep=1), now=time.time(), on_damaged=told.append)] == [
+        2
+    ]
+    assert [item.step for item in survey(storage)] == [4, 3, 1]
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("store", STORES)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dydist.checkpoint import Manifest
 from dydist.cli.main import main
 
 SAMPLE = Path(__file__).parents[1] / "checkpoint" / "format-1"
@@ -89,6 +91,24 @@ def test_a_damaged_source_is_not_copied(
     assert main(["checkpoint", "copy", str(place), str(tmp_path / "target")]) == 1
     assert "SHA-256" in capsys.readouterr().err
     assert not (tmp_path / "target" / "step-000000042").exists()
+
+
+def test_a_newest_one_that_cannot_be_loaded_is_passed_over(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its manifest and sizes are right, and its state is of another step."""
+    newer = place / "step-000000050"
+    shutil.copytree(place / "step-000000042", newer)
+    manifest = Manifest.decode((newer / "MANIFEST.json").read_bytes())
+    (newer / "MANIFEST.json").write_bytes(replace(manifest, step=50).encode())
+    assert [found["valid"] for found in call(capsys, "list", place)] == [True, True]
+    target = tmp_path / "target"
+    for arguments, code in ((), 0), (("--all-steps",), 1):
+        assert main(["checkpoint", "copy", str(place), str(target), *arguments]) == code
+        assert "step-000000050: state.json cannot be loaded: it is not of step 50" in capsys.readouterr().err
+        assert [path.name for path in target.iterdir()] == ["step-000000042"]
+    assert main(["checkpoint", "copy", str(place), str(target), "--step", "50"]) == 1
+    assert "passed over" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
