@@ -14,6 +14,7 @@ from dydist.checkpoint._format import (
     KINDS,
     MANIFEST,
     STATE,
+    STEP_PREFIX,
     TENSOR_FILE,
     FileEntry,
     Manifest,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 MANIFEST_LIMIT = 64 << 20
 """A manifest is never larger; a file that is has been damaged, and is not read into memory."""
 AT_ONCE = 16
-"""Checkpoints that a survey looks at together: each costs a few requests, and a request to a far store takes long."""
+"""Checkpoints that a survey looks at together: each costs a request or more, and one to a far store takes long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,22 +57,28 @@ def survey(storage: Storage) -> list[Found]:
     One folder that may not be read is a checkpoint with a problem; where that is so of all, the error is raised: it is
     the place that refuses. Raises NewerFormatError where one was written by a newer dydist.
     """
-    steps = sorted(
-        ((step, name) for name in storage.folders() if (step := step_of(name)) is not None), reverse=True
-    )
+    listing = storage.listing(STEP_PREFIX)
+    names = storage.folders() if listing is None else listing
+    steps = sorted(((step, name) for name in names if (step := step_of(name)) is not None), reverse=True)
     if not steps:
         return []
+
+    def look(step: tuple[int, str]) -> tuple[Found, PermissionError | None]:
+        return _look(storage, step[1], None if listing is None else listing[step[1]])
+
     with ThreadPoolExecutor(min(AT_ONCE, len(steps)), "dydist-survey") as pool:
-        looked = list(pool.map(lambda step: _look(storage, step[1]), steps))
+        looked = list(pool.map(look, steps))
     refused = [error for _, error in looked if error is not None]
     if len(refused) == len(looked):
         raise refused[0]
     return [found for found, _ in looked]
 
 
-def _look(storage: Storage, folder: str) -> tuple[Found, PermissionError | None]:
+def _look(
+    storage: Storage, folder: str, sizes: dict[str, int] | None
+) -> tuple[Found, PermissionError | None]:
     try:
-        return inspect(storage, folder), None
+        return inspect(storage, folder, sizes), None
     except PermissionError as error:
         step = step_of(folder)
         assert step is not None
@@ -81,13 +88,13 @@ def _look(storage: Storage, folder: str) -> tuple[Found, PermissionError | None]
         ), error
 
 
-def inspect(storage: Storage, folder: str) -> Found:
-    """One checkpoint folder, by its manifest and sizes."""
+def inspect(storage: Storage, folder: str, sizes: dict[str, int] | None = None) -> Found:
+    """One checkpoint folder, by its manifest and `sizes`, the bytes of its files, where they are known already."""
     step = step_of(folder)
     assert step is not None, folder
-    manifest, problem, sizes = None, None, dict[str, int]()
+    manifest, problem = None, None
+    sizes = storage.files(folder) if sizes is None else sizes
     try:
-        sizes = storage.files(folder)
         manifest = _read_manifest(storage, folder, sizes)
         if manifest.step != step:
             raise DamagedError(f"{MANIFEST} is of step {manifest.step}")

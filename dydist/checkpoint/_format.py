@@ -29,6 +29,7 @@ PARTIAL, REPLACED = ".partial", ".replaced"
 HIGHEST_STEP = 10**15 - 1
 """No run has so many steps. A higher number in a name or a manifest is not a step."""
 
+STEP_PREFIX = "step-"
 _STEP = re.compile(r"step-([0-9]{9,15})")
 _TOKEN = r"[0-9A-Za-z_]{1,64}"
 TENSOR_FILE = re.compile(rf"(model|optimizer|ema)-([0-9]{{5,9}})-of-([0-9]{{5,9}})-({_TOKEN})\.safetensors")
@@ -39,7 +40,7 @@ _LEFTOVER = re.compile(r"\.step-([0-9]{9,15})\.([0-9a-f]+)(\.partial|\.replaced)
 
 def folder_name(step: int) -> str:
     """Folder of the checkpoint after `step` optimiser steps."""
-    return f"step-{step:09d}"
+    return f"{STEP_PREFIX}{step:09d}"
 
 
 def step_of(folder: str) -> int | None:

@@ -22,7 +22,7 @@ from dydist.checkpoint import _ftp
 from dydist.checkpoint._connections import Connections, Opened
 from dydist.checkpoint._errors import DamagedError
 from dydist.checkpoint._format import MANIFEST
-from dydist.checkpoint._storage import READ_BYTES, TEMPORARY, Chunks, refuse_other_bytes
+from dydist.checkpoint._storage import READ_BYTES, TEMPORARY, Chunks, not_a_file, refuse_other_bytes
 from dydist.checkpoint._transient import chain, explain, ftp_reply, http_status, is_garbled, is_transient
 from dydist.errors import UserError
 from dydist.places import BUCKETS, SFTP, open_filesystem
@@ -37,6 +37,8 @@ _WITHOUT_FOLDERS = (*BUCKETS, "memory")
 """Stores where a folder is only a part of names. Asking S3 to make one could make a bucket."""
 _WITH_RENAMES = (*SFTP, "ftp", "webdav", "smb")
 """Stores where a file that is being written shows half done, and a rename replaces in one step."""
+_HEEDLESS = ("memory", "webdav")
+"""Stores that take a folder for a file: they write over it, or remove it with all that it holds."""
 _TIMES = ("mtime", "LastModified", "last_modified", "modified", "updated", "modify", "created")
 """Under which names file systems tell when a file changed."""
 
@@ -66,22 +68,44 @@ class RemoteStorage:
         raise TypeError("a connection is not carried to another process; open the place there")
 
     def folders(self) -> list[str]:
-        return [name for name, info in self._listing("").items() if info["type"] == "directory"]
+        return sorted({name for name, info in self._listing("") if info["type"] == "directory"})
 
     def files(self, folder: str) -> dict[str, int]:
-        listing = self._listing(folder)
-        return {name: int(info["size"]) for name, info in listing.items() if info["type"] == "file"}
+        return {name: int(info["size"]) for name, info in self._listing(folder) if info["type"] == "file"}
+
+    def listing(self, prefix: str) -> dict[str, dict[str, int]] | None:
+        # A request for a thousand names, however deep; stores with folders would be asked folder by folder.
+        if self._protocol not in BUCKETS or not self._heads:
+            return None
+        with self._connection() as (system, root):
+            system.invalidate_cache()
+            try:
+                infos = system.find(root, prefix=prefix, detail=True)
+            except FileNotFoundError as error:
+                _check_missing(error)
+                infos = {}
+            if not isinstance(infos, dict) or not infos:
+                self._check_bucket(system, root, FileNotFoundError(root))
+                return {}
+        found: dict[str, dict[str, int]] = {}
+        for path, info in infos.items():
+            folder, _, name = path.removeprefix(f"{root}/").partition("/")
+            if info["type"] == "file" and name:
+                files = found.setdefault(folder, {})
+                if "/" not in name and not name.endswith(TEMPORARY):
+                    files[name] = int(info["size"])
+        return found
 
     def size(self, name: str) -> int | None:
         with self._connection() as (system, root):
-            info = self._info(system, f"{root}/{name}")
-            return int(info["size"]) if info is not None and info["type"] == "file" else None
+            info = self._file(system, f"{root}/{name}")
+            return None if info is None else int(info["size"])
 
     def read(self, name: str) -> Iterator[bytes]:
         with self._connection() as (system, root):
             path = f"{root}/{name}"
             if self._protocol == "ftp":
-                if self._info(system, path) is None:
+                if self._file(system, path) is None:
                     raise FileNotFoundError(path)
                 yield from _ftp.retrieve(system.ftp, path)
                 return
@@ -90,6 +114,8 @@ class RemoteStorage:
             except Exception as error:
                 if type(error).__name__ == "FlexibleChecksumError":  # botocore's, where S3 sends a checksum
                     raise DamagedError(f"{name} does not match the store's checksum: {error}") from error
+                if not isinstance(error, FileNotFoundError) and self._is_folder(system, path):
+                    raise FileNotFoundError(path) from None
                 raise
 
     def _pieces(self, system: AbstractFileSystem, path: str) -> Iterator[bytes]:
@@ -113,7 +139,8 @@ class RemoteStorage:
         with self._connection() as (system, root):
             target = f"{root}/{name}"
             self._make_parent(system, target)
-            taken = self._info(system, target) is not None  # also for stores that ignore the condition
+            info = self._info(system, target)  # also for stores that ignore the condition
+            taken = info is not None and not self._clear_the_way(system, target, info)
             atomic = not taken and self._can_refuse(system, root)
             if atomic:
                 try:
@@ -130,12 +157,14 @@ class RemoteStorage:
     def delete(self, name: str) -> None:
         with self._connection() as (system, root):
             path = f"{root}/{name}"
+            if self._protocol in _HEEDLESS and self._file(system, path) is None:
+                return
             try:
                 system.rm_file(path)
             except FileNotFoundError:
                 pass
             except Exception:
-                if self._info(system, path) is not None:
+                if self._file(system, path) is not None:
                     raise
 
     def delete_folder(self, folder: str) -> None:
@@ -170,20 +199,21 @@ class RemoteStorage:
         self.write(f"{folder}/{MANIFEST}", lambda: [manifest])
 
     def modified(self, folder: str) -> float | None:
-        times = [_changed(info) for info in self._listing(folder).values()]
+        times = [_changed(info) for _, info in self._listing(folder)]
         return max((t for t in times if t is not None), default=None)
 
-    def _listing(self, folder: str) -> dict[str, dict[str, Any]]:
+    def _listing(self, folder: str) -> list[tuple[str, dict[str, Any]]]:
+        """Names in a folder, and what the store tells of them; an object store may have two of one name."""
         with self._connection() as (system, root):
             try:
                 infos = _list(system, f"{root}/{folder}" if folder else root)
             except FileNotFoundError as error:
                 self._check_bucket(system, root, error)
-                return {}
+                return []
             except NotADirectoryError:
-                return {}
-            named = {posixpath.basename(info["name"].rstrip("/")): info for info in infos}
-            return {name: info for name, info in named.items() if name and not name.endswith(TEMPORARY)}
+                return []
+            named = [(posixpath.basename(info["name"].rstrip("/")), info) for info in infos]
+            return [(name, info) for name, info in named if name and not name.endswith(TEMPORARY)]
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[Opened]:
@@ -212,6 +242,28 @@ class RemoteStorage:
             return None
         return info
 
+    def _file(self, system: AbstractFileSystem, path: str) -> dict[str, Any] | None:
+        """What a store knows of a file; None where there is none of that name."""
+        info = self._info(system, path)
+        return info if info is not None and info["type"] == "file" else None
+
+    def _is_folder(self, system: AbstractFileSystem, path: str) -> bool:
+        """Whether a name is known to be a folder's."""
+        with contextlib.suppress(Exception):
+            info = self._info(system, path)
+            return info is not None and info["type"] == "directory"
+        return False
+
+    def _clear_the_way(self, system: AbstractFileSystem, target: str, info: Mapping[str, Any]) -> bool:
+        """Move a folder aside that has a file's name, and can be neither read nor replaced. False: it is a file."""
+        if info["type"] != "directory":
+            return False
+        if self._protocol not in BUCKETS:  # where a name may be a file's and a folder's
+            folder, base = posixpath.split(target)
+            with contextlib.suppress(FileNotFoundError):  # another process was quicker
+                _rename(system, target, f"{folder}/{not_a_file(base)}", replace=False)
+        return True
+
     def _check_bucket(self, system: AbstractFileSystem, root: str, error: FileNotFoundError) -> None:
         """Tell a missing bucket, which is an error, from a place that holds nothing yet."""
         if self._protocol not in BUCKETS or self._bucket_seen:
@@ -237,6 +289,17 @@ class RemoteStorage:
                 raise
 
     def _write(self, system: AbstractFileSystem, target: str, chunks: Chunks) -> None:
+        if self._protocol in _HEEDLESS and (info := self._info(system, target)) is not None:
+            self._clear_the_way(system, target, info)
+        try:
+            self._write_over(system, target, chunks)
+        except Exception:
+            if self._protocol in BUCKETS or not self._is_folder(system, target):
+                raise
+            self._clear_the_way(system, target, {"type": "directory"})
+            self._write_over(system, target, chunks)
+
+    def _write_over(self, system: AbstractFileSystem, target: str, chunks: Chunks) -> None:
         if self._protocol == "memory":  # its files show while they are written
             system.pipe_file(target, b"".join(chunks()))
         elif self._protocol in _WITH_RENAMES:
@@ -350,7 +413,7 @@ def _rename(system: AbstractFileSystem, source: str, target: str, *, replace: bo
     if hasattr(system, "client") and hasattr(system.client, "move"):  # WebDAV, whose `mv` copies and removes
         system.client.move(source, target, overwrite=replace)
     else:
-        system.mv(source, target)
+        system.mv(source, target, recursive=not replace)
 
 
 def _changed(info: Mapping[str, Any]) -> float | None:

@@ -90,6 +90,9 @@ class Retrying:
     def files(self, folder: str) -> dict[str, int]:
         return self._call(self.inner.files, folder)
 
+    def listing(self, prefix: str) -> dict[str, dict[str, int]] | None:
+        return self._call(self.inner.listing, prefix)
+
     def read(self, name: str) -> Iterator[bytes]:
         """Chunks; after a failure the file is read again and what was handed out already is skipped."""
         given = 0

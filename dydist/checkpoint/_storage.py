@@ -48,6 +48,9 @@ class Storage(Protocol):
     def files(self, folder: str) -> dict[str, int]:
         """Bytes of each file in a folder, by name; empty where the folder is not there."""
 
+    def listing(self, prefix: str) -> dict[str, dict[str, int]] | None:
+        """`files` of every folder whose name begins with `prefix`, in one look; None where each is to be asked."""
+
     def size(self, name: str) -> int | None:
         """Bytes of a file; None where there is no file of that name."""
 
@@ -101,6 +104,11 @@ def refuse_other_bytes(storage: Storage, name: str, data: bytes) -> None:
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), f"{storage.url}/{name}")
 
 
+def not_a_file(name: str) -> str:
+    """A hidden name for what is in the way of a file and is none."""
+    return f".{name}.{uuid.uuid4().hex[:12]}.not-a-file"
+
+
 class LocalStorage:
     """A folder; a checkpoint's folder appears complete or not at all.
 
@@ -125,6 +133,9 @@ class LocalStorage:
 
     def files(self, folder: str) -> dict[str, int]:
         return {name: size for name, (size, _) in self._facts(folder).items() if not name.endswith(TEMPORARY)}
+
+    def listing(self, prefix: str) -> dict[str, dict[str, int]] | None:
+        return None
 
     def _facts(self, folder: str) -> dict[str, tuple[int, float]]:
         """Bytes and time of change of each file in a folder, the temporary ones too."""
@@ -314,7 +325,7 @@ def _clear_the_way(target: Path) -> None:
     """Move aside what has the name of a file and is none, such as a folder: it can be neither read nor replaced."""
     if os.path.lexists(target) and not target.is_symlink() and not target.is_file():
         with contextlib.suppress(FileNotFoundError):  # another process was quicker
-            target.rename(target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.not-a-file"))
+            target.rename(target.with_name(not_a_file(target.name)))
 
 
 def _remove(path: Path) -> None:

@@ -64,6 +64,9 @@ class Failing:
     def files(self, folder: str) -> dict[str, int]:
         return _failing(self._plan, "files", self._inner.files, folder)
 
+    def listing(self, prefix: str) -> dict[str, dict[str, int]] | None:
+        return _failing(self._plan, "listing", self._inner.listing, prefix)
+
     def size(self, name: str) -> int | None:
         return _failing(self._plan, "size", self._inner.size, name)
 

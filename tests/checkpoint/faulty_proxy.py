@@ -1,7 +1,8 @@
 """A proxy in front of an S3 server that does to real requests, on the wire, what bad stores and networks do.
 
-`fault` says what happens to every request from now on, and may be changed at any time; `seen` counts what it did.
-`delay_s` makes the way to the store long; `most_at_once` is how many requests were under way together.
+`fault` says what happens to every request from now on, and may be changed at any time; `seen` counts what it did, and
+`paths` has what was asked for.
+`delay_s` makes the way to the store long.
 """
 
 from __future__ import annotations
@@ -46,9 +47,8 @@ class FaultyProxy(ThreadingHTTPServer):
         self.fault = "none"
         self.every = 1
         self.delay_s = 0.0
-        self.at_once = self.most_at_once = 0
-        self.counting = threading.Lock()
         self.seen: Counter[str] = Counter()
+        self.paths: list[str] = []
         self.read: set[tuple[str, str | None]] = set()
         self.turns = itertools.count(1)
         self.over = threading.Event()
@@ -64,12 +64,6 @@ class FaultyProxy(ThreadingHTTPServer):
         self.fault, self.every = fault, every
         self.over.set()
         self.over = threading.Event()
-
-    def count(self, change: int) -> None:
-        """A request begins (1) or ends (-1)."""
-        with self.counting:
-            self.at_once += change
-            self.most_at_once = max(self.most_at_once, self.at_once)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that went away is no news here."""
@@ -97,17 +91,11 @@ class _Handler(BaseHTTPRequestHandler):
     server: FaultyProxy
 
     def _serve(self) -> None:
-        self.server.count(1)
-        try:
-            time.sleep(self.server.delay_s)
-            self._answer_it()
-        finally:
-            self.server.count(-1)
-
-    def _answer_it(self) -> None:
+        time.sleep(self.server.delay_s)
         proxy = self.server
         fault = proxy.fault if next(proxy.turns) % proxy.every == 0 else "none"
         proxy.seen[fault] += 1
+        proxy.paths.append(self.path)
         length = int(self.headers.get("Content-Length") or 0)
         when = proxy.plan(self.command)
         if when is not None:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from checkpoint_places import FOREIGN_SERVERS, OTHER_SERVERS, Place, place_on
+from checkpoint_places import FOREIGN_SERVERS, OTHER_SERVERS, STORES, Place, place_on
 from checkpoint_states import assert_same, state_at
 from checkpoint_world import World
 
@@ -127,6 +127,33 @@ def test_create_refuses_a_name_that_is_taken(place: Place, server: str) -> None:
     assert isinstance(inner, RemoteStorage)
     assert inner._refuses_taken is (server in ATOMIC_CREATE)
     assert storage.folders() == []
+
+
+@pytest.mark.parametrize("server", [*STORES, *SERVERS])
+def test_a_folder_that_has_a_files_name(place: Place, server: str, tmp_path: Path) -> None:
+    """Whether a store has folders or names with a slash: it is no file, in no file's way, and nothing in it is lost."""
+    storage = patient(place)
+    lease, manifest = "LEASE.json", "step-000000001/MANIFEST.json"
+    for name in (lease, manifest):
+        storage.write(f"{name}/x", lambda: [b"foreign"])
+        assert storage.size(name) is None
+        with pytest.raises(FileNotFoundError):
+            read(storage, name)
+        storage.delete(name)
+    assert [item.problem for item in survey(storage)] == ["no MANIFEST.json: the save never finished"]
+    world = World(1, place, tmp_path / "stage")
+    checkpointer = world.checkpointer(0)
+    assert checkpointer.restore() is None
+    assert b"world" in read(storage, lease)
+    checkpointer.save(1, lambda: state_at(1), accuracy=None, final=True)
+    checkpointer.close()
+    (found,) = survey(storage)
+    verify(storage, found)
+    aside = [name for name in storage.folders() if name.endswith(".not-a-file")]
+    if "LEASE.json" in storage.folders():
+        assert (read(storage, f"{lease}/x"), aside) == (b"foreign", [])
+    else:
+        assert read(storage, f"{aside[0]}/x") == b"foreign"
 
 
 def test_of_many_that_create_at_once_one_wins(place: Place) -> None:
