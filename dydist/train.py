@@ -114,6 +114,7 @@ def ended_by_launcher(stop: StopRequest, within_s: float = 10) -> bool:
 def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     """Everything between a valid configuration and the exit code."""
     prepare_environment(config)
+    from dydist.checkpoint import refuse_unusable
     from dydist.data import open_dataset
     from dydist.data.order import Order
     from dydist.engine.deepspeed_config import check_launcher
@@ -131,6 +132,8 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     with (
         stop.at_once()
     ):  # nothing is begun: a download, a conversion, or another process's that is waited for
+        if config.checkpoint.url is not None:
+            refuse_unusable(config.checkpoint.url, config.checkpoint.storage_options)
         train_set = open_dataset(config.data, "train", progress=tell)
         test_set = open_dataset(config.data, "test", progress=tell)
     order = Order(

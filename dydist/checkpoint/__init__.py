@@ -5,6 +5,7 @@
 - `survey`, `inspect`, `verify`, `load`, `Found`: what lies in a place (`_catalog`; `_content`: what files must hold);
   `find_source`: what a URL means
 - `copy_checkpoint`, `prune`, `Keep`, `remove_attempt`: what people do with it (`_copy`, `_housekeeping`)
+- `refuse_unusable`: a first look at a place (`_first_look`)
 - `Manifest`, `folder_name`, `step_of`: the format (`_format`)
 - `redact`, `scrub`: keeping secrets out of what is written (`dydist.redaction`)
 - the errors (`_errors`)
@@ -31,6 +32,7 @@ from dydist.checkpoint._errors import (
     LeaseLostError,
     NewerFormatError,
 )
+from dydist.checkpoint._first_look import refuse_unusable
 from dydist.checkpoint._format import Manifest, folder_name, step_of
 from dydist.checkpoint._housekeeping import Keep, prune, remove_attempt
 from dydist.checkpoint._restore import find_source
@@ -68,6 +70,7 @@ __all__ = [
     "open_storage",
     "prune",
     "redact",
+    "refuse_unusable",
     "remove_attempt",
     "scrub",
     "step_of",

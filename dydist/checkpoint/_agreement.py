@@ -62,9 +62,9 @@ class Agreement:
 
         Raises StopRequestedError on all where a signal came meanwhile.
         """
-        task = _Task(work) if self.rank == rank else None
+        task = Task(work) if self.rank == rank else None
         self._together(task)
-        mine = (None, None) if task is None else (task.value, task.error and _told(task.error))
+        mine = (None, None) if task is None else (task.value, task.error and told(task.error))
         value, error = self._broadcast(mine) if rank == 0 else self.gather(mine)[rank]
         if error is not None:
             kind, text = error
@@ -73,7 +73,7 @@ class Agreement:
 
     def all_well(self, work: Callable[[], T]) -> tuple[T | None, str | None]:
         """Every process does `work`; the first error in words, by rank, where one failed. Raises as `by` does."""
-        task = _Task(work)
+        task = Task(work)
         self._together(task)
         problem = None if task.error is None else explain(task.error)
         problems = [(rank, text) for rank, text in enumerate(self.gather(problem)) if text is not None]
@@ -84,7 +84,7 @@ class Agreement:
         while not all(self.gather(ready(ROUND_S))):
             continue
 
-    def _together(self, task: _Task[T] | None) -> None:
+    def _together(self, task: Task[T] | None) -> None:
         """Wait for the tasks of all processes."""
         while True:
             done = task is None or task.finished.wait(ROUND_S)
@@ -98,8 +98,8 @@ class Agreement:
                 raise StopRequestedError
 
 
-class _Task(Generic[T]):
-    """Work on a thread that never keeps a process from ending."""
+class Task(Generic[T]):
+    """Work on a thread that never keeps a process from ending; it begins at once."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self.value: T | None = None
@@ -116,7 +116,7 @@ class _Task(Generic[T]):
             self.finished.set()
 
 
-def _told(error: BaseException) -> tuple[type[Exception], str]:
+def told(error: BaseException) -> tuple[type[Exception], str]:
     """An error as all processes raise it: what a user can put right is a UserError."""
     if isinstance(error, UserError | CheckpointError):
         return type(error), str(error)
