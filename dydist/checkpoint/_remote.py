@@ -436,10 +436,11 @@ def _abandon(file: Any) -> None:
     """Drop a file that is half written, without completing it."""
     try:
         discard = getattr(file, "discard", None)
-        if discard is not None and not file.closed:
-            file.closed = True  # or its finaliser would complete the upload
-            discard()
-        elif discard is None:
+        if discard is None:
             file.close()
+        elif not file.closed:
+            with contextlib.suppress(AttributeError):  # webdav4's closes itself with `discard`
+                file.closed = True  # or its finaliser would complete the upload
+            discard()
     except Exception:
         pass  # the error that led here is the one to tell

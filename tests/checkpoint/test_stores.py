@@ -20,12 +20,6 @@ from dydist.checkpoint import Keep, Retrying, open_storage, prune, survey, verif
 from dydist.checkpoint._remote import RemoteStorage
 from dydist.errors import UserError
 
-# webdav4 leaves the sockets of what was not read to its end to the garbage collector
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
-
 SERVERS = [
     *OTHER_SERVERS,
     *(pytest.param(name, marks=[pytest.mark.long, pytest.mark.slow]) for name in FOREIGN_SERVERS),
