@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint_places import STORES, place_on
+from checkpoint_places import FOREIGN_SERVERS, OTHER_SERVERS, STORES, place_on
 from killing_driver import Plan
 from killing_zygote import Zygote
 
@@ -91,7 +91,15 @@ def test_random_kills(store: str, request: pytest.FixtureRequest, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "store", [pytest.param(store, marks=[pytest.mark.long] * (store in ("s3", "sftp"))) for store in STORES]
+    "store",
+    [
+        "file",
+        "memory",
+        *(
+            pytest.param(store, marks=pytest.mark.long)
+            for store in ("s3", "sftp", *OTHER_SERVERS, *FOREIGN_SERVERS)
+        ),
+    ],
 )
 def test_a_kill_at_every_file_boundary(
     store: str, request: pytest.FixtureRequest, tmp_path: Path, zygote: Zygote

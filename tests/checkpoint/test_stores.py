@@ -20,6 +20,9 @@ from dydist.checkpoint import Keep, Retrying, open_storage, prune, survey, verif
 from dydist.checkpoint._remote import RemoteStorage
 from dydist.errors import UserError
 
+# adlfs hands aiohttp the parts of an upload as bytes; their size is `BLOCK`'s
+pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")
+
 SERVERS = [
     *OTHER_SERVERS,
     *(pytest.param(name, marks=[pytest.mark.long, pytest.mark.slow]) for name in FOREIGN_SERVERS),
