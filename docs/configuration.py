@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the dataclasses and rules of dydist/config.py: python docs/configuration.py"""
+"""Writes docs/configuration.md from the dataclasses and rules of dydist/config: python docs/configuration.py"""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dydist.config import Config
-from dydist.config_reader import fields, read_config
-from dydist.config_rules import ABOVE, BELOW_ONE, HIGHEST, LOWEST
+from dydist.config.reader import fields, read_config
+from dydist.config.rules import ABOVE, BELOW_ONE, HIGHEST, LOWEST, check_config
+from dydist.config.types import describe
 from dydist.errors import UserError
-from dydist.field_types import describe
 
 PAGE = Path(__file__).with_suffix(".md")
 
 HEAD = """# Configuration
 
-<!-- Written by docs/configuration.py from dydist/config.py; do not edit. -->
+<!-- Written by docs/configuration.py from dydist/config/schema.py; do not edit. -->
 
 A run is a pure function of these values ([concepts.md](concepts.md)). They come from a recipe, then from flags over it,
 and every one of them is written to `config.yaml` in the run folder, which `--config` takes back.
 
-<!-- run in tests/test_train.py::test_config_yaml_takes_the_run_up_again, with a smaller run -->
+<!-- run in tests/run/test_train.py::test_config_yaml_takes_the_run_up_again, with a smaller run -->
 ```bash
 python dydist/train.py --config launch/recipes/quickstart.yaml --train.epochs 2 --run.name short
 python dydist/train.py --config runs/short/config.yaml
@@ -93,7 +93,7 @@ def page() -> str:
 def refusal(flags: str, world_size: int) -> str:
     """What a run with these flags is told."""
     try:
-        read_config(flags.split()).validate(world_size=world_size)
+        check_config(read_config(flags.split()), world_size=world_size)
     except UserError as error:
         return str(error)
     raise AssertionError(f"{flags} on {world_size} processes is not refused any more")

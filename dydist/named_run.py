@@ -6,12 +6,16 @@ latter two. Commands that take a run resolve it here.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dydist.config.reader import read_yaml
+from dydist.config.types import normal_path
 from dydist.errors import UserError
-from dydist.field_types import normal_path
+from dydist.storage.names import step_of
+from dydist.text.redaction import fill_hidden
 
 _MARKS = ("config.yaml", "metrics.jsonl", "status.json")
 
@@ -36,9 +40,6 @@ def place_of(given: str, *, field: str) -> tuple[str, str | None, Mapping[str, A
 
     Raises UserError, which names `field`, where a local folder is not there.
     """
-    from dydist.checkpoint import step_of
-    from dydist.compare import checkpoint_place
-
     text = normal_path(given, field)
     if "://" not in text:
         if not Path(text).is_dir():
@@ -53,3 +54,11 @@ def place_of(given: str, *, field: str) -> tuple[str, str | None, Mapping[str, A
     if step_of(last) is not None:
         return parent or ("/" if text.startswith("/") else "."), last, {}
     return text, None, {}
+
+
+def checkpoint_place(run_dir: Path) -> tuple[str, Mapping[str, Any]]:
+    """Where a run keeps its checkpoints, and the options to reach it, with secrets from the environment."""
+    path = run_dir / "config.yaml"
+    values = fill_hidden(read_yaml(path), os.environ) if path.is_file() else {}
+    section = values.get("checkpoint", {})
+    return section.get("url") or str(run_dir / "checkpoints"), section.get("storage_options") or {}

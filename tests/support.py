@@ -66,7 +66,7 @@ def _rank(
             MASTER_ADDR="127.0.0.1",
             MASTER_PORT=str(port),
         )
-    from dydist.stop import StopRequest
+    from dydist.process.stop import StopRequest
     from dydist.train import run_process
 
     stop = StopRequest().listen()
@@ -86,7 +86,7 @@ def _rank(
 
 def _hold(step: int, signalled: Path) -> None:
     """In a training process: after `step`, wait for the file."""
-    from dydist.process_report import ProcessReport
+    from dydist.process.report import ProcessReport
 
     heartbeat = ProcessReport.heartbeat
 
@@ -99,8 +99,8 @@ def _hold(step: int, signalled: Path) -> None:
 
 
 PRELOAD = [
-    *("dydist.session", "dydist.engine.ddp", "dydist.engine.exact"),
-    *("dydist.monitor.build", "dydist.monitor.tensorboard", "dydist.monitor.probe"),
+    *("dydist.run.session", "dydist.engine.ddp", "dydist.engine.exact"),
+    *("dydist.monitor.build", "dydist.monitor.outputs.tensorboard", "dydist.monitor.probes.probe"),
     "sklearn.datasets",  # the digits
     "torch._inductor",  # torch.use_deterministic_algorithms imports it
 ]

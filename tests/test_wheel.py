@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support import REPOSITORY, metrics
 
-from dydist.shipped import shipped_files
+from dydist.config.shipped import shipped_files
 
 SMALL = "--train.max_steps 3 --data.limit 128 --model.width 0.125 --monitor.every_steps 1".split()
 

@@ -32,7 +32,7 @@ from dydist.models import (
 )
 from dydist.models.resnet import ResNet18, Stem
 from dydist.models.strategies import Geometry, Shape, rule
-from dydist.process_end import run_to_end
+from dydist.process.end import run_to_end
 
 Kind = Literal["dynamic", "static", "public"]
 CPU = Place()

@@ -16,7 +16,7 @@ import torch
 from dydist.bench.conv import Kind, train_step
 from dydist.bench.place import Place, Precision
 from dydist.models.resnet import Stem
-from dydist.process_end import run_to_end
+from dydist.process.end import run_to_end
 
 
 @contextmanager

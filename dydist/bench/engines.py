@@ -17,7 +17,8 @@ from typing import Any
 
 from dydist.bench.local import run_processes
 from dydist.config import Config, DataConfig, ModelConfig, ParallelConfig, TrainConfig
-from dydist.process_end import run_to_end
+from dydist.config.rules import check_config
+from dydist.process.end import run_to_end
 
 ENGINES = ("ddp", "zero0", "zero1", "zero2", "zero3")
 
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str]) -> None:
     config = config_for(
         engine_name, batch_size=batch_size, shards=shards, width=float(arguments[4]), stem=arguments[5]
     )
-    config.validate()
+    check_config(config)
     if config.parallel.engine == "deepspeed":
         from dydist.engine.deepspeed_import import import_deepspeed
 
@@ -100,7 +101,7 @@ def main(arguments: Sequence[str]) -> None:
     from dydist.data.loader import ShardedLoader
     from dydist.data.order import Order, rank_shards
     from dydist.engine import Votes, build_engine, start_world
-    from dydist.session import build_model_for
+    from dydist.run.session import build_model_for
 
     world = start_world(config)
     dataset = open_dataset(config.data, "train")

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 from dydist.bench.local import run_processes
 from dydist.config import Config, DataConfig, ModelConfig, ParallelConfig, TrainConfig
-from dydist.process_end import run_to_end
+from dydist.config.rules import check_config
+from dydist.process.end import run_to_end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +55,8 @@ def main(arguments: Sequence[str]) -> None:
         train=TrainConfig(batch_size=batch_size),
         parallel=ParallelConfig(shards=shards, reduce="exact", threads=1),
     )
-    config.validate()
-    from dydist.train import prepare_environment
+    check_config(config)
+    from dydist.run.assemble import prepare_environment
 
     prepare_environment(config)
     import torch.distributed as dist
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
     from dydist.data.loader import ShardedLoader
     from dydist.data.order import Order, rank_shards
     from dydist.engine import Votes, build_engine, check_agreement, start_world
-    from dydist.session import build_model_for
+    from dydist.run.session import build_model_for
 
     world = start_world(config)
     dataset = open_dataset(config.data, "train")

@@ -137,7 +137,7 @@ class PilImages(Dataset[Any]):
 
 
 def _transforms() -> Callable[[Any], torch.Tensor]:
-    from dydist.torchvision_shim import import_torchvision
+    from dydist.data.torchvision_shim import import_torchvision
 
     import_torchvision()
     from torchvision import transforms

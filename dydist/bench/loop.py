@@ -20,14 +20,14 @@ from dydist.config import (
     RunConfig,
     TrainConfig,
 )
-from dydist.config_reader import to_dict
-from dydist.data import open_dataset
-from dydist.data.order import Order
+from dydist.config.reader import to_dict
+from dydist.config.rules import check_config
+from dydist.data.splits import open_splits
 from dydist.engine import Loop, Progress, build_engine, start_world
 from dydist.models.resnet import Stem
 from dydist.monitor import build_monitors, build_terminal
-from dydist.monitor.probe import RunProbe
-from dydist.session import build_model_for
+from dydist.monitor.probes.probe import RunProbe
+from dydist.run.session import build_model_for
 
 WARM_UP = 3
 """Steps that do not count: memory is allocated, and monitors write what they write once."""
@@ -77,30 +77,21 @@ def loop_cost(*, stem: Stem, batch_size: int, width: float, steps: int, folder: 
         parallel=ParallelConfig(threads=torch.get_num_threads(), device="cpu"),
         monitor=MonitorConfig(quiet=True),
     )
-    config.validate()
+    check_config(config)
     world = start_world(config)
-    train_set, test_set = (open_dataset(config.data, split) for split in ("train", "test"))
-    order = Order(
-        seed=config.seed,
-        size=len(train_set),
-        batch_size=batch_size,
-        shards=config.parallel.shards,
-        drop_last=config.data.drop_last,
-    )
-    engine = build_engine(config, build_model_for(config, train_set), world)
+    splits = open_splits(config)
+    engine = build_engine(config, build_model_for(config, splits.train), world)
     run_dir = folder / config.run.name
     run_dir.mkdir(parents=True)
     monitor = build_monitors(
         config, run_dir, world_size=1, terminal=build_terminal(config), trained_with=to_dict(config)
     )
-    probe = _Probe(config, engine.model, world, test_set=test_set, run_dir=run_dir, monitor=monitor)
+    probe = _Probe(config, engine.model, world, test_set=splits.test, run_dir=run_dir, monitor=monitor)
     loop = Loop(
         config,
         engine,
         world,
-        order,
-        train_set,
-        test_set,
+        splits,
         monitor,
         lambda progress, final: None,
         probe=probe,

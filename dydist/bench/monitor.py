@@ -15,14 +15,14 @@ import torch
 from rich.console import Console
 
 from dydist.config import Config
-from dydist.config_reader import to_dict
+from dydist.config.reader import to_dict
 from dydist.data import open_dataset
-from dydist.data.order import Order
+from dydist.data.splits import Splits, order_of
 from dydist.engine import Loop, Progress, World, build_engine, start_world
 from dydist.engine.protocol import Engine
 from dydist.models import build_model
 from dydist.monitor import NullMonitor, NullProbe, build_monitors, build_terminal
-from dydist.monitor.probe import RunProbe
+from dydist.monitor.probes.probe import RunProbe
 from dydist.records import Monitor, Probe, RunSummary
 
 
@@ -60,13 +60,7 @@ def measure_monitor_cost(
     config = replace(config, train=replace(config.train, epochs=10**6, max_steps=None, eval_every_epochs=1e9))
     world = start_world(config)
     train_set = open_dataset(config.data, "train")
-    order = Order(
-        seed=config.seed,
-        size=len(train_set),
-        batch_size=config.train.batch_size,
-        shards=config.parallel.shards,
-        drop_last=True,
-    )
+    splits = Splits(train_set, train_set, order_of(config, len(train_set)))
     engine = build_engine(config, build_model(config.model, len(train_set.classes)), world)
     progress = Progress()
 
@@ -88,9 +82,7 @@ def measure_monitor_cost(
                 config,
                 engine,
                 world,
-                order,
-                train_set,
-                train_set,
+                splits,
                 monitor,
                 lambda _progress, *, final: None,
                 probe=probe,

@@ -15,8 +15,9 @@ from typing import Any
 
 from dydist.bench.local import run_processes
 from dydist.bench.pairs import Ratio
+from dydist.config.rules import check_config
 from dydist.models.resnet import Stem
-from dydist.process_end import run_to_end
+from dydist.process.end import run_to_end
 
 WAYS = ("one", "half", "two")
 """One process with the whole batch, one with half of it while the other core is idle, two with half each."""
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str]) -> None:
     from dydist.config import Config, DataConfig, ModelConfig, ParallelConfig, TrainConfig
     from dydist.data import open_dataset
     from dydist.engine import Votes, build_engine, start_world
-    from dydist.session import build_model_for
+    from dydist.run.session import build_model_for
 
     config = Config(
         model=ModelConfig(width=width, stem=stem),  # type: ignore[arg-type]
@@ -111,7 +112,7 @@ def main(arguments: Sequence[str]) -> None:
         train=TrainConfig(batch_size=batch_size),
         parallel=ParallelConfig(threads=1, device="cpu"),
     )
-    config.validate(world_size=2)
+    check_config(config, world_size=2)
     world = start_world(config)
     dataset = open_dataset(config.data, "train")
     shards = config.parallel.shards

@@ -1,20 +1,19 @@
 """Checkpoints that survive: written in the background, complete or not at all, verified before they are trusted.
 
 - `Checkpointer`, `TrainingState`: what a run uses (`_checkpointer`, `_tensors`)
-- `open_storage`, `Storage`: a place at a path or fsspec URL (`_storage`, `_remote`; `_connections`, `_ftp`)
+- `open_storage`, `Storage`: a place at a path or fsspec URL (`dydist.storage`)
 - `survey`, `inspect`, `verify`, `load`, `Found`: what lies in a place (`_catalog`; `_content`: what files must hold);
   `find_source`: what a URL means
 - `copy_checkpoint`, `prune`, `Keep`, `remove_attempt`: what people do with it (`_copy`, `_housekeeping`)
 - `refuse_unusable`: a first look at a place (`_first_look`)
 - `Manifest`, `folder_name`, `step_of`: the format (`_format`)
-- `redact`, `scrub`: keeping secrets out of what is written (`dydist.redaction`)
-- the errors (`_errors`)
+- `redact`, `scrub`: keeping secrets out of what is written (`dydist.text.redaction`)
 
 Inside: `_policy` decides what all processes must decide alike, `_save` writes and commits one save, `_pipeline` runs
 saves in the background (`_transfer`: what becomes of one), `_stage` is the node's own disk, `_lease` allows one writer
 (`_claim`: in the run folder and at the place),
 `_restore` chooses at a start (`_beginning`: among what `checkpoint.resume` allows; `_agreement`: how processes
-decide and wait together), `_retry` tries again what is transient (`_transient` says what that is).
+decide and wait together).
 Nothing here knows engines or clusters; docs/checkpoints.md tells users.
 """
 
@@ -25,21 +24,23 @@ from typing import TYPE_CHECKING, Any
 from dydist.checkpoint._catalog import Found, inspect, load, survey, verify
 from dydist.checkpoint._claim import Held
 from dydist.checkpoint._copy import copy_checkpoint
-from dydist.checkpoint._errors import (
+from dydist.checkpoint._first_look import refuse_unusable
+from dydist.checkpoint._format import Manifest
+from dydist.checkpoint._housekeeping import Keep, prune, remove_attempt
+from dydist.checkpoint._restore import find_source
+from dydist.errors import (
     CheckpointError,
     DamagedError,
     LeaseHeldError,
     LeaseLostError,
     NewerFormatError,
 )
-from dydist.checkpoint._first_look import refuse_unusable
-from dydist.checkpoint._format import Manifest, folder_name, step_of
-from dydist.checkpoint._housekeeping import Keep, prune, remove_attempt
-from dydist.checkpoint._restore import find_source
-from dydist.checkpoint._retry import Retrying
-from dydist.checkpoint._storage import Storage, open_storage
-from dydist.checkpoint._transient import explain, is_refused, is_transient
-from dydist.redaction import redact, scrub
+from dydist.storage.names import folder_name, step_of
+from dydist.storage.opening import open_storage
+from dydist.storage.protocol import Storage
+from dydist.storage.retry import Retrying
+from dydist.storage.transient import explain, is_refused, is_transient
+from dydist.text.redaction import redact, scrub
 
 if TYPE_CHECKING:
     from dydist.checkpoint._checkpointer import Checkpointer

@@ -11,10 +11,9 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from dydist.checkpoint._errors import CheckpointError
-from dydist.checkpoint._retry import Tell
-from dydist.checkpoint._transient import explain, is_refused, is_transient
-from dydist.errors import StopRequestedError, UserError
+from dydist.errors import CheckpointError, StopRequestedError, UserError
+from dydist.storage.retry import Tell
+from dydist.storage.transient import explain, is_refused, is_transient
 
 T = TypeVar("T")
 

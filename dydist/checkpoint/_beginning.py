@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from dydist.checkpoint._agreement import Agreement
 from dydist.checkpoint._restore import Candidate, find_source, load_weights, set_aside, take_back
-from dydist.checkpoint._storage import Storage
 from dydist.errors import UserError
-from dydist.strict_text import whole_number
+from dydist.storage.protocol import Storage
+from dydist.text.strict import whole_number
 
 if TYPE_CHECKING:
     from dydist.checkpoint._tensors import TrainingState

@@ -9,19 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dydist.checkpoint._content import Content, Seen, embedded_state, read_state
-from dydist.checkpoint._errors import DamagedError
-from dydist.checkpoint._format import (
-    KINDS,
-    MANIFEST,
-    STATE,
-    STEP_PREFIX,
-    TENSOR_FILE,
-    FileEntry,
-    Manifest,
-    aside_file,
-    step_of,
-)
-from dydist.checkpoint._storage import Storage, written_in_place
+from dydist.checkpoint._format import KINDS, STATE, TENSOR_FILE, FileEntry, Manifest, aside_file
+from dydist.errors import DamagedError
+from dydist.storage.names import MANIFEST, STEP_PREFIX, step_of
+from dydist.storage.protocol import Storage, written_in_place
 
 if TYPE_CHECKING:
     from dydist.checkpoint._tensors import TrainingState

@@ -15,25 +15,26 @@ from dydist.checkpoint._agreement import Agreement
 from dydist.checkpoint._beginning import Beginning
 from dydist.checkpoint._catalog import survey
 from dydist.checkpoint._claim import FOLDER_LEASE, Admit, Claim
-from dydist.checkpoint._errors import CheckpointError, LeaseLostError
 from dydist.checkpoint._format import encode_json
 from dydist.checkpoint._housekeeping import Keep
 from dydist.checkpoint._lease import LEASE, Lease, this_process
 from dydist.checkpoint._pipeline import Pipeline
 from dydist.checkpoint._policy import Decision, Status, decide, shares_on_node
 from dydist.checkpoint._restore import candidates, holdings, newest_valid, set_aside
-from dydist.checkpoint._retry import Retrying, Tell
 from dydist.checkpoint._save import Identity, Save
 from dydist.checkpoint._stage import check_stage, copy_of, open_stage, prepare_stage, staged
-from dydist.checkpoint._storage import LocalStorage, Storage, open_storage
 from dydist.checkpoint._tensors import HostMemory, TrainingState, split
 from dydist.checkpoint._transfer import Surroundings
-from dydist.checkpoint._transient import explain
 from dydist.config import CheckpointConfig
-from dydist.errors import UserError
-from dydist.places import is_url
+from dydist.errors import CheckpointError, LeaseLostError, UserError
 from dydist.records import CheckpointRecord
-from dydist.redaction import scrub
+from dydist.storage.local import LocalStorage
+from dydist.storage.opening import open_storage
+from dydist.storage.places import is_url
+from dydist.storage.protocol import Storage
+from dydist.storage.retry import Retrying, Tell
+from dydist.storage.transient import explain
+from dydist.text.redaction import scrub
 
 T = TypeVar("T")
 

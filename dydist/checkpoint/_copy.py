@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 
 from dydist.checkpoint._catalog import Found, checked, inspect, read_checked, require_weights, state_bytes
 from dydist.checkpoint._content import Seen
-from dydist.checkpoint._errors import CheckpointError, DamagedError
 from dydist.checkpoint._format import STATE
-from dydist.checkpoint._storage import Storage
+from dydist.errors import CheckpointError, DamagedError
+from dydist.storage.protocol import Storage
 
 
 def copy_checkpoint(

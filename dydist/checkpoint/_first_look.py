@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from dydist.checkpoint._agreement import Task, told
-from dydist.checkpoint._storage import open_storage
 from dydist.errors import UserError
-from dydist.places import is_url, local_path
+from dydist.storage.opening import open_storage
+from dydist.storage.places import is_url, local_path
 
 PATIENCE_S = 15.0
 """A store that does not answer for so long is left to the start, which waits for it."""

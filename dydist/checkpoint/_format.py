@@ -16,44 +16,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dydist.checkpoint._errors import DamagedError, NewerFormatError
+from dydist.errors import DamagedError, NewerFormatError
+from dydist.storage.names import MANIFEST
 
 FORMAT = "dydist-checkpoint"
 VERSION = 1
-MANIFEST = "MANIFEST.json"
 STATE = "state.json"
 KINDS = ("model", "optimizer", "ema")
 
-PARTIAL, REPLACED = ".partial", ".replaced"
-"""How hidden folders' names end: of a save that has not been published, and of what it replaced."""
 HIGHEST_STEP = 10**15 - 1
 """No run has so many steps. A higher number in a name or a manifest is not a step."""
 
-STEP_PREFIX = "step-"
-_STEP = re.compile(r"step-([0-9]{9,15})")
 _TOKEN = r"[0-9A-Za-z_]{1,64}"
 TENSOR_FILE = re.compile(rf"(model|optimizer|ema)-([0-9]{{5,9}})-of-([0-9]{{5,9}})-({_TOKEN})\.safetensors")
 _FILE = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,200}")
 """Names that a manifest may list: one part of a path, and nothing that a terminal or a shell takes for more."""
-_LEFTOVER = re.compile(r"\.step-([0-9]{9,15})\.([0-9a-f]+)(\.partial|\.replaced)")
-
-
-def folder_name(step: int) -> str:
-    """Folder of the checkpoint after `step` optimiser steps."""
-    return f"{STEP_PREFIX}{step:09d}"
-
-
-def step_of(folder: str) -> int | None:
-    """The step that a folder's name tells, or None where it is not a checkpoint folder's name."""
-    match = _STEP.fullmatch(folder)
-    step = int(match[1]) if match else None
-    return step if step is not None and folder == folder_name(step) else None  # no second name for one step
-
-
-def leftover_step(folder: str) -> int | None:
-    """The step of a save that was never finished, or of one that was replaced, by its folder's name; or None."""
-    match = _LEFTOVER.fullmatch(folder)
-    return int(match[1]) if match else None
 
 
 def tensor_file(kind: str, share: int, shares: int, attempt: str) -> str:

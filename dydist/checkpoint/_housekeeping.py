@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from dydist.checkpoint._catalog import Found, inspect, survey, verify
-from dydist.checkpoint._errors import DamagedError
-from dydist.checkpoint._format import MANIFEST, STATE, leftover_step, step_of
+from dydist.checkpoint._format import STATE
 from dydist.checkpoint._policy import superseded
-from dydist.checkpoint._storage import Storage
+from dydist.errors import DamagedError
+from dydist.storage.names import MANIFEST, leftover_step, step_of
+from dydist.storage.protocol import Storage
 
 TORN_AGE_S = 24 * 3600.0
 """What a torn save left is kept for so long, for people to look at and for slow writers to finish."""

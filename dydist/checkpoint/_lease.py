@@ -17,11 +17,11 @@ from typing import Any
 
 import psutil
 
-from dydist.checkpoint._errors import CancelledError, LeaseHeldError, LeaseLostError
 from dydist.checkpoint._format import encode_json, is_integer, is_number, is_text, read_json
-from dydist.checkpoint._retry import Tell
-from dydist.checkpoint._storage import Storage
-from dydist.checkpoint._transient import explain
+from dydist.errors import CancelledError, LeaseHeldError, LeaseLostError
+from dydist.storage.protocol import Storage
+from dydist.storage.retry import Tell
+from dydist.storage.transient import explain
 
 LEASE = "LEASE.json"
 SETTLE_S = 0.5

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from dydist.checkpoint._errors import CancelledError
 from dydist.checkpoint._policy import ENDED, WAITING
 from dydist.checkpoint._save import Save
-from dydist.checkpoint._storage import LocalStorage, Storage
 from dydist.checkpoint._transfer import Surroundings, Transfer
-from dydist.checkpoint._transient import explain
+from dydist.errors import CancelledError
 from dydist.records import CheckpointRecord
+from dydist.storage.local import LocalStorage
+from dydist.storage.protocol import Storage
+from dydist.storage.transient import explain
 
 LATE_UPLOAD_S = 30.0
 """A staged checkpoint that could not be uploaded is tried again after so long, while nothing else is to do."""

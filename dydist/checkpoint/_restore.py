@@ -12,12 +12,13 @@ from dydist.checkpoint._agreement import Agreement
 from dydist.checkpoint._catalog import Found, inspect, load, survey
 from dydist.checkpoint._claim import Held
 from dydist.checkpoint._copy import copy_checkpoint
-from dydist.checkpoint._errors import CheckpointError, DamagedError
-from dydist.checkpoint._format import aside_file, encode_json, step_of
+from dydist.checkpoint._format import aside_file, encode_json
 from dydist.checkpoint._stage import staged
-from dydist.checkpoint._storage import LocalStorage, Storage
-from dydist.errors import UserError
-from dydist.redaction import scrub
+from dydist.errors import CheckpointError, DamagedError, UserError
+from dydist.storage.local import LocalStorage
+from dydist.storage.names import step_of
+from dydist.storage.protocol import Storage
+from dydist.text.redaction import scrub
 
 if TYPE_CHECKING:
     from dydist.checkpoint._tensors import TrainingState

@@ -9,21 +9,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dydist.checkpoint._errors import CancelledError, CheckpointError, DamagedError
 from dydist.checkpoint._format import (
-    MANIFEST,
     STATE,
     FileEntry,
     Manifest,
     encode_json,
-    folder_name,
     part_file,
     read_json,
     tensor_file,
 )
-from dydist.checkpoint._retry import Tell
-from dydist.checkpoint._storage import Chunks, Storage
-from dydist.errors import UserError
+from dydist.errors import CancelledError, CheckpointError, DamagedError, UserError
+from dydist.storage.names import MANIFEST, folder_name
+from dydist.storage.protocol import Chunks, Storage
+from dydist.storage.retry import Tell
 
 if TYPE_CHECKING:
     from torch import Tensor

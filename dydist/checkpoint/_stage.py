@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from dydist.checkpoint._catalog import Found, survey, verify
-from dydist.checkpoint._errors import DamagedError
-from dydist.checkpoint._format import encode_json, leftover_step
-from dydist.checkpoint._storage import READ_BYTES, Chunks, LocalStorage
+from dydist.checkpoint._format import encode_json
+from dydist.errors import DamagedError
 from dydist.private_files import NotPrivateError, check_private, private_folder
-from dydist.redaction import scrub
+from dydist.storage.local import LocalStorage
+from dydist.storage.names import leftover_step
+from dydist.storage.protocol import READ_BYTES, Chunks
+from dydist.text.redaction import scrub
 
 PLACE = "PLACE.json"
 DEFAULT = "dydist-stage-"

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 from dydist.checkpoint._catalog import Found, verify
 from dydist.checkpoint._copy import copy_checkpoint
-from dydist.checkpoint._errors import CancelledError, DamagedError
 from dydist.checkpoint._housekeeping import Keep, prune, remove_attempt
-from dydist.checkpoint._retry import Retrying, Tell
 from dydist.checkpoint._save import Identity, Save, commit, write_part
 from dydist.checkpoint._stage import OpenFiles, bound_stage, staged
-from dydist.checkpoint._storage import LocalStorage, Storage
-from dydist.checkpoint._transient import explain
+from dydist.errors import CancelledError, DamagedError
 from dydist.records import CheckpointRecord
+from dydist.storage.local import LocalStorage
+from dydist.storage.protocol import Storage
+from dydist.storage.retry import Retrying, Tell
+from dydist.storage.transient import explain
 
 STAGE_WAIT_S = 30.0
 """The other processes of a node get so long to write their shares to its disk."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from dydist.cli.bench_output import milliseconds, print_json, print_machine, print_table, start
-from dydist.display import show
+from dydist.text.display import show
 
 if TYPE_CHECKING:
     from dydist.bench.loop import LoopCost

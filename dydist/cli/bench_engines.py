@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dydist.display import console, show
+from dydist.text.display import console, show
 
 
 def bench_engines(

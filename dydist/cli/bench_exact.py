@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dydist.display import show
+from dydist.text.display import show
 
 
 def bench_exact(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dydist.cli.bench_conv import Stem
 from dydist.cli.bench_output import print_json, print_machine, print_table, start
-from dydist.display import show
+from dydist.text.display import show
 
 
 def bench_loader(

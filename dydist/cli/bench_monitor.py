@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dydist.display import show
+from dydist.config.rules import check_config
+from dydist.text.display import show
 
 
 def bench_monitor(
@@ -43,7 +44,7 @@ def bench_monitor(
         train=TrainConfig(batch_size=batch_size),
         monitor=MonitorConfig(histograms_every_steps=histograms_every),
     )
-    config.validate()
+    check_config(config)
     cost = measure_monitor_cost(
         config, steps=steps, pairs=pairs, tell=lambda line: show(line, file=sys.stderr)
     )

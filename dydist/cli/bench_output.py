@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from dydist.display import console, show
+from dydist.text.display import console, show
 
 
 def start(threads: int | None) -> None:
     """Set up as a training process is, before torch allocates memory; then threads."""
     from dydist.config import Config
-    from dydist.train import prepare_environment
+    from dydist.run.assemble import prepare_environment
 
     prepare_environment(Config())
     import torch

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 from tyro.conf import Positional
 
-from dydist.display import cell, console, plain, show, tell
+from dydist.text.display import cell, console, plain, show, tell
 
 if TYPE_CHECKING:
     from dydist.checkpoint import Found, Retrying
@@ -210,7 +210,7 @@ def _place(given: str, options: str, field: str) -> tuple[Retrying, str | None]:
 def parse_options(text: str) -> dict[str, Any]:
     """fsspec options from JSON. Raises UserError."""
     from dydist.errors import UserError
-    from dydist.strict_text import load_json
+    from dydist.text.strict import load_json
 
     try:
         values = load_json(text)
@@ -233,8 +233,8 @@ def open_place(url: str, options: Mapping[str, Any]) -> Retrying:
 
     from dydist.checkpoint import Retrying, open_storage
     from dydist.config import CheckpointConfig
-    from dydist.places import check_place
-    from dydist.redaction import fill_hidden, know
+    from dydist.storage.places import check_place
+    from dydist.text.redaction import fill_hidden, know
 
     values = fill_hidden({"checkpoint": {"url": url, "storage_options": options}}, os.environ)["checkpoint"]
     url, options = values["url"], values["storage_options"]

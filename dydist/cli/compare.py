@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from dydist.display import cell, console, show
 from dydist.errors import UserError
+from dydist.text.display import cell, console, show
 
 if TYPE_CHECKING:
-    from dydist.compare_many import Row
+    from dydist.compare.many import Row
 
 
 def compare(
@@ -45,7 +45,7 @@ def compare(
         plot: Draw every run's accuracy by row, with mean and interval, to this PNG file.
         json_: Print JSON.
     """
-    from dydist.compare_many import find_runs
+    from dydist.compare.many import find_runs
 
     if not runs:
         raise UserError("compare: give two folders of runs, or the folder of a sweep")
@@ -58,8 +58,8 @@ def compare(
 def _table(
     runs: list[Path], baseline: str | None, csv: Path | None, plot: Path | None, *, as_json: bool
 ) -> int:
-    from dydist.compare_many import read_result, tabulate, to_csv, with_differences
-    from dydist.compare_plot import draw
+    from dydist.compare.many import read_result, tabulate, to_csv, with_differences
+    from dydist.compare.plot import draw
 
     results = [result for run in runs if (result := read_result(run)) is not None]
     rows, against = with_differences(tabulate(results), baseline) if results else ([], "")
@@ -118,7 +118,7 @@ def _duration(seconds: float) -> str:
 
 
 def _write(path: Path, content: bytes, option: str) -> None:
-    from dydist.monitor.files import replace_file
+    from dydist.monitor.outputs.files import replace_file
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def _write(path: Path, content: bytes, option: str) -> None:
 
 
 def _pair(first: Path, second: Path, *, as_json: bool) -> int:
-    from dydist.compare import compare_runs
+    from dydist.compare.two import compare_runs
 
     result = compare_runs(first, second)
     if as_json:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dydist.display import show
+from dydist.text.display import show
 
 
 def prepare(

@@ -10,7 +10,7 @@ from tyro.conf import Positional
 
 from dydist.cli.checkpoint import plainly, progress
 from dydist.cli.trained import describe, open_trained, print_json
-from dydist.display import cell, console, show
+from dydist.text.display import cell, console, show
 
 if TYPE_CHECKING:
     from dydist.inference import EvaluationReport, TrainedModel
@@ -53,9 +53,9 @@ def evaluate(
     from dydist.data import open_dataset
     from dydist.engine import start_world
     from dydist.inference import evaluate_trained
-    from dydist.launcher import join_step
-    from dydist.launcher_settings import obey_launcher
-    from dydist.train import prepare_environment
+    from dydist.process.launcher import join_step
+    from dydist.process.launcher_settings import obey_launcher
+    from dydist.run.assemble import prepare_environment
 
     model = open_trained(checkpoint, step=step, ema=ema, options=storage_options, data_root=data_root)
     config = model.config

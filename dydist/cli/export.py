@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from dydist.cli.checkpoint import plainly
 from dydist.cli.trained import describe, open_trained, print_json
-from dydist.display import show, tell
+from dydist.text.display import show, tell
 
 
 def export(

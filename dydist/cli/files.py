@@ -7,8 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from dydist.display import show
 from dydist.errors import UserError
+from dydist.text.display import show
 
 
 def files(
@@ -24,7 +24,7 @@ def files(
         name: A file's path or bare name, such as cpu_2. Without: all.
         json_: Print JSON: each file's path by its name.
     """
-    from dydist.shipped import find_file, shipped_files
+    from dydist.config.shipped import find_file, shipped_files
 
     known = shipped_files()
     if name:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from dydist import display
 from dydist.cli.launch_options import LaunchOptions
 from dydist.errors import EXIT_DONE, EXIT_ERROR, UserError
+from dydist.text import display
 
 if TYPE_CHECKING:
-    from dydist.jobs.status import JobStatus
+    from dydist.jobs.submission.status import JobStatus
 
 Words = Annotated[tuple[str, ...], tyro.conf.Positional]
 
@@ -42,7 +42,7 @@ def submit(
         wait: Follow the log until the job ends; the exit code is the job's.
         json_: Print JSON.
     """
-    from dydist.jobs import submit as jobs
+    from dydist.jobs.submission import submit as jobs
 
     if not run:
         raise UserError(
@@ -84,8 +84,8 @@ def status(
     from rich.live import Live
 
     from dydist.cli.jobs_view import render
-    from dydist.jobs.registry import find, remembered, without_job
-    from dydist.jobs.status import folder_status, statuses
+    from dydist.jobs.submission.registry import find, remembered, without_job
+    from dydist.jobs.submission.status import folder_status, statuses
 
     def look() -> list[JobStatus]:
         folders = {name: folder for name in which if (folder := without_job(name)) is not None}
@@ -135,10 +135,10 @@ def logs(
         tail: Only the last so many lines.
         json_: Print JSON: an object a line.
     """
-    from dydist.jobs.logs import Line, failure_header, read_log
-    from dydist.jobs.registry import find
-    from dydist.jobs.status import statuses
-    from dydist.jobs.task_log import task_log
+    from dydist.jobs.submission.logs import Line, failure_header, read_log
+    from dydist.jobs.submission.registry import find
+    from dydist.jobs.submission.status import statuses
+    from dydist.jobs.submission.task_log import task_log
 
     def show(line: Line) -> None:
         if json_:
@@ -166,10 +166,10 @@ def follow(
     job: str, *, record: dict[str, Any] | None = None, rank: int | None = None, show: Any = display.show
 ) -> int:
     """Show a job's log until it ends; its exit code."""
-    from dydist.jobs.logs import failure_header, follow_log
-    from dydist.jobs.registry import find
-    from dydist.jobs.status import statuses
-    from dydist.jobs.task_log import task_log
+    from dydist.jobs.submission.logs import failure_header, follow_log
+    from dydist.jobs.submission.registry import find
+    from dydist.jobs.submission.status import statuses
+    from dydist.jobs.submission.task_log import task_log
 
     known = record or find(job)[-1]
     last: list[JobStatus] = []
@@ -209,8 +209,8 @@ def cancel(
         which: Job ids, run folders, sweep folders or names of runs.
         now: Do not save first.
     """
-    from dydist.jobs.cancel import cancel_all
-    from dydist.jobs.registry import find
+    from dydist.jobs.submission.cancel import cancel_all
+    from dydist.jobs.submission.registry import find
 
     if not which:
         raise UserError("cancel: name at least one job, run folder or run")
@@ -224,8 +224,8 @@ def cancel(
 
 def _show_dry_run(submission: Any, *, as_json: bool) -> int:
     from dydist.jobs import slurm
-    from dydist.jobs import submit as jobs
-    from dydist.jobs.sbatch import ask_slurm
+    from dydist.jobs.submission import submit as jobs
+    from dydist.jobs.submission.sbatch import ask_slurm
 
     found = dict(jobs.describe(submission))
     found["slurm"] = (

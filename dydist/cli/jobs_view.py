@@ -9,10 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dydist import display
-from dydist.jobs.logs import failure_header
-from dydist.jobs.reasons import explain
-from dydist.jobs.status import JobStatus
+from dydist.jobs.submission.logs import failure_header
+from dydist.jobs.submission.reasons import explain
+from dydist.jobs.submission.status import JobStatus
+from dydist.text import display
 
 COLOURS = {
     "running": "green",

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from dydist.display import tell
 from dydist.errors import UserError
+from dydist.text.display import tell
 
 if TYPE_CHECKING:
-    from dydist.jobs.profile import Profile
+    from dydist.jobs.submission.profile import Profile
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Repeated = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
@@ -57,9 +57,9 @@ class NodeOptions:
 
     def merged(self, **more: Any) -> Profile:
         """The profile with these options and `more` over it, checked. UserError names every mistake."""
-        from dydist.jobs.profile import load_profile
-        from dydist.jobs.profile_rules import check_profile
-        from dydist.shipped import ROOT
+        from dydist.config.shipped import ROOT
+        from dydist.jobs.submission.profile import load_profile
+        from dydist.jobs.submission.profile_rules import check_profile
 
         project = Path.cwd() if (Path.cwd() / "slurm").is_dir() else ROOT
         profile = load_profile(self.profile, project=project)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tyro.extras import SubcommandApp
 
-from dydist.display import tell
 from dydist.errors import EXIT_DONE, EXIT_USAGE, UserError
 from dydist.machine import check_working_folder
-from dydist.process_end import run_to_end
+from dydist.process.end import run_to_end
+from dydist.text.display import tell
 
 GROUPS = (
     "bench_checkpoint",

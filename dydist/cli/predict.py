@@ -9,8 +9,8 @@ from tyro.conf import Positional
 
 from dydist.cli.checkpoint import plainly
 from dydist.cli.trained import describe, note, open_trained, print_json
-from dydist.display import show
 from dydist.errors import EXIT_DONE, EXIT_USAGE, UserError
+from dydist.text.display import show
 
 if TYPE_CHECKING:
     import numpy as np

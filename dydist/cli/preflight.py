@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from dydist.cli.launch_options import NodeOptions
-from dydist.display import show
 from dydist.errors import EXIT_DONE, EXIT_ERROR
+from dydist.text.display import show
 
 
 def preflight(
@@ -36,9 +36,9 @@ def preflight(
         json_: Print JSON.
     """
     from dydist.cli.jobs import follow
-    from dydist.jobs import submit as jobs
-    from dydist.jobs.registry import find
-    from dydist.jobs.report import preflight_report, render_report
+    from dydist.jobs.submission import submit as jobs
+    from dydist.jobs.submission.preflight_report import preflight_report, render_report
+    from dydist.jobs.submission.registry import find
 
     submission = jobs.prepare_preflight(
         launch.merged(preflight="full"), cluster=cluster, parent=folder, arguments=run

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from dydist.display import show
+from dydist.text.display import show
 
 
 def report(
@@ -32,7 +32,7 @@ def report(
         json: Print where everything was written as JSON.
     """
     from dydist.errors import UserError
-    from dydist.monitor.files import replace_file
+    from dydist.monitor.outputs.files import replace_file
     from dydist.monitor.report import charts, group_runs, page, read_run, write_pngs
 
     if not runs:

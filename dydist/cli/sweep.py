@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from dydist.cli.launch_options import LaunchOptions, Repeated
-from dydist.display import show
 from dydist.errors import EXIT_DONE, UserError
+from dydist.text.display import show
 
 Words = Annotated[tuple[str, ...], tyro.conf.Positional]
 
@@ -41,9 +41,9 @@ def sweep(
         dry_run: Submit nothing: show which runs there would be, and the sbatch file.
         json_: Print JSON.
     """
-    from dydist.jobs import submit as jobs
-    from dydist.jobs import sweep as sweeps
-    from dydist.jobs.sbatch import sbatch_text
+    from dydist.jobs.submission import submit as jobs
+    from dydist.jobs.submission import sweep as sweeps
+    from dydist.jobs.submission.sbatch import sbatch_text
 
     if cluster == "local":
         raise UserError(

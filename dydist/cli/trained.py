@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dydist.cli.checkpoint import open_place, parse_options
-from dydist.display import tell
+from dydist.text.display import tell
 
 if TYPE_CHECKING:
     from dydist.checkpoint import Storage

@@ -26,7 +26,7 @@ class Source:
 
 def published(layout: Layout) -> Source:
     """The source that torchvision knows."""
-    from dydist.torchvision_shim import import_torchvision
+    from dydist.data.torchvision_shim import import_torchvision
 
     datasets = import_torchvision().datasets
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[layout.name]
@@ -48,7 +48,7 @@ def download(
 
     Raises UserError where there is no network, no space, or the archive is not the published one.
     """
-    from dydist.torchvision_shim import import_torchvision
+    from dydist.data.torchvision_shim import import_torchvision
 
     import_torchvision()
     from torchvision.datasets.utils import check_integrity, download_url

@@ -12,7 +12,7 @@ from typing import Any
 
 from dydist.config import Config
 from dydist.errors import UserError
-from dydist.launcher_settings import at, deepspeed_file, read_file
+from dydist.process.launcher_settings import at, deepspeed_file, read_file
 
 Expected = tuple[str, Any, tuple[Any, ...]]
 """dydist's field, its value, and the launcher's values that agree with it."""

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from dydist.config import Config
-from dydist.data.dataset import ImageDataset
 from dydist.data.loader import ShardedLoader
 from dydist.data.order import Order, rank_shards
+from dydist.data.splits import Splits
 from dydist.engine.core import AUTOCAST, begin_step
 from dydist.engine.evaluate import evaluate
 from dydist.engine.guard import check_agreement, check_finite
@@ -60,9 +60,7 @@ class Loop:
         config: Config,
         engine: Engine,
         world: World,
-        order: Order,
-        train_set: ImageDataset,
-        test_set: ImageDataset,
+        splits: Splits,
         monitor: Monitor,
         save: Saver,
         *,
@@ -71,12 +69,11 @@ class Loop:
         heartbeat: Callable[[int], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.config, self.engine, self.world, self.order = config, engine, world, order
-        self.train_set, self.test_set = train_set, test_set
+        self.config, self.engine, self.world, self.splits = config, engine, world, splits
         self.monitor, self._probe, self._save, self._clock = monitor, probe, save, clock
         self._stop_requested, self._heartbeat = stop_requested, heartbeat
-        self.steps_per_epoch = order.steps_per_epoch
-        self.total_steps = total_steps(config, order)
+        self.steps_per_epoch = splits.order.steps_per_epoch
+        self.total_steps = total_steps(config, splits.order)
         self._lag = 1 if world.device.type == "cuda" else 0  # on a GPU reading at once would drain its queue
         self._saved_at = clock()
         self._window_began = clock()
@@ -95,9 +92,9 @@ class Loop:
         pending: deque[tuple[StepRecord, Callable[[], StepSums]]] = deque()
         self._saved_at = self._window_began = self._clock()
         with ShardedLoader(
-            self.train_set,
+            self.splits.train,
             self.config.data,
-            self.order,
+            self.splits.order,
             shards,
             device=self.world.device,
             start=start,
@@ -159,7 +156,7 @@ class Loop:
             with self._autocast():
                 result = evaluate(
                     predict,
-                    self.test_set,
+                    self.splits.test,
                     self.world,
                     batch_size=self.config.train.eval_batch_size,
                     together=self.config.parallel.zero == 3,

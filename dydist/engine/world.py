@@ -19,7 +19,7 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from dydist.config import Config
 from dydist.errors import UserError
-from dydist.launcher import Process, check_meeting
+from dydist.process.launcher import Process, check_meeting
 
 T = TypeVar("T")
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from dydist import __version__
 from dydist.config import Config
-from dydist.config_reader import flatten, to_dict
-from dydist.display import code, markdown, plain
+from dydist.config.reader import flatten, to_dict
 from dydist.inference.formats import FORMATS
 from dydist.inference.trained import TrainedModel
 from dydist.models.cost import network_cost
+from dydist.text.display import code, markdown, plain
 
 _CIFAR = (
     "The weights were trained on {}, whose authors give no licence; they ask to cite A. Krizhevsky, Learning Multiple "

@@ -17,7 +17,7 @@ from dydist.inference.card import model_card, to_markdown
 from dydist.inference.formats import FORMATS, FormatName, Run
 from dydist.inference.packaged import PackagedNetwork
 from dydist.inference.trained import TrainedModel
-from dydist.monitor.files import json_bytes, replace_file
+from dydist.monitor.outputs.files import json_bytes, replace_file
 
 CHECKED_IMAGES = 100
 CHECKED_BATCHES = (1, 7, 64)

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 
 from dydist.checkpoint import DamagedError, Found, Storage, TrainingState, find_source, load
-from dydist.compare import checkpoint_place
 from dydist.config import Config
-from dydist.config_reader import from_dict
+from dydist.config.reader import from_dict
 from dydist.data import open_dataset
 from dydist.data.description import DataDescription
-from dydist.data.order import Order
+from dydist.data.splits import order_of
 from dydist.engine.core import AUTOCAST
 from dydist.errors import UserError
 from dydist.models import DynamicConv2d, apply_strategies, build_model, set_temperature
 from dydist.models.resnet import ResNet18
+from dydist.named_run import checkpoint_place
 from dydist.schedules import evaluation_temperature
 
 OpenPlace = Callable[[str, Mapping[str, Any]], Storage]
@@ -109,14 +109,9 @@ def load_trained(
 
 def temperature_at(config: Config, data: DataDescription, step: int) -> float:
     """The temperature that a run's own evaluation after `step` finished steps has."""
-    order = Order(
-        seed=config.seed,
-        size=data.train_images,
-        batch_size=config.train.batch_size,
-        shards=config.parallel.shards,
-        drop_last=config.data.drop_last,
+    return evaluation_temperature(
+        config.temperature, step=step, steps_per_epoch=order_of(config, data.train_images).steps_per_epoch
     )
-    return evaluation_temperature(config.temperature, step=step, steps_per_epoch=order.steps_per_epoch)
 
 
 def _candidates(where: str, open_place: OpenPlace, step: int | None) -> tuple[Storage, list[Found]]:

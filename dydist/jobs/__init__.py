@@ -1,10 +1,8 @@
 """Runs as jobs of a cluster: submitted, launched on its nodes, watched, and brought back.
 
-On the machine that submits: `profile` (a site's settings) and `profile_rules`, `snapshot` (code as it was), `submit`
-with `sbatch`, `batch_script`, `arrays` and `job_secrets` (how secrets reach a job), `sweep`, `status` with `reasons`
-(SLURM's, in words), `logs`, `task_log`, `cancel`, `registry` (which jobs there are), `slurm` (its commands) with
-`slurm_environment` and `refusals` (what it refuses), `report` (what a preflight found out).
-On each node: `node` (the task), `context`, `preflight` with `checks`, `place_check` and `probe`, `supervise` with
-`launch`, `watch`, `rendezvous` and `scratch`, `conclude` with `decide`. Between nodes: `attempt` and `files`. Between
-both: `spec`.
+- `submission`: what runs on the login node; `node`: what runs on each compute node. Neither imports the other but for
+  the function that a job calls.
+- Between both: `spec` (what a job is to do), `decide` (whether it comes back), `batch_script` and `launch` (how it
+  starts its tasks and processes), `attempt` and `files` (what its starts leave in the run folder), `slurm` with
+  `slurm_environment` (SLURM's commands).
 """

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dydist.jobs.files import create_json, read_json, write_json
-from dydist.redaction import scrub
+from dydist.text.redaction import scrub
 
 Kind = Literal[
     "done",

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from dydist.jobs.scratch import Scratch, sweep
+from dydist.jobs.node.scratch import Scratch, sweep
 from dydist.jobs.spec import JobSpec
-from dydist.launcher_settings import SETTINGS
-from dydist.redaction import scrub
+from dydist.process.launcher_settings import SETTINGS
+from dydist.text.redaction import scrub
 
 LINES_KEPT = 25
 """Last lines of each rank that are kept for the report of a failure."""

@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dydist.display import markdown
 from dydist.errors import UserError
 from dydist.models.dynamic_conv import DynamicConv2d
 from dydist.models.measured import Problem, Times
 from dydist.models.strategies import Geometry, Shape, check_strategy, rule
 from dydist.models.strategies.native import cache_folder, reason
 from dydist.models.strategies.stacked import triton_reason
+from dydist.text.display import markdown
 
 MARGIN = 0.95
 """Another strategy than the rule's must take at most so much of its time: less is noise."""

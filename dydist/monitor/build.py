@@ -9,15 +9,15 @@ from typing import Any
 from rich.console import Console
 
 from dydist.config import Config
-from dydist.monitor.alerts import Alerts
 from dydist.monitor.fanout import Monitors
-from dydist.monitor.hardware import identity
-from dydist.monitor.jsonlines import JsonLines
-from dydist.monitor.progress import choose_progress
-from dydist.monitor.prometheus import PrometheusFile
-from dydist.monitor.status import StatusFile
+from dydist.monitor.outputs.alerts import Alerts
+from dydist.monitor.outputs.hardware import identity
+from dydist.monitor.outputs.jsonlines import JsonLines
+from dydist.monitor.outputs.progress import choose_progress
+from dydist.monitor.outputs.prometheus import PrometheusFile
+from dydist.monitor.outputs.status import StatusFile
 from dydist.records import Monitor
-from dydist.redaction import scrub
+from dydist.text.redaction import scrub
 
 
 def build_terminal(config: Config, console: Console | None = None) -> Monitors:
@@ -43,8 +43,8 @@ def build_monitors(
     values that the log shows as the configuration, nested by section and without secrets. `said`: texts and levels of
     notes that the terminal has shown already.
     """
-    from dydist.config_reader import dump_yaml, flatten
-    from dydist.monitor.tensorboard import TensorBoard, local_folder  # imports torch
+    from dydist.config.reader import dump_yaml, flatten
+    from dydist.monitor.outputs.tensorboard import TensorBoard, local_folder  # imports torch
 
     folder, url = local_folder(config.monitor.logdir, run_dir)
     everyone = Monitors()

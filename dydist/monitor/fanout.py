@@ -9,7 +9,7 @@ from dataclasses import replace
 from traceback import format_exception
 
 from dydist.records import CheckpointRecord, Detail, EvaluationRecord, Monitor, RunSummary, StepRecord
-from dydist.redaction import scrub
+from dydist.text.redaction import scrub
 
 _log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from dydist.checkpoint import explain
-from dydist.display import tell
 from dydist.errors import UserError
 from dydist.named_run import run_folder
-from dydist.places import check_place, is_url, local_path, open_filesystem
-from dydist.redaction import redact_url, scrub
+from dydist.storage.places import check_place, is_url, local_path, open_filesystem
+from dydist.text.display import tell
+from dydist.text.redaction import redact_url, scrub
 
 _ONE_LOG_S = 5
 """Seconds between TensorBoard's own looks at its folder."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dydist.checkpoint import Storage
-from dydist.checkpoint._storage import Chunks
+from dydist.storage.protocol import Chunks
 
 T = TypeVar("T")
 Plan = Callable[[str], "str | None"]

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import torch
 
 from dydist.checkpoint import Checkpointer, Storage, TrainingState, open_storage
-from dydist.checkpoint._storage import Chunks
 from dydist.config import CheckpointConfig
+from dydist.storage.protocol import Chunks
 
 STEPS = 30
 

@@ -76,7 +76,7 @@ def serve() -> None:
     import torch
 
     import dydist.checkpoint._checkpointer
-    import dydist.checkpoint._remote  # noqa: F401
+    import dydist.storage.remote  # noqa: F401
 
     torch.set_num_threads(1)  # a pool of threads would not outlive the fork
     asyncio.run(warm_up(s3fs))

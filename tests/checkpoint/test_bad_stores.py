@@ -31,9 +31,9 @@ from dydist.checkpoint import (
     survey,
     verify,
 )
-from dydist.checkpoint._storage import Chunks
-from dydist.checkpoint._transient import is_transient
 from dydist.errors import UserError
+from dydist.storage.protocol import Chunks
+from dydist.storage.transient import is_transient
 
 
 class Troubled:

@@ -20,7 +20,8 @@ from checkpoint_world import World
 from faults import Plan, at_random, failing_disk
 from faulty_proxy import faulty_proxy
 
-from dydist.checkpoint import CheckpointError, Storage, _retry, load, open_storage, survey, verify
+from dydist.checkpoint import CheckpointError, Storage, load, open_storage, survey, verify
+from dydist.storage import retry as _retry
 
 STEPS = 8
 STARTS = 12

@@ -20,9 +20,10 @@ from dydist.checkpoint import (
     survey,
     verify,
 )
-from dydist.checkpoint._format import Manifest, _seal, folder_name, leftover_step, step_of
-from dydist.checkpoint._storage import LocalStorage
+from dydist.checkpoint._format import Manifest, _seal
 from dydist.errors import UserError
+from dydist.storage.local import LocalStorage
+from dydist.storage.names import folder_name, leftover_step, step_of
 
 SAMPLE = Path(__file__).parent / "format-1"
 """Written by two processes with format version 1. It is never written again: old checkpoints must stay readable."""

@@ -38,8 +38,8 @@ from dydist.checkpoint._housekeeping import remove_attempt
 from dydist.checkpoint._lease import _decode, this_process
 from dydist.checkpoint._save import Save, write_hashed
 from dydist.checkpoint._stage import bound_stage
-from dydist.checkpoint._storage import LocalStorage
 from dydist.checkpoint._tensors import encode
+from dydist.storage.local import LocalStorage
 
 HASH = hashlib.sha256(b"").hexdigest()
 Files = dict[str, bytes]

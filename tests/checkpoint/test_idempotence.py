@@ -16,8 +16,9 @@ import pytest
 from checkpoint_places import Place
 from faults import SYSTEM_CALLS, Failing, Plan, failing_disk, once
 
-from dydist.checkpoint import Retrying, Storage, _retry, open_storage
-from dydist.checkpoint._storage import LocalStorage
+from dydist.checkpoint import Retrying, Storage, open_storage
+from dydist.storage import retry as _retry
+from dydist.storage.local import LocalStorage
 
 FOLDER = "step-000000001"
 Contents = dict[str, bytes]

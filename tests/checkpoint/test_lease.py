@@ -14,7 +14,7 @@ import pytest
 from dydist.checkpoint import LeaseHeldError, LeaseLostError
 from dydist.checkpoint._format import encode_json
 from dydist.checkpoint._lease import LEASE, Holder, Lease, this_process
-from dydist.checkpoint._storage import LocalStorage
+from dydist.storage.local import LocalStorage
 
 INTERVAL_S, TIMEOUT_S = 0.05, 0.4
 

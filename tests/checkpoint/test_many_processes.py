@@ -27,8 +27,8 @@ from dydist.checkpoint import (
     survey,
 )
 from dydist.checkpoint._policy import Status, decide
-from dydist.checkpoint._storage import Chunks
 from dydist.checkpoint._tensors import assign_shares
+from dydist.storage.protocol import Chunks
 
 
 def all_succeeded(results: list[Any]) -> None:

@@ -14,7 +14,7 @@ from checkpoint_places import place_on
 from support import REPOSITORY, Run, metrics, train
 
 from dydist.checkpoint import TrainingState, load, open_storage, survey
-from dydist.compare import first_difference
+from dydist.compare.two import first_difference
 
 
 def flags(runs: Path, name: str, *more: object) -> list[object]:

@@ -10,8 +10,8 @@ import pytest
 from checkpoint_places import Place, SftpServer
 
 from dydist.checkpoint import Storage, open_storage, scrub
-from dydist.checkpoint._retry import Retrying
 from dydist.errors import UserError
+from dydist.storage.retry import Retrying
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from checkpoint_states import assert_same, state_at
 from checkpoint_world import World
 
 from dydist.checkpoint import Keep, Retrying, open_storage, prune, survey, verify
-from dydist.checkpoint._remote import RemoteStorage
 from dydist.errors import UserError
+from dydist.storage.remote import RemoteStorage
 
 # adlfs hands aiohttp the parts of an upload as bytes; their size is `BLOCK`'s
 pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")

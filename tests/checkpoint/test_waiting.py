@@ -21,9 +21,9 @@ from support import REPOSITORY, Run, train
 from dydist.checkpoint._agreement import ROUND_S, Agreement
 from dydist.checkpoint._format import encode_json
 from dydist.checkpoint._lease import LEASE, this_process
-from dydist.checkpoint._storage import LocalStorage
 from dydist.errors import StopRequestedError, UserError
-from dydist.stop import StopRequest
+from dydist.process.stop import StopRequest
+from dydist.storage.local import LocalStorage
 
 PATIENCE_S = 10 * ROUND_S
 """What a collective waits at most; the work of these tests takes twice that."""

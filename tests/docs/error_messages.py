@@ -11,7 +11,7 @@ from support import REPOSITORY
 
 ERRORS = "UserError SlurmError NoAnswerError DivergedError CheckpointError DamagedError".split()
 ERRORS += "LeaseLostError LeaseHeldError NewerFormatError".split()
-CHECKS = ("dydist/config_rules.py", "dydist/jobs/profile_rules.py")
+CHECKS = ("dydist/config/rules.py", "dydist/jobs/submission/profile_rules.py")
 """Files whose generators yield messages for one error to join."""
 
 

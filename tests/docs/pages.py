@@ -3,7 +3,7 @@
 Every block of bash or python says in a comment before it, invisible to readers, how it is known to work:
 
     <!-- run -->                                      tests/docs runs it; the blocks of a page run in order
-    <!-- run in tests/test_train.py::test_x, why -->  another test runs it
+    <!-- run in tests/run/test_train.py::test_x, why -->  another test runs it
     <!-- not run: needs eight GPUs -->                nothing runs it; its commands are still parsed
 """
 

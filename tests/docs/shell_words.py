@@ -13,10 +13,11 @@ from pathlib import PurePosixPath
 import yaml
 
 from dydist.cli.main import build_app, commands
-from dydist.config_reader import read_config
+from dydist.config.reader import read_config
+from dydist.config.rules import check_config
+from dydist.config.shipped import shipped_files
 from dydist.errors import UserError
-from dydist.jobs.submit import with_recipe
-from dydist.shipped import shipped_files
+from dydist.jobs.submission.submit import with_recipe
 
 ELLIPSIS = ("…", "...")
 
@@ -72,7 +73,7 @@ def _configuration(arguments: Sequence[str], world_size: int) -> Iterator[str]:
     if "--help" in arguments or (_after(arguments, "--config") or "").startswith("runs/"):
         return
     try:
-        read_config(arguments).validate(world_size=world_size)
+        check_config(read_config(arguments), world_size=world_size)
     except UserError as error:
         yield str(error)
 

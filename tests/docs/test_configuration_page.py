@@ -9,8 +9,8 @@ from typing import Any
 
 from support import REPOSITORY
 
-from dydist import config_rules
-from dydist.config_reader import fields
+from dydist.config import rules as config_rules
+from dydist.config.reader import fields
 
 SCRIPT = REPOSITORY / "docs" / "configuration.py"
 

@@ -7,7 +7,8 @@ import re
 from pages import read
 from support import REPOSITORY
 
-from dydist.config_reader import read_config
+from dydist.config.reader import read_config
+from dydist.config.rules import check_config
 
 RECIPES = sorted(path.stem for path in (REPOSITORY / "launch" / "recipes").glob("*.yaml"))
 
@@ -18,5 +19,5 @@ def test_every_recipe_is_listed_and_valid() -> None:
     for name in RECIPES:
         config = read_config(["--config", name])
         for world_size in (1, config.parallel.shards):
-            config.validate(world_size=world_size)
+            check_config(config, world_size=world_size)
         assert config.run.name == name

@@ -20,7 +20,7 @@ from support import Run, train
 
 from dydist.checkpoint import load, open_storage, survey
 from dydist.engine import Progress
-from dydist.session import Session
+from dydist.run.session import Session
 
 CELLS = [(engine, size) for engine in ("ddp", "zero1", "zero2", "zero3") for size in (1, 2, 4)]
 

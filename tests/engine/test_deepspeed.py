@@ -19,12 +19,13 @@ from support import PRELOAD, REPOSITORY, Run, metrics, train
 
 from dydist.checkpoint import load, open_storage, survey
 from dydist.config import Config, ParallelConfig, TrainConfig
+from dydist.config.rules import check_config
 from dydist.engine import Progress
 from dydist.engine.deepspeed import pass_count
 from dydist.engine.deepspeed_import import import_deepspeed
 from dydist.engine.loss_scale import LossScale
 from dydist.errors import UserError
-from dydist.session import Session
+from dydist.run.session import Session
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 PRELOAD += ["deepspeed", "transformers", "torch._inductor.compile_fx", "deepspeed.runtime.zero.stage3"]
@@ -339,7 +340,7 @@ def test_without_deepspeed_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_dydist_imports_without_deepspeed_or_transformers() -> None:
-    code = "import sys, dydist, dydist.train, dydist.engine, dydist.session, dydist.cli.main as m; m.commands()\n"
+    code = "import sys, dydist, dydist.train, dydist.engine, dydist.run.session, dydist.cli.main as m; m.commands()\n"
     code += "assert not {'deepspeed', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -357,4 +358,4 @@ def test_dydist_imports_without_deepspeed_or_transformers() -> None:
 def test_what_deepspeed_cannot_do_is_refused(parallel: dict, train_options: dict, field: str) -> None:
     config = Config(parallel=ParallelConfig(**parallel), train=TrainConfig(**train_options))
     with pytest.raises(UserError, match=f"^{re.escape(field)}: "):
-        config.validate()
+        check_config(config)

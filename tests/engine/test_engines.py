@@ -15,7 +15,7 @@ from dydist.data.loader import ShardedLoader, StepBatch
 from dydist.data.order import Order
 from dydist.engine import Engine, Votes, World, build_engine, start_world
 from dydist.engine.core import TorchEngine
-from dydist.session import build_model_for
+from dydist.run.session import build_model_for
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from support import PRELOAD, Run, free_port, metrics, train
 from test_engines import configure, make
 
 from dydist.checkpoint import load, open_storage, survey
-from dydist.compare import compare_runs, fingerprint
+from dydist.compare.two import compare_runs, fingerprint
 from dydist.data.loader import ShardedLoader, StepBatch
 from dydist.data.order import rank_shards
 from dydist.engine import Votes, World, start_world

@@ -24,7 +24,7 @@ from torch import nn
 
 from dydist.bench.conv import peak_memory
 from dydist.bench.place import Place
-from dydist.compare import compare_runs
+from dydist.compare.two import compare_runs
 from dydist.config import Config, ModelConfig, ParallelConfig, TrainConfig
 from dydist.data.loader import ShardGroup, StepBatch
 from dydist.engine import StepSums, Votes, World

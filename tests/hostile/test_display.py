@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import REPOSITORY
 
-from dydist.display import cell, code, console, figure, html, markdown, plain, show
+from dydist.text.display import cell, code, console, figure, html, markdown, plain, show
 
 HOSTILE = (
     "[/x]", "[bold red]x[/bold red]", "[link=http://evil]x", ":boom:", "\x1b[2J\x1b[31m", "\x9b31m", "a\rb", "a\nb",

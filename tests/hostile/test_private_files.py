@@ -16,7 +16,7 @@ from support import missing
 from dydist.checkpoint._stage import NAMES, check_stage, open_stage, prepare_stage
 from dydist.data.cifar import LAYOUTS
 from dydist.data.store import open_cifar
-from dydist.jobs.scratch import PREFIX, Scratch, sweep
+from dydist.jobs.node.scratch import PREFIX, Scratch, sweep
 from dydist.models.measured import Times
 from dydist.models.strategies.native import build
 from dydist.private_files import NotPrivateError, check_private, is_own_file, own_folder, private_folder

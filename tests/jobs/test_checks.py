@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dydist.jobs.checks import (
+from dydist.jobs.node.checks import (
     Finding,
     check_clock,
     check_disk,
@@ -18,8 +18,8 @@ from dydist.jobs.checks import (
     judge_gpus,
     versions,
 )
-from dydist.jobs.preflight import NodeReport, compare, compare_probes
-from dydist.jobs.probe import matmul
+from dydist.jobs.node.preflight import NodeReport, compare, compare_probes
+from dydist.jobs.node.probe import matmul
 
 GPU = "0, NVIDIA H100, 3, 81559, 0, 1980, 1980, Not Active"
 

@@ -11,8 +11,8 @@ from job_cluster import RECIPE, Cluster, Job, flags
 from planted import SECRET, leaks, s3_server, watched_processes
 
 from dydist.errors import UserError
-from dydist.jobs.job_secrets import in_environment, job_variables, open_env, secret_env
-from dydist.jobs.profile import Profile
+from dydist.jobs.submission.job_secrets import in_environment, job_variables, open_env, secret_env
+from dydist.jobs.submission.profile import Profile
 
 
 def recipe(folder: Path, options: dict[str, object], url: str) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dydist.cli.main import run_command
-from dydist.jobs.logs import follow_log, read_log
+from dydist.jobs.submission.logs import follow_log, read_log
 
 
 def write(folder: Path, start: int, node: int, *lines: str) -> None:

@@ -17,18 +17,18 @@ from typing import Any
 
 import pytest
 
-from dydist.jobs import rendezvous
 from dydist.jobs.attempt import Attempt
-from dydist.jobs.context import NodeContext, NodePlace, StopSignals
 from dydist.jobs.launch import NodeLog
-from dydist.jobs.node import kill_leftovers
+from dydist.jobs.node import rendezvous
+from dydist.jobs.node.context import NodeContext, NodePlace, StopSignals
+from dydist.jobs.node.supervise import run
+from dydist.jobs.node.task import kill_leftovers
 from dydist.jobs.spec import JobSpec
-from dydist.jobs.supervise import run
 
 STAND_IN = """
 import os, sys, time
 from pathlib import Path
-from dydist.process_report import ProcessReport
+from dydist.process.report import ProcessReport
 report = ProcessReport.from_environment()
 report.start()
 report.heartbeat(3)
@@ -43,7 +43,7 @@ if mode in ("exit", "kill"):
     time.sleep(600)
 report.finish(0)
 """
-"""Honours the contract of dydist/train.py (dydist/process_report.py) and takes no time."""
+"""Honours the contract of dydist/train.py (dydist/process/report.py) and takes no time."""
 
 
 @pytest.fixture

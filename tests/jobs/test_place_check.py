@@ -8,9 +8,9 @@ from pathlib import Path
 from support import free_port
 
 from dydist.config import CheckpointConfig
-from dydist.jobs.checks import Finding
-from dydist.jobs.place_check import check_place
-from dydist.jobs.preflight import NodeReport, compare, inspect_node
+from dydist.jobs.node.checks import Finding
+from dydist.jobs.node.place_check import check_place
+from dydist.jobs.node.preflight import NodeReport, compare, inspect_node
 from dydist.jobs.spec import JobSpec
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from job_cluster import RECIPE, REPOSITORY, Cluster, flags
 
-from dydist.compare import compare_runs
+from dydist.compare.two import compare_runs
 
 SHORT = RECIPE | {"train.max_steps": "6"}
 

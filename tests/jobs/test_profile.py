@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dydist.errors import UserError
-from dydist.jobs.profile import Profile, load_profile, parse_profile
+from dydist.jobs.submission.profile import Profile, load_profile, parse_profile
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

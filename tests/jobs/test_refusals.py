@@ -11,9 +11,9 @@ from job_cluster import DAEMONS, RECIPE, Cluster, flags, running_cluster
 from support import missing
 
 from dydist.errors import UserError
-from dydist.jobs.profile import Profile
-from dydist.jobs.submit import prepare_preflight, prepare_run
-from dydist.jobs.sweep import prepare_sweep
+from dydist.jobs.submission.profile import Profile
+from dydist.jobs.submission.submit import prepare_preflight, prepare_run
+from dydist.jobs.submission.sweep import prepare_sweep
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dydist.jobs.scratch import Scratch, sweep
+from dydist.jobs.node.scratch import Scratch, sweep
 
 OWNER = """
 import sys
 from pathlib import Path
-from dydist.jobs.scratch import Scratch
+from dydist.jobs.node.scratch import Scratch
 scratch = Scratch(Path(sys.argv[1]))
 print(scratch.path, flush=True)
 sys.stdin.read()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dydist.errors import UserError
-from dydist.jobs.snapshot import record_environment, take_snapshot
+from dydist.jobs.submission.snapshot import record_environment, take_snapshot
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from rich.console import Console
 from dydist.cli.jobs_view import render
 from dydist.jobs.attempt import Attempt, Outcome
 from dydist.jobs.files import append_json, write_json
-from dydist.jobs.reasons import explain
 from dydist.jobs.slurm import JobInfo
-from dydist.jobs.status import JobStatus, status_of
+from dydist.jobs.submission.reasons import explain
+from dydist.jobs.submission.status import JobStatus, status_of
 
 NOW = 1000.0
 

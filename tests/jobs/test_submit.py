@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from dydist.errors import UserError
-from dydist.jobs.profile import parse_profile
-from dydist.jobs.sbatch import Submission, sbatch_text
-from dydist.jobs.submit import (
+from dydist.jobs.submission.profile import parse_profile
+from dydist.jobs.submission.sbatch import Submission, sbatch_text
+from dydist.jobs.submission.submit import (
     make_spec,
     node_commands,
     prepare_run,

@@ -20,19 +20,19 @@ from tensorboard.plugins.hparams import api_pb2, list_session_groups
 from tensorboard.plugins.hparams.backend_context import Context
 
 from dydist.errors import UserError
-from dydist.jobs import arrays as arrays_module
-from dydist.jobs.arrays import arrays
-from dydist.jobs.profile import parse_profile
-from dydist.jobs.registry import find
-from dydist.jobs.sbatch import Submission
-from dydist.jobs.status import statuses
-from dydist.jobs.submit import submit
-from dydist.jobs.sweep import parse_grid, points, prepare_sweep
+from dydist.jobs.submission import arrays as arrays_module
+from dydist.jobs.submission.arrays import arrays
+from dydist.jobs.submission.profile import parse_profile
+from dydist.jobs.submission.registry import find
+from dydist.jobs.submission.sbatch import Submission
+from dydist.jobs.submission.status import statuses
+from dydist.jobs.submission.submit import submit
+from dydist.jobs.submission.sweep import parse_grid, points, prepare_sweep
 
 STAND_IN = """
 import json, os, sys, time
 from pathlib import Path
-from dydist.process_report import ProcessReport
+from dydist.process.report import ProcessReport
 report = ProcessReport.from_environment()
 report.start()
 run = Path(sys.argv[1])

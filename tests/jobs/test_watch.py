@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dydist.jobs.watch import Watch, alive
-from dydist.process_report import ProcessReport
+from dydist.jobs.node.watch import Watch, alive
+from dydist.process.report import ProcessReport
 
 
 class Clock:

@@ -16,6 +16,7 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env
 from support import REPOSITORY, metrics
 
 from dydist.config import Config, ParallelConfig, TrainConfig
+from dydist.config.rules import check_config
 from dydist.engine.deepspeed_config import check_launcher, deepspeed_config
 from dydist.errors import UserError
 
@@ -57,7 +58,7 @@ def test_parsers_take_the_file_and_dydist_agrees_with_it(name: str, monkeypatch:
     assert load_config_from_file(str(LAUNCH / name)).num_processes == processes
     environment = environment_of(LAUNCH / name, monkeypatch)
     config = config_for(stage, offload)
-    config.validate(world_size=processes)
+    check_config(config, world_size=processes)
     check_launcher(config, environment)
     made = deepspeed_config(config, processes, environment)
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")

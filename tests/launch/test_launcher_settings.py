@@ -23,9 +23,10 @@ from accelerate.utils.launch import (
 from support import REPOSITORY
 
 from dydist.config import Config
-from dydist.config_reader import build, flatten
+from dydist.config.reader import build, flatten
+from dydist.config.rules import check_config
 from dydist.errors import UserError
-from dydist.launcher_settings import SETTINGS, WITHOUT_EFFECT, obey_launcher
+from dydist.process.launcher_settings import SETTINGS, WITHOUT_EFFECT, obey_launcher
 
 TAKEN = [
     ("ACCELERATE_MIXED_PRECISION", "bf16", "train.precision", "bf16", "fp32"),
@@ -160,7 +161,7 @@ def test_what_accelerate_ignores_is_ignored(variable: str) -> None:
 
 
 def flatten_config() -> dict[str, Any]:
-    from dydist.config_reader import to_dict
+    from dydist.config.reader import to_dict
 
     return flatten(to_dict(Config()))
 
@@ -334,7 +335,7 @@ def test_a_file_of_accelerate_config(config: dict[str, Any], expected: Any, tmp_
     values, _ = obey_launcher({}, environ)
     assert flatten(values) == expected
     assert flatten_config().keys() >= expected.keys()
-    build(Config, values).validate(world_size=1)
+    check_config(build(Config, values), world_size=1)
 
 
 def test_deepspeeds_own_file_is_taken_over_where_dydist_has_nothing(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from dydist.data.torchvision_shim import import_torchvision
 from dydist.errors import UserError
 from dydist.models import DynamicConv2d, convert_to_dynamic
-from dydist.torchvision_shim import import_torchvision
 
 
 @pytest.mark.parametrize("attention", ["softmax", "sigmoid"])

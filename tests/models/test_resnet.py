@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from dydist.config import ModelConfig
+from dydist.data.torchvision_shim import import_torchvision
 from dydist.errors import UserError
 from dydist.models import DynamicConv2d, build_model, dy_resnet18, static_resnet18
 from dydist.models.resnet import ResNet18
-from dydist.torchvision_shim import import_torchvision
 
 
 def count(model: nn.Module) -> int:

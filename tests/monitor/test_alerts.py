@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from monitor_records import checkpoint_record, evaluation_record, step_record, summary
 
-from dydist.monitor.alerts import Alerts
-from dydist.monitor.prometheus import PrometheusFile
-from dydist.monitor.stragglers import StragglerWatch
+from dydist.monitor.outputs.alerts import Alerts
+from dydist.monitor.outputs.prometheus import PrometheusFile
+from dydist.monitor.probes.stragglers import StragglerWatch
 from dydist.records import LayerAttention, StepRecord
 
 PLENTY = 1 << 40

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from dydist.models import DynamicConv2d, convert_to_dynamic, dy_resnet18, set_temperature
-from dydist.monitor.attention import AttentionStatistics
-from dydist.monitor.weights import kernel_products, similarity
+from dydist.monitor.probes.attention import AttentionStatistics
+from dydist.monitor.probes.weights import kernel_products, similarity
 from dydist.records import LayerAttention
 
 

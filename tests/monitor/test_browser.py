@@ -15,7 +15,7 @@ from PIL import Image
 
 from dydist.cli.report import report
 from dydist.monitor import JsonLines
-from dydist.monitor.tensorboard import TensorBoard
+from dydist.monitor.outputs.tensorboard import TensorBoard
 from dydist.records import LayerAttention
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "screenshots.py"

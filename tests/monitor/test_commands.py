@@ -14,7 +14,7 @@ import pytest
 from monitor_records import step_record, summary
 
 from dydist.bench.monitor import median_interval
-from dydist.monitor.tensorboard import TensorBoard
+from dydist.monitor.outputs.tensorboard import TensorBoard
 
 
 def test_tensorboard_shows_runs_by_name_and_ends_with_ctrl_c(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from monitor_records import checkpoint_record, evaluation_record, step_record, summary
 
 from dydist.config import Config, MonitorConfig
-from dydist.config_reader import to_dict
+from dydist.config.reader import to_dict
 from dydist.monitor import (
     JsonLines,
     LineProgress,

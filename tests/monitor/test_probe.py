@@ -15,12 +15,12 @@ from dydist.data import ImageDataset, open_dataset
 from dydist.engine import World
 from dydist.models import dy_resnet18
 from dydist.monitor import NullMonitor, NullProbe
-from dydist.monitor.evaluation import EvaluationStatistics
-from dydist.monitor.graph import module_graph
-from dydist.monitor.probe import RunProbe
-from dydist.monitor.profiling import StepProfiler, profile_range
-from dydist.monitor.timing import StepTimer, process_figures
-from dydist.monitor.weights import WeightStatistics, histograms
+from dydist.monitor.probes.evaluation import EvaluationStatistics
+from dydist.monitor.probes.graph import module_graph
+from dydist.monitor.probes.probe import RunProbe
+from dydist.monitor.probes.profiling import StepProfiler, profile_range
+from dydist.monitor.probes.timing import StepTimer, process_figures
+from dydist.monitor.probes.weights import WeightStatistics, histograms
 from dydist.records import ConfusionRecord, Detail, GraphRecord, HistogramsRecord, ImagesRecord
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ from monitor_records import Clock, checkpoint_record, evaluation_record, step_re
 from rich.console import Console
 
 from dydist.monitor import LineProgress, QuietProgress, TerminalProgress
-from dydist.monitor.progress import choose_progress
+from dydist.monitor.outputs.progress import choose_progress
 from dydist.records import Monitor
 
 

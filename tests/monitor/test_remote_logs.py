@@ -20,10 +20,10 @@ from tensorboard.backend.event_processing.io_wrapper import IsSummaryEventsFile
 
 from dydist.errors import UserError
 from dydist.monitor import LineProgress, Monitors
-from dydist.monitor.eventlog import EventLog, event_files
-from dydist.monitor.layout import configuration
-from dydist.monitor.shipping import Shipper
-from dydist.monitor.tensorboard import TensorBoard
+from dydist.monitor.outputs.eventlog import EventLog, event_files
+from dydist.monitor.outputs.layout import configuration
+from dydist.monitor.outputs.shipping import Shipper
+from dydist.monitor.outputs.tensorboard import TensorBoard
 from dydist.monitor.viewing import fetch, folder_name, inside, log_folder, name, view
 
 FOREVER = 3600.0

@@ -12,7 +12,7 @@ from monitor_records import Clock, checkpoint_record, evaluation_record, step_re
 
 from dydist.cli.report import report
 from dydist.config import Config, OptimConfig, RunConfig
-from dydist.config_reader import to_dict
+from dydist.config.reader import to_dict
 from dydist.errors import UserError
 from dydist.monitor import JsonLines, StatusFile
 from dydist.monitor.report import charts, group_runs, page, read_run

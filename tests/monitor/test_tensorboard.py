@@ -10,9 +10,9 @@ from monitor_records import checkpoint_record, documented_tags, evaluation_recor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dydist.monitor import JsonLines
-from dydist.monitor.eventlog import EventLog, event_files, whole_records
-from dydist.monitor.layout import charts
-from dydist.monitor.tensorboard import TensorBoard
+from dydist.monitor.outputs.eventlog import EventLog, event_files, whole_records
+from dydist.monitor.outputs.layout import charts
+from dydist.monitor.outputs.tensorboard import TensorBoard
 from dydist.records import (
     ConfusionRecord,
     GraphRecord,
@@ -92,7 +92,7 @@ def test_every_series_that_the_docs_name_is_there(tmp_path: Path) -> None:
         for placeholder, value in names.items():
             tag = tag.replace(placeholder, value)
         documented.add(tag)
-    # written by a run itself: tests/test_run_strategies.py
+    # written by a run itself: tests/run/test_run_strategies.py
     documented.remove("model/strategies/text_summary")
     assert documented <= there, documented - there
     generic = {re.sub(r"/[1-9]$", "/0", tag).replace("/dog", "/cat") for tag in there}

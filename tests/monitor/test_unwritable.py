@@ -13,8 +13,8 @@ from monitor_records import step_record
 from support import REPOSITORY, metrics, missing, train
 
 from dydist.monitor import Monitors, NullMonitor, StatusFile
-from dydist.monitor.eventlog import EventLog, whole_records
-from dydist.monitor.jsonlines import JsonLines, read_lines
+from dydist.monitor.outputs.eventlog import EventLog, whole_records
+from dydist.monitor.outputs.jsonlines import JsonLines, read_lines
 from dydist.records import StepRecord
 
 SMALL = [
@@ -25,7 +25,7 @@ SMALL = [
 
 def break_and_mend() -> None:
     """In the training process: after step 2 folders and files are in the way, after step 5 they are gone."""
-    from dydist.process_report import ProcessReport
+    from dydist.process.report import ProcessReport
 
     heartbeat = ProcessReport.heartbeat
     run = Path(os.environ["BROKEN_RUN"])

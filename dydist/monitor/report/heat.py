@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 
-from dydist.display import html
-from dydist.monitor.images import colours, png
+from dydist.monitor.outputs.images import colours, png
 from dydist.monitor.report.runs import RunData
+from dydist.text.display import html
 
 COLUMNS = 400
 

@@ -6,14 +6,14 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from dydist.display import html
+from dydist.monitor.outputs.text import duration, size
 from dydist.monitor.report.assets import SCRIPT, STYLE
 from dydist.monitor.report.charts import charts
 from dydist.monitor.report.heat import attention_section, confusion_section
 from dydist.monitor.report.runs import Group, RunData, group_runs
 from dydist.monitor.report.svg import chart_svg
 from dydist.monitor.report.timeline import faults, timeline_section
-from dydist.monitor.text import duration, size
+from dydist.text.display import html
 
 
 def page(runs: Sequence[RunData]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dydist import display
 from dydist.monitor.report.charts import Chart
+from dydist.text import display
 
 
 def write_pngs(charts: Sequence[Chart], folder: Path) -> list[Path]:

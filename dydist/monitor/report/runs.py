@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from dydist.config_reader import flatten
-from dydist.config_rules import is_local
+from dydist.config.reader import flatten
+from dydist.config.rules import is_local
 from dydist.errors import UserError
-from dydist.monitor.jsonlines import read_lines
+from dydist.monitor.outputs.jsonlines import read_lines
 from dydist.named_run import run_folder
 
 

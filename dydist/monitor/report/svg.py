@@ -7,8 +7,8 @@ import json
 import math
 from collections.abc import Sequence
 
-from dydist.display import html, plain
 from dydist.monitor.report.charts import Chart, Curve
+from dydist.text.display import html, plain
 
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 28

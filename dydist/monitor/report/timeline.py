@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from dydist.display import html
+from dydist.monitor.outputs.text import duration
 from dydist.monitor.report.runs import RunData
-from dydist.monitor.text import duration
+from dydist.text.display import html
 
 WIDTH = 1000
 

@@ -1,0 +1,214 @@
+"""Runs of a sweep, or any runs, in one table: those that differ in the seed alone are one row, mean ± deviation,
+what its network costs, and how far it is from a baseline.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dydist.compare.statistics import Difference, difference
+from dydist.config import ModelConfig
+from dydist.config.reader import build, flatten, read_yaml, redacted_values
+from dydist.config.rules import is_local
+from dydist.errors import UserError
+from dydist.monitor.outputs.jsonlines import read_lines
+from dydist.named_run import run_folder
+
+if TYPE_CHECKING:
+    from dydist.models.cost import Cost
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run came to. `settings`: every given field by dotted path. Accuracies are fractions.
+
+    `accuracy` is the last of the weights on the test split, `best_accuracy` the highest; `training_s`: seconds of all
+    steps, without evaluations, saves and pauses; `finished`: it came to its end (status.json); `parameters` and
+    `multiply_adds` (of one image) are the network's.
+    """
+
+    run: str
+    settings: dict[str, Any]
+    finished: bool
+    step: int
+    accuracy: float
+    best_accuracy: float
+    images_per_s: float
+    training_s: float
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs that differ in the seed alone. Deviations are of a sample (n - 1), None for one run.
+
+    `accuracies`: of each run. Times are medians. `difference` is None in the baseline's own row.
+    """
+
+    label: str
+    runs: int
+    accuracy: float
+    deviation: float | None
+    best: float
+    images_per_s: float
+    training_s: float
+    parameters: int
+    multiply_adds: int
+    accuracies: tuple[float, ...]
+    difference: Difference | None = None
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """Run folders: those given, and those directly inside the given ones. Raises UserError where there is none."""
+    found: list[Path] = []
+    for path in map(run_folder, paths):
+        inside = (
+            [path]
+            if (path / "metrics.jsonl").is_file()
+            else sorted(p.parent for p in path.glob("*/metrics.jsonl"))
+        )
+        if not inside:
+            raise UserError(
+                f"{path}: holds no run (no metrics.jsonl); give run folders, or the folder of a sweep"
+            )
+        found += inside
+    return found
+
+
+def read_result(run_dir: Path) -> Result | None:
+    """A run's figures; None where it was never evaluated."""
+    lines = list(read_lines(run_dir / "metrics.jsonl"))
+    tests = [line for line in lines if line.get("kind") == "evaluation" and not line.get("ema")]
+    steps = [line for line in lines if line.get("kind") == "step"]
+    speeds = [line["images_per_s"] for line in steps if line.get("images_per_s")]
+    if not tests:
+        return None
+    settings = flatten(redacted_values(read_yaml(run_dir / "config.yaml")))
+    cost = cost_of(settings)
+    return Result(
+        run=run_dir.resolve().name,
+        settings=settings,
+        finished=_is_done(run_dir),
+        step=tests[-1]["step"],
+        accuracy=tests[-1]["accuracy"],
+        best_accuracy=max(line["accuracy"] for line in tests),
+        images_per_s=statistics.median(speeds) if speeds else 0.0,
+        training_s=training_seconds(steps),
+        parameters=cost.parameters,
+        multiply_adds=cost.multiply_adds,
+    )
+
+
+def _is_done(run_dir: Path) -> bool:
+    try:
+        return json.loads((run_dir / "status.json").read_text(encoding="utf-8"))["state"] == "done"
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def training_seconds(steps: Sequence[dict[str, Any]]) -> float:
+    """Seconds of all steps: each logged one tells the mean since the one before it."""
+    before, seconds = 0, 0.0
+    for line in steps:
+        seconds += (line["step"] - before) * (line.get("step_s") or 0.0)
+        before = line["step"]
+    return seconds
+
+
+def cost_of(settings: dict[str, Any]) -> Cost:
+    """Parameters and multiply-adds of the network that a run's settings describe."""
+    model = {name.partition(".")[2]: value for name, value in settings.items() if name.startswith("model.")}
+    return _cost(build(ModelConfig, model), str(settings.get("data.name", "cifar10")))
+
+
+@lru_cache(maxsize=64)
+def _cost(model: ModelConfig, data: str) -> Cost:
+    import torch
+
+    from dydist.data.description import known_sizes
+    from dydist.models import build_model
+    from dydist.models.cost import network_cost
+
+    classes, side = known_sizes(data)
+    with torch.device("meta"):  # shapes alone: nothing is drawn or computed
+        return network_cost(build_model(model, classes), side)
+
+
+def with_differences(rows: Sequence[Row], baseline: str | None) -> tuple[list[Row], str]:
+    """Every row with its difference to the baseline's, and the baseline's label.
+
+    The baseline is the one row whose label holds the text `baseline`; by default the static network where there is
+    one, else the worst. Raises UserError where the text fits none or several.
+    """
+    fitting = [row for row in rows if (baseline or "model.kind=static") in row.label]
+    if baseline is None:
+        chosen = fitting[0] if len(fitting) == 1 else rows[-1]
+    elif len(fitting) == 1:
+        chosen = fitting[0]
+    else:
+        labels = "; ".join(row.label for row in rows)
+        raise UserError(
+            f"--baseline: {baseline!r} is in {len(fitting)} of the rows; give a text that is in one alone, of: {labels}"
+        )
+    return [
+        row if row is chosen else replace(row, difference=difference(row.accuracies, chosen.accuracies))
+        for row in rows
+    ], chosen.label
+
+
+def tabulate(results: Sequence[Result]) -> list[Row]:
+    """One row for each setting, labelled by the fields in which the rows differ; best mean accuracy first."""
+    given = {name for result in results for name in result.settings}
+    names = sorted(name for name in given if name != "seed" and not is_local(name))
+    different = [n for n in names if len({str(result.settings.get(n)) for result in results}) > 1]
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        label = " ".join(f"{name}={result.settings.get(name)}" for name in different) or "all alike"
+        groups.setdefault(label, []).append(result)
+    rows = [
+        Row(
+            label=label,
+            runs=len(group),
+            accuracy=statistics.fmean(result.accuracy for result in group),
+            deviation=statistics.stdev(result.accuracy for result in group) if len(group) > 1 else None,
+            best=statistics.fmean(result.best_accuracy for result in group),
+            images_per_s=statistics.median(result.images_per_s for result in group),
+            training_s=statistics.median(result.training_s for result in group),
+            parameters=group[0].parameters,
+            multiply_adds=group[0].multiply_adds,
+            accuracies=tuple(result.accuracy for result in group),
+        )
+        for label, group in groups.items()
+    ]
+    return sorted(rows, key=lambda row: -row.accuracy)
+
+
+def to_csv(results: Sequence[Result]) -> str:
+    """A line a run: name, figures, every setting."""
+    names = sorted({name for result in results for name in result.settings})
+    text = StringIO()
+    writer = csv.writer(text)
+    figures = (
+        "run",
+        "step",
+        "accuracy",
+        "best_accuracy",
+        "images_per_s",
+        "training_s",
+        "parameters",
+        "multiply_adds",
+    )
+    writer.writerow([*figures, *names])
+    for result in results:
+        own = [getattr(result, figure) for figure in figures]
+        writer.writerow([*own, *(result.settings.get(name) for name in names)])
+    return text.getvalue()

@@ -1,0 +1,176 @@
+"""What a field's type allows: values converted to it or refused, types in words, and paths in one form.
+
+`FilePath` marks a field as a path: whoever reads it through `convert` gets `~` expanded and no slash at its end.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import sys
+import types
+import unicodedata
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from dydist.errors import UserError
+from dydist.text.redaction import redact, scrub
+from dydist.text.strict import number
+
+_PATH = "a path, or a URL"
+FilePath = Annotated[str, _PATH]
+"""A path or URL. `~` and `~user` are expanded where it is read; environment variables are not."""
+_LARGEST_WHOLE = 2**63 - 1
+_SHOWN = 100
+"""Characters of a wrong value that a message shows."""
+
+
+def hints_of(kind: type[Any]) -> dict[str, Any]:
+    """Type hints of a dataclass's fields, with what marks paths."""
+    return get_type_hints(kind, include_extras=True)
+
+
+def describe(kind: Any) -> str:
+    """A field's type in words: `a whole number`, `one of fast, exact`, …"""
+    origin = get_origin(kind)
+    if origin is Annotated:
+        return describe(get_args(kind)[0])
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, get_args(kind)))
+    if origin in (Union, types.UnionType):
+        return " or ".join("null" if one is type(None) else describe(one) for one in get_args(kind))
+    if origin is tuple:
+        return f"a list, each {describe(get_args(kind)[0])}"
+    if origin is dict:
+        return "a mapping"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return names.get(kind, str(kind))
+
+
+def takes_text(kind: Any) -> bool:
+    """Whether a text is a value of this type as it is."""
+    origin = get_origin(kind)
+    if origin is Annotated:
+        return takes_text(get_args(kind)[0])
+    if origin in (Union, types.UnionType):
+        return any(takes_text(one) for one in get_args(kind))
+    return kind is str
+
+
+def is_path(kind: Any) -> bool:
+    """Whether a field of this type is marked as a path."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return any(is_path(one) for one in get_args(kind))
+    return get_origin(kind) is Annotated and _PATH in get_args(kind)
+
+
+def convert(value: Any, kind: Any, where: str) -> Any:
+    """`value` as `kind`, or UserError. A whole number is a number; paths get one form; nothing else is converted."""
+    fits, converted = _fit(value, kind)
+    if not fits:
+        # a mapping holds credentials, and a text that should have been one may hold them in any form
+        text = shown(redact({"": value})[""]) if get_origin(kind) is dict else scrub(shown(value, kind))
+        raise UserError(f"{where}: {text} is not allowed; it must be {describe(kind)}{_advice(value, kind)}")
+    if isinstance(converted, str) and not _encodes(converted):
+        raise UserError(f"{where}: {shown(converted)} is not allowed; it must be text in UTF-8")
+    if isinstance(converted, str) and is_path(kind):
+        return normal_path(converted, where)
+    return converted
+
+
+def normal_path(text: str, where: str) -> str:
+    """A path or URL as it is used from here on: `~` and `~user` expanded, no slash at its end. Raises UserError."""
+    if not text.strip():
+        raise UserError(f"{where}: {text!r} is empty; give a path, or leave it out")
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise UserError(f"{where}: {scrub(repr(text))} is not allowed; a path has no control characters")
+    if "://" in text:
+        scheme, _, rest = text.partition("://")
+        return f"{scheme}://{rest.rstrip('/') or rest}"
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~") and text.startswith("~"):
+        user = text.partition("/")[0]
+        unknown = "your home folder is not known (HOME)" if user == "~" else f"there is no user {user[1:]!r}"
+        raise UserError(
+            f"{where}: {text!r}: {unknown}; write ./{user} for a folder of that name, or the whole path"
+        )
+    return expanded.rstrip("/") or "/"
+
+
+def folder_name_problem(name: str) -> str | None:
+    """What keeps `name` from being the name of one folder, or None."""
+    if not name.strip() or name in (".", ".."):
+        return "it must be a folder name"
+    if any(character in "/\\" for character in name):
+        return "it must be a folder name without / or \\"
+    if not name.isprintable() or name != name.strip() or not _encodes(name):
+        return "it must be a folder name without control characters, and without blanks around it"
+    if len(name.encode()) > 200:
+        return "it must be a folder name of at most 200 bytes"
+    return None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` for the one of `known` that is most like `name`; nothing where none is."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if not close:  # the right field in the wrong section, or with none
+        last = name.rsplit(".", 1)[-1]
+        close = [one for one in names if one.rsplit(".", 1)[-1] == last][:1]
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def shown(value: Any, kind: Any = None) -> str:
+    """A value as a message shows it: on one line, and not all of a long one."""
+    if kind is not None and isinstance(value, str) and not takes_text(kind) and number(value) is not None:
+        text = str(number(value)) if not math.isfinite(number(value) or 0) else repr(value)
+    elif isinstance(value, int) and abs(value) > _LARGEST_WHOLE:
+        text = f"a number of {value.bit_length()} bits"
+    else:
+        text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _advice(value: Any, kind: Any) -> str:
+    if get_origin(kind) is Literal and isinstance(value, str):
+        return nearest(value, map(str, get_args(kind)))
+    if takes_text(kind) and value is not None and not isinstance(value, (str, list, dict)):
+        return "; put it in quotes"
+    if isinstance(value, int) and abs(value) > _LARGEST_WHOLE:
+        return f" of at most {_LARGEST_WHOLE}"
+    return ""
+
+
+def _encodes(text: str) -> bool:
+    """False for what the terminal gave that is not UTF-8, which Python keeps as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _fit(value: Any, kind: Any) -> tuple[bool, Any]:
+    origin = get_origin(kind)
+    if origin is Annotated:
+        return _fit(value, get_args(kind)[0])
+    if origin is Literal:
+        return any(value == one and type(value) is type(one) for one in get_args(kind)), value
+    if origin in (Union, types.UnionType):
+        return next((found for one in get_args(kind) if (found := _fit(value, one))[0]), (False, None))
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            return False, None
+        parts = [_fit(one, get_args(kind)[0]) for one in value]
+        return all(fits for fits, _ in parts), tuple(part for _, part in parts)
+    if origin is dict:
+        return isinstance(value, dict) and all(isinstance(key, str) for key in value), value
+    if isinstance(value, bool) and kind is not bool:
+        return False, None
+    if kind is float:
+        given = number(value) if isinstance(value, str) else value  # YAML 1.1 takes 1e-3 for a text
+        return isinstance(given, (int, float)) and abs(given) <= sys.float_info.max, given
+    if kind is int:
+        return isinstance(value, int) and abs(value) <= _LARGEST_WHOLE, value
+    return isinstance(value, kind), value

@@ -1,0 +1,123 @@
+"""The end of a job's start: one node decides for all; the batch script then requeues or cancels the job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dydist.jobs import slurm
+from dydist.jobs.attempt import Attempt, first_failure
+from dydist.jobs.decide import Decision, decide, stalled
+from dydist.jobs.files import append_json, read_json, read_lines, replace_text
+from dydist.jobs.node.context import NodeContext, NodePlace
+from dydist.jobs.spec import JobSpec
+
+POLL_S = 0.25
+SILENT_NODE_S = 20.0
+"""How long a node that has ended waits for the words of the others."""
+SUCCESSOR_S = 10.0
+"""How much later each further node decides, should the first ones be gone."""
+LOCAL_REQUEUE = 144
+"""Exit code of a task by which submitit's local executor starts it again."""
+
+
+def remember_start(context: NodeContext) -> None:
+    """Add this start to the job's history: which checkpoint was the newest when it began."""
+    line = {"attempt": context.number, "saved_step": saved_step(context.spec), "time": time.time()}
+    append_json(context.log_dir / "starts.jsonl", line)
+    (context.log_dir / "unreported").unlink(missing_ok=True)  # from here on this file counts starts
+
+
+def starts_in_vain(context: NodeContext) -> int:
+    """How many of the last starts, up to the one before this, saved nothing new.
+
+    Starts that were killed with their tasks decided nothing, so the next one must count them.
+    """
+    return stalled([int(line["saved_step"]) for line in read_lines(context.log_dir / "starts.jsonl")])
+
+
+def saved_step(spec: JobSpec) -> int:
+    """The step of the newest checkpoint, by the run's status; 0 where there is none."""
+    last = run_status(spec).get("last_checkpoint") or {}
+    return int(last["step"]) if last.get("step") and not last.get("error") else 0
+
+
+def run_status(spec: JobSpec) -> dict[str, Any]:
+    """What the run last wrote of itself; empty where there is nothing."""
+    return (read_json(Path(spec.run_dir) / "status.json") if spec.run_dir else None) or {}
+
+
+def conclude(context: NodeContext) -> int:
+    """Wait for the decision, or make it, and pass it on to the batch script; returns the task's exit code."""
+    place, attempt = context.place, context.attempt
+    began = time.monotonic()
+    while (content := attempt.decision()) is None:
+        complete = len(attempt.outcomes()) == place.nodes
+        patience = SUCCESSOR_S * place.node + (0 if complete else SILENT_NODE_S)
+        if time.monotonic() - began >= patience:
+            decision = _decide(context)
+            content = {"action": decision.action, "code": decision.code, "reason": decision.reason}
+            content |= {"time": time.time(), "saved_step": saved_step(context.spec), "decided_by": place.name}
+            if attempt.decide(content):
+                context.log.write(f"{decision.action}: {decision.reason}")
+                break
+        time.sleep(POLL_S)
+    if place.scheduler != "slurm":
+        return LOCAL_REQUEUE if content["action"] == "requeue" else int(content["code"])
+    _tell_batch_script(context, content)
+    return int(content["code"])
+
+
+def _tell_batch_script(context: NodeContext, content: Mapping[str, Any]) -> None:
+    """Every node does: one of them runs where the batch script does, which then sees it at once."""
+    bad = _bad_nodes(context.attempt) if content["action"] == "requeue" else []
+    line = f"{context.place.start} {content['action']} {content['code']} {','.join(bad)}\n"
+    replace_text(context.log_dir / "verdict", line)
+
+
+def _decide(context: NodeContext) -> Decision:
+    steps = [int(line["saved_step"]) for line in read_lines(context.log_dir / "starts.jsonl")]
+    return decide(
+        context.attempt.outcomes(),
+        nodes=context.place.names,
+        saved=[*steps, saved_step(context.spec)],
+        max_stalled=context.spec.max_stalled,
+        cancelled=context.cancelled,
+        warning=explain(context.place, context.signals.warning),
+        total_steps=int(run_status(context.spec).get("total_steps") or 0),
+    )
+
+
+def explain(place: NodePlace, warning: str | None) -> str | None:
+    """A signal in words: time limit, preemption, or by name."""
+    if warning is None or place.scheduler != "slurm":
+        return warning
+    try:
+        job = slurm.show(place.job, tries=1)
+    except slurm.SlurmError:
+        return warning
+    if job.get("PreemptTime", "None") not in ("None", ""):
+        return f"preempted ({warning})"
+    if _seconds(job.get("TimeLimit", "")) - _seconds(job.get("RunTime", "")) < 180:
+        return f"time limit ({warning})"
+    return warning
+
+
+def _bad_nodes(attempt: Attempt) -> list[str]:
+    cause = first_failure(attempt.outcomes())
+    verdict = read_json(attempt.folder / "preflight.json") or {}
+    return sorted(verdict.get("bad", {})) if cause is not None and cause.kind == "preflight" else []
+
+
+def _seconds(text: str) -> float:
+    """`1-02:03:04`, `02:03:04` or `03:04` in seconds; anything else (UNLIMITED) is for ever."""
+    days, _, clock = text.rpartition("-")
+    try:
+        total = 0.0
+        for part in clock.split(":"):
+            total = total * 60 + int(part)
+        return total + 86400 * int(days or 0)
+    except ValueError:
+        return float("inf")

@@ -1,0 +1,173 @@
+"""Watching the processes of one node through the files they leave (dydist/process/report.py writes them)."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dydist.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USAGE
+from dydist.jobs.attempt import Kind
+from dydist.jobs.files import read_json
+
+SIGNAL_AGAIN_S = 5.0
+"""A stop is asked for again after so long: a process that is just starting ignores the first."""
+
+FROZEN = ("stopped", "tracing-stop", "disk-sleep")
+"""States of a process that waits for no peer."""
+
+LAST_WORD_S = 1.0
+"""How long the last file of a process that is gone may take to be seen."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happened to one rank."""
+
+    kind: Kind
+    rank: int | None
+    message: str
+    step: int = 0
+
+
+@dataclass
+class Rank:
+    """What is known of one process."""
+
+    rank: int
+    pid: int | None = None
+    code: int | None = None
+    error: str = ""
+    step: int = 0
+    beat: float = 0.0
+    """Modification time of the heartbeat, by the file server's clock; only its changing counts."""
+    moved: float = 0.0
+    """When it last changed, by our clock."""
+    signalled: float = field(default=float("-inf"))
+    gone: float | None = None
+    """When the process was first seen gone without having said how it ended."""
+
+
+class Watch:
+    """The ranks of one node. `now` is a monotonic clock in seconds."""
+
+    def __init__(
+        self,
+        exit_dir: Path,
+        ranks: Sequence[int],
+        *,
+        now: Callable[[], float],
+        start_timeout_s: float,
+        hang_timeout_s: float,
+    ) -> None:
+        self._dir, self._now = exit_dir, now
+        self._start_timeout_s, self._hang_timeout_s = start_timeout_s, hang_timeout_s
+        began = now()
+        self.ranks = [Rank(rank, moved=began) for rank in ranks]
+
+    def look(self) -> None:
+        """Read what is new."""
+        for rank in self.ranks:
+            if rank.pid is None and (content := read_json(self._dir / f"pid-{rank.rank}.json")):
+                rank.pid = int(content["pid"])
+            if rank.code is None and (content := read_json(self._dir / f"rank-{rank.rank}.json")):
+                rank.code, rank.error, rank.step = (
+                    int(content["code"]),
+                    content["error"],
+                    int(content["step"]),
+                )
+            try:
+                beat = (self._dir / f"heartbeat-{rank.rank}").stat().st_mtime
+            except OSError:
+                continue
+            if beat != rank.beat:
+                rank.beat, rank.moved = beat, self._now()
+
+    @property
+    def finished(self) -> bool:
+        """Every rank has said how it ended."""
+        return all(rank.code is not None for rank in self.ranks)
+
+    @property
+    def ending(self) -> bool:
+        """Some rank has said how it ended."""
+        return any(rank.code is not None for rank in self.ranks)
+
+    @property
+    def started(self) -> bool:
+        """Some rank has got as far as training's own code."""
+        return any(rank.pid is not None for rank in self.ranks)
+
+    def fault(self) -> Fault | None:
+        """The first thing that is wrong, or None."""
+        return next(self._faults(), None)
+
+    def _faults(self) -> Iterator[Fault]:
+        for rank in self.ranks:
+            if rank.code is None and rank.gone is None and rank.pid is not None and not alive(rank.pid):
+                rank.gone = self._now()
+        gone = [rank for rank in self.ranks if rank.code is None and rank.gone is not None]
+        for rank in sorted(gone, key=lambda one: one.gone or 0.0):
+            # Its last file may be on its way: a process that ends by itself writes it just before.
+            if rank.gone is not None and self._now() - rank.gone >= LAST_WORD_S:
+                text = "killed: it exited without reporting, as after SIGKILL (out of memory?)"
+                yield Fault("killed", rank.rank, text, rank.step)
+        for rank in self.ranks:
+            if rank.code not in (None, EXIT_DONE, EXIT_STOPPED):
+                kind: Kind = "usage" if rank.code == EXIT_USAGE else "error"
+                yield Fault(kind, rank.rank, rank.error or f"exit code {rank.code}", rank.step)
+        yield from self._hung(patience=1.0)
+
+    def frozen(self) -> Fault | None:
+        """What hangs here, where a process of another node is the first whose time is up: it may wait for ours."""
+        return next((fault for fault in self._hung(patience=0.5) if fault.kind == "frozen"), None)
+
+    def _hung(self, *, patience: float) -> Iterator[Fault]:
+        """Silent for longer than `patience` times what is allowed; the frozen first."""
+        for rank in sorted(self.ranks, key=lambda one: (state(one.pid) not in FROZEN, one.moved)):
+            limit = self._hang_timeout_s if rank.beat else self._start_timeout_s
+            if rank.code is None and (silent := self._now() - rank.moved) > patience * limit:
+                what = "no step was finished" if rank.beat else "the first step was not finished"
+                now = state(rank.pid)
+                text = f"hung: {what} for {silent:.0f} s (process state: {now})"
+                yield Fault("frozen" if now in FROZEN else "hung", rank.rank, text, rank.step)
+
+    def ask_to_stop(self) -> None:
+        """SIGUSR2 to every process that has not ended; again after a while, for those that were not ready."""
+        for rank in self.ranks:
+            if rank.pid is None or rank.code is not None or not alive(rank.pid):
+                continue
+            if self._now() - rank.signalled >= SIGNAL_AGAIN_S:
+                rank.signalled = self._now()
+                try:
+                    os.kill(rank.pid, signal.SIGUSR2)
+                except ProcessLookupError:
+                    continue
+
+    def kill(self) -> None:
+        """SIGKILL to every process that still lives."""
+        for rank in self.ranks:
+            if rank.pid is not None and alive(rank.pid):
+                try:
+                    os.kill(rank.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+
+
+def state(pid: int | None) -> str:
+    """Running, sleeping, stopped, disk-sleep, …: as the kernel calls it; `gone` where there is none."""
+    import psutil
+
+    if pid is None:
+        return "not started"
+    try:
+        return str(psutil.Process(pid).status())
+    except psutil.NoSuchProcess:
+        return "gone"
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and waits for its parent does not."""
+    return state(pid) not in ("gone", "zombie", "dead")

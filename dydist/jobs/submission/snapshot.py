@@ -1,0 +1,137 @@
+"""Code as it was: what a job runs is copied at submission, so that edits while it waits change nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dydist.errors import UserError
+from dydist.jobs.files import write_json
+from dydist.text.redaction import scrub
+
+LIMIT_BYTES = 100 << 20
+"""A snapshot larger than this is a mistake: data or checkpoints that were added to the repository."""
+RECORDED_VARIABLES = frozenset(
+    """
+    PATH PYTHONPATH LD_LIBRARY_PATH LD_PRELOAD VIRTUAL_ENV CONDA_PREFIX CONDA_DEFAULT_ENV LOADEDMODULES HOSTNAME
+    LANG LC_ALL CUDA_HOME CUDA_PATH CUDA_VISIBLE_DEVICES CUDA_DEVICE_ORDER CUDA_LAUNCH_BLOCKING CUBLAS_WORKSPACE_CONFIG
+    OMP_NUM_THREADS OMP_PROC_BIND OMP_PLACES OMP_SCHEDULE MKL_NUM_THREADS MKL_CBWR OPENBLAS_NUM_THREADS KMP_AFFINITY
+    NCCL_DEBUG NCCL_DEBUG_SUBSYS NCCL_SOCKET_IFNAME NCCL_IB_DISABLE NCCL_IB_HCA NCCL_IB_GID_INDEX NCCL_IB_TIMEOUT
+    NCCL_NET NCCL_P2P_DISABLE NCCL_P2P_LEVEL NCCL_SHM_DISABLE NCCL_ALGO NCCL_PROTO NCCL_MIN_NCHANNELS NCCL_MAX_NCHANNELS
+    NCCL_BUFFSIZE NCCL_NET_GDR_LEVEL NCCL_CROSS_NIC NCCL_TIMEOUT GLOO_SOCKET_IFNAME
+    SLURM_CLUSTER_NAME SLURM_CONF SLURM_JOB_ID SLURM_JOB_NAME SLURM_JOB_PARTITION SLURM_JOB_ACCOUNT SLURM_JOB_QOS
+    SLURM_JOB_NODELIST SLURM_JOB_NUM_NODES SLURM_JOB_CPUS_PER_NODE SLURM_JOB_GPUS SLURM_NNODES SLURM_NTASKS
+    SLURM_NTASKS_PER_NODE SLURM_CPUS_PER_TASK SLURM_CPUS_ON_NODE SLURM_GPUS_ON_NODE SLURM_MEM_PER_NODE SLURM_SUBMIT_DIR
+    SLURM_SUBMIT_HOST SLURM_RESTART_COUNT SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID SBATCH_PARTITION SBATCH_ACCOUNT
+    SBATCH_QOS SBATCH_TIMELIMIT SBATCH_CONSTRAINT SBATCH_EXPORT SBATCH_REQUEUE
+    """.split()
+)
+"""What is recorded of the environment, by name: of what is not listed here nobody knows whether it is a secret."""
+
+
+def package_root() -> Path:
+    """The folder that holds the package dydist/ which is running."""
+    return Path(__file__).resolve().parents[3]
+
+
+def take_snapshot(
+    root: Path, target: Path, *, limit_bytes: int = LIMIT_BYTES, instead: Mapping[Path, bytes] | None = None
+) -> dict[str, Any]:
+    """Copy the code under `root` to `target`/code and record where it came from; returns the record.
+
+    In a git checkout: every tracked file as it is now, and new files of the package that git does not ignore; the
+    commit goes to snapshot.json and the changes since it to changes.diff. Elsewhere (an installed package): the
+    package. Raises UserError where it would be larger than `limit_bytes`, before anything is copied.
+
+    `instead`: files whose copy gets other bytes, since they hold secrets. Their changes are not written to
+    changes.diff.
+    """
+    commit = _git(root, "rev-parse", "HEAD")
+    top = _git(root, "rev-parse", "--show-toplevel")
+    in_git = commit is not None and top is not None and Path(top).resolve() == root.resolve()
+    files = _tracked(root) if in_git else _package(root)
+    sizes = {file: (root / file).stat().st_size for file in files if (root / file).is_file()}
+    if (total := sum(sizes.values())) > limit_bytes:
+        largest = ", ".join(f"{file} ({size / 2**20:.0f} MiB)" for file, size in _largest(sizes))
+        raise UserError(
+            f"the code to copy is {total / 2**20:.0f} MiB, {limit_bytes / 2**20:.0f} MiB are allowed; "
+            f"take the largest files out of git: {largest}"
+        )
+    replaced = {
+        str(path.resolve().relative_to(root.resolve())): content
+        for path, content in (instead or {}).items()
+        if path.resolve().is_relative_to(root.resolve())
+    }
+    for file in sizes:
+        copy = target / "code" / file
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if file in replaced:
+            copy.write_bytes(replaced[file])
+        else:
+            shutil.copy2(root / file, copy)
+    record: dict[str, Any] = {"root": str(root), "files": len(sizes), "bytes": total, "time": time.time()}
+    if in_git:
+        others = [f":(exclude,literal,top){file}" for file in replaced]
+        difference = _git(root, "diff", "--binary", "HEAD", "--", ".", *others) or ""
+        (target / "changes.diff").write_text(difference, encoding="utf-8")
+        record |= {
+            "commit": commit,
+            "branch": _git(root, "rev-parse", "--abbrev-ref", "HEAD"),
+            "dirty": bool(difference),
+        }
+    write_json(target / "snapshot.json", record)
+    return record
+
+
+def record_environment(target: Path) -> None:
+    """Write environment.json: host, Python, packages, and the variables of RECORDED_VARIABLES."""
+    variables = {
+        name: scrub(value) for name, value in sorted(os.environ.items()) if name in RECORDED_VARIABLES
+    }
+    packages = {item.metadata["Name"]: item.version for item in metadata.distributions()}
+    write_json(
+        target / "environment.json",
+        {
+            "host": socket.gethostname(),
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "executable": sys.executable,
+            "variables": variables,
+            "packages": dict(sorted(packages.items())),
+        },
+    )
+
+
+def _tracked(root: Path) -> list[str]:
+    listed = _git(root, "ls-files", "-z") or ""
+    new = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", "dydist") or ""
+    return sorted({name for name in (listed + new).split("\0") if name})
+
+
+def _package(root: Path) -> list[str]:
+    return sorted(
+        str(path.relative_to(root))
+        for path in (root / "dydist").rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    )
+
+
+def _largest(sizes: dict[str, int]) -> list[tuple[str, int]]:
+    return sorted(sizes.items(), key=lambda item: -item[1])[:3]
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True)
+    except FileNotFoundError:
+        return None
+    return result.stdout.decode(errors="surrogateescape").rstrip("\n") if result.returncode == 0 else None

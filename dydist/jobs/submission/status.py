@@ -1,0 +1,276 @@
+"""How jobs are doing: what SLURM says, what the run says of itself, and what its starts left."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dydist.errors import EXIT_DONE, EXIT_ERROR
+from dydist.jobs import slurm
+from dydist.jobs.attempt import Attempt, attempts, first_failure
+from dydist.jobs.decide import SAVED
+from dydist.jobs.files import read_json, read_lines, write_json
+from dydist.jobs.submission.task_log import scheduler_words, task_log
+
+FINAL = frozenset({"done", "failed", "cancelled", "stopped", "lost"})
+"""States in which a job has ended and does not come back."""
+ENDED = "ended.json"
+"""In a job's log folder: how SLURM said that it had ended."""
+OUTPUT_LINES = 12
+"""How many lines of what SLURM and submitit wrote are shown of a start without a log."""
+UNREPORTED = "ended without reporting: its node was lost, or its processes were killed at once"
+NOT_BACK = "SLURM has not started it again: submit it again, and it goes on from its newest checkpoint"
+STALE_S = 60.0
+"""A running run that has not written its status for so long is shown as silent."""
+RUN_FIELDS = ("step", "total_steps", "epoch", "loss", "accuracy", "best_accuracy", "images_per_s", "eta_s")
+_BY_ACTION = {"finish": "done", "fail": "failed", "cancel": "cancelled"}
+_BY_SCHEDULER = {"COMPLETED": "done", "CANCELLED": "cancelled"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobStatus:
+    """One job. `state`: pending, starting, running, requeued (in the queue again), suspended, stopping, or one
+    of FINAL.
+
+    `scheduler` is SLURM's own word, FORGOTTEN where it knows the job no more, UNREACHABLE where it does not answer.
+    Figures of the run are None until known; `accuracy` is a fraction, times are seconds, `updated_age_s` is how
+    long ago the run last wrote. `requeues`: for each start but the last, why it ended. `failure`: the first that
+    failed in the last start: node, rank, message, last_lines. `output`: of a start that ended before its own log
+    began, the last lines that SLURM and submitit wrote.
+    """
+
+    job: str
+    name: str
+    run_dir: str
+    cluster: str
+    state: str
+    scheduler: str
+    reason: str = ""
+    nodes: str = ""
+    run: Mapping[str, Any] = field(default_factory=dict)
+    last_checkpoint: Mapping[str, Any] | None = None
+    checkpoint_age_s: float | None = None
+    updated_age_s: float | None = None
+    starts: int = 0
+    requeues: Sequence[Mapping[str, Any]] = ()
+    failure: Mapping[str, Any] | None = None
+    message: str = ""
+    exit_code: int | None = None
+    output: Sequence[str] = ()
+
+    @property
+    def code(self) -> int:
+        """The exit code of an ended job: its own where it told one, else 0 when it is done and 1 otherwise."""
+        if self.state == "done":
+            return EXIT_DONE
+        return self.exit_code or EXIT_ERROR
+
+    @property
+    def ended(self) -> bool:
+        return self.state in FINAL
+
+
+def statuses(records: Sequence[Mapping[str, Any]], *, now: float | None = None) -> list[JobStatus]:
+    """The status of each job record; asks SLURM once for all of them."""
+    ids = [str(one["job"]) for one in records if one["cluster"] == "slurm"]
+    problem = ""
+    known: dict[str, slurm.JobInfo] = {}
+    if ids:
+        try:
+            known = slurm.jobs(ids)
+            known |= slurm.accounting([one for one in ids if one not in known])
+        except slurm.SlurmError as error:
+            problem = str(error)
+    moment = time.time() if now is None else now
+    for record in records:
+        _keep(record, known.get(str(record["job"])), moment)
+    return [
+        status_of(record, _local(record) or known.get(str(record["job"])), problem, moment)
+        for record in records
+    ]
+
+
+def folder_status(run_dir: Path, *, now: float | None = None) -> JobStatus:
+    """The status of a run that was started without a job, by what it says of itself."""
+    moment = time.time() if now is None else now
+    run = read_json(run_dir / "status.json") or {}
+    age = moment - float(run["updated"]) if run.get("updated") else None
+    state, message = str(run.get("state") or "unknown"), str(run.get("message") or "")
+    if state not in FINAL and age is not None and age > STALE_S:
+        state, message = "lost", f"silent for {age:.0f} s: no heartbeat from process 0"
+    checkpoint = run.get("last_checkpoint")
+    return JobStatus(
+        job="-",
+        name=run_dir.resolve().name,
+        run_dir=str(run_dir),
+        cluster="none",
+        state=state,
+        scheduler="NONE",
+        run={name: run.get(name) for name in RUN_FIELDS},
+        last_checkpoint=checkpoint,
+        checkpoint_age_s=moment - float(checkpoint["time"])
+        if checkpoint and checkpoint.get("time")
+        else None,
+        updated_age_s=age,
+        message=message,
+    )
+
+
+def status_of(record: Mapping[str, Any], info: slurm.JobInfo | None, problem: str, now: float) -> JobStatus:
+    """Put together one job. `info` None: the scheduler knows it no more, or (`problem`) cannot be asked."""
+    log_dir, run_dir = Path(record["log_dir"]), Path(record["run_dir"] or record["submission"])
+    history = attempts(log_dir)
+    starts = list(read_lines(log_dir / "starts.jsonl"))
+    last = history[-1] if history else None
+    run = read_json(run_dir / "status.json") or {}
+    began = float(starts[-1]["time"]) if starts else now
+    # A status of an earlier start, or of another job of the same run, says nothing of this start.
+    current = bool(starts) and float(run.get("started") or 0) >= began
+    mine = str(run.get("job")) == str(record["job"])
+    decision = last.decision() if last else None
+    scheduler = "UNREACHABLE" if problem else info.state if info else "FORGOTTEN"
+    if info is None and not problem:
+        info = _last_seen(record, began if starts else 0.0)
+    state = _state(info, problem, decision, run if mine else {}, current, bool(starts))
+    if state == "lost" and (log_dir / "cancel.json").exists():
+        state = "cancelled"  # before it had begun, so that it could not say so itself
+    updated_age = now - float(run["updated"]) if mine and run.get("updated") else None
+    message = "" if state in FINAL else problem or str(run.get("message", "") if mine else "")
+    if state == "running" and updated_age is not None and updated_age > STALE_S:
+        message = f"silent for {updated_age:.0f} s: no heartbeat from process 0"
+    if not mine and (starts or state in FINAL):
+        run = {}  # of another job of the same run; before this one starts, it is where it goes on from
+    checkpoint = run.get("last_checkpoint")
+    failure = first_failure(last.outcomes() or last.failures()) if last and state != "done" else None
+    return JobStatus(
+        job=str(record["job"]),
+        name=str(record["name"]),
+        run_dir=str(run_dir),
+        cluster=str(record["cluster"]),
+        state=state,
+        scheduler=scheduler,
+        reason=_reason(info, decision, state),
+        nodes=info.nodes if info else "",
+        run={name: run.get(name) for name in RUN_FIELDS},
+        last_checkpoint=checkpoint,
+        checkpoint_age_s=now - float(checkpoint["time"]) if checkpoint and checkpoint.get("time") else None,
+        updated_age_s=updated_age,
+        starts=len(starts),
+        requeues=[_ending(attempt, record) for attempt in (history if state == "requeued" else history[:-1])],
+        failure=None
+        if failure is None
+        else {
+            "node": failure.name,
+            "rank": failure.rank,
+            "kind": failure.kind,
+            "message": failure.message,
+            "last_lines": list(failure.last_lines),
+        },
+        message=message,
+        output=_output(record, last, state),
+        exit_code=int(decision["code"]) if decision and state in FINAL else None,
+    )
+
+
+def _state(
+    info: slurm.JobInfo | None,
+    problem: str,
+    decision: Mapping[str, Any] | None,
+    run: Mapping[str, Any],
+    current: bool,
+    started: bool,
+) -> str:
+    decided = _BY_ACTION.get(str(decision["action"])) if decision else None
+    own = str(run.get("state", ""))
+    if info is not None and info.state not in slurm.ENDED:
+        if info.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"):
+            return "requeued" if started else "pending"
+        if info.state in ("SUSPENDED", "STOPPED"):
+            return "suspended"
+        if info.state in ("COMPLETING", "STAGE_OUT") or decision:
+            return decided or "stopping"
+        return (
+            own if current and own in ("starting", "running") else "starting" if not current else "stopping"
+        )
+    if decided:
+        return decided
+    if info is not None:
+        saved = decision is not None and str(decision["reason"]).startswith(SAVED)
+        return _BY_SCHEDULER.get(info.state, "stopped" if saved else "failed")
+    if own in FINAL and current:
+        return own
+    if problem:
+        return own if current and own else "unknown"
+    return "lost"
+
+
+def _reason(info: slurm.JobInfo | None, decision: Mapping[str, Any] | None, state: str) -> str:
+    if state in ("pending", "requeued") and info is not None and info.reason:
+        return info.reason
+    if decision and state in FINAL:
+        reason = "" if decision["reason"] == state else str(decision["reason"])
+        back = decision["action"] == "requeue" and state not in ("done", "cancelled")
+        return f"{reason}; {NOT_BACK}" if back else reason
+    if info is not None and info.state in slurm.ENDED and state not in ("done", "cancelled"):
+        return info.state.lower().replace("_", " ")
+    return ""
+
+
+def _output(record: Mapping[str, Any], last: Attempt | None, state: str) -> Sequence[str]:
+    """What SLURM and submitit wrote last, where a job failed and its newest start tells nothing itself."""
+    # What the batch script decides, no node could: it knows an exit code alone.
+    told = last is not None and (
+        (last.decision() or {}).get("decided_by") or last.outcomes() or last.failures()
+    )
+    if told or state not in ("failed", "lost", "requeued"):
+        return ()
+    return [line for line in task_log(record).splitlines() if line.strip()][-OUTPUT_LINES:]
+
+
+def _ending(attempt: Attempt, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Why a start ended: by its own decision, or in SLURM's words."""
+    decision = attempt.decision()
+    number = int(attempt.folder.name.rpartition("-")[2])
+    if decision is None:
+        reason = scheduler_words(record, number) or UNREPORTED
+        return {"start": number, "reason": reason, "time": None, "saved_step": None}
+    return {"start": number, **{name: decision[name] for name in ("reason", "time", "saved_step")}}
+
+
+def _keep(record: Mapping[str, Any], info: slurm.JobInfo | None, now: float) -> None:
+    """Write down how SLURM says that a job has ended, which it forgets; in folders of this user's own alone."""
+    folder = Path(record["run_dir"] or record["submission"])
+    file = Path(record["log_dir"]) / ENDED
+    if info is None or info.state not in slurm.ENDED or (read_json(file) or {}).get("state") == info.state:
+        return
+    with suppress(OSError):
+        if folder.stat().st_uid == os.geteuid():
+            write_json(file, {"state": info.state, "nodes": info.nodes, "time": now})
+
+
+def _last_seen(record: Mapping[str, Any], began: float) -> slurm.JobInfo | None:
+    """What `_keep` wrote since the newest start began, of a job that SLURM has forgotten."""
+    seen = read_json(Path(record["log_dir"]) / ENDED)
+    if seen is None or float(seen["time"]) < began:
+        return None
+    return slurm.JobInfo(job=str(record["job"]), state=str(seen["state"]), nodes=str(seen["nodes"]))
+
+
+def _local(record: Mapping[str, Any]) -> slurm.JobInfo | None:
+    """A job of submitit's local executor: its id is the process that controls it."""
+    if record["cluster"] != "local":
+        return None
+    import psutil
+
+    job = str(record["job"])
+    try:
+        process = psutil.Process(int(job))
+        lives = process.status() != psutil.STATUS_ZOMBIE and "submitit.local._local" in process.cmdline()
+    except psutil.NoSuchProcess:
+        lives = False
+    return slurm.JobInfo(job=job, state="RUNNING", nodes="localhost") if lives else None

@@ -1,0 +1,255 @@
+"""Submitting runs through submitit: to SLURM, or to this machine by the same way."""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+from dydist.config.reader import read_config, redacted_arguments
+from dydist.config.rules import check_config
+from dydist.config.shipped import RECIPES, find_file
+from dydist.errors import UserError
+from dydist.jobs import launch, slurm, slurm_environment
+from dydist.jobs.files import read_json, write_json
+from dydist.jobs.spec import JobSpec
+from dydist.jobs.submission import refusals
+from dydist.jobs.submission.arrays import hand_over
+from dydist.jobs.submission.job_secrets import in_environment, job_variables, open_env, recipe_to_write
+from dydist.jobs.submission.profile import Profile
+from dydist.jobs.submission.registry import remember
+from dydist.jobs.submission.sbatch import Cluster, Submission, sbatch_text
+from dydist.jobs.submission.snapshot import package_root, record_environment, take_snapshot
+from dydist.text.display import tell
+
+
+def new_submission_folder(parent: Path) -> Path:
+    """A name of its own, in order of time; nothing is made."""
+    return (parent / "submissions" / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}").absolute()
+
+
+def prepare_run(
+    arguments: Sequence[str], profile: Profile, *, cluster: Cluster, folder: Path | None = None
+) -> Submission:
+    """A submission of one run. `arguments`: as for dydist/train.py, or with a recipe's path in front.
+
+    The configuration is checked here, for the largest and the smallest world size. UserError: wrong, or the run has
+    a job already that has not ended.
+    """
+    command_line = with_recipe(arguments)
+    config = read_config(command_line)
+    for nodes in {profile.nodes, profile.min_nodes or profile.nodes}:
+        check_config(config, world_size=nodes * profile.processes)
+    run_dir = (Path(config.run.dir) / config.run.name).absolute()
+    folder = folder or new_submission_folder(run_dir)
+    spec = make_spec(profile, command_line, run_dir=run_dir, folder=folder)
+    return Submission(
+        cluster=cluster,
+        profile=profile,
+        name=config.run.name,
+        comment=f"dydist:{run_dir}",
+        folder=folder,
+        submitit=run_dir / "logs" / "tasks",
+        specs=(spec,),
+        secrets=job_variables(config, profile),
+    )
+
+
+def prepare_preflight(
+    profile: Profile, *, cluster: Cluster, parent: str, arguments: Sequence[str] = ()
+) -> Submission:
+    """A job that checks its nodes, and the place of checkpoints that `arguments` name, and trains nothing."""
+    command_line = with_recipe(arguments)
+    config = read_config(command_line)
+    folder = new_submission_folder(Path(parent).absolute())
+    return Submission(
+        cluster=cluster,
+        profile=profile,
+        name="preflight",
+        comment=f"dydist:{folder}",
+        folder=folder,
+        submitit=folder / "logs" / "tasks",
+        specs=(make_spec(profile, command_line, run_dir=None, folder=folder),),
+        secrets=job_variables(config, profile),
+    )
+
+
+def make_spec(profile: Profile, arguments: Sequence[str], *, run_dir: Path | None, folder: Path) -> JobSpec:
+    """The job of one run, or with `run_dir` None of a preflight alone. It holds no secret."""
+    code = folder / "code"
+    return JobSpec(
+        run_dir=str(run_dir) if run_dir else "",
+        log_dir=str((run_dir or folder) / "logs" / "{job}"),
+        code=str(code),
+        program=str(code / "dydist" / "train.py") if run_dir else "",
+        arguments=tuple(redacted_arguments(_frozen_recipe(arguments, folder))),
+        workdir=os.getcwd(),
+        processes_per_node=profile.processes,
+        cpu=profile.cpu,
+        python=profile.python or sys.executable,
+        interface=profile.interface,
+        env=open_env(profile),
+        preflight=profile.preflight,
+        start_timeout_s=profile.start_timeout_s,
+        hang_timeout_s=profile.hang_timeout_s,
+        max_stalled=profile.max_stalled,
+    )
+
+
+def with_recipe(arguments: Sequence[str]) -> list[str]:
+    """`RECIPE --a.b c` as `--config RECIPE --a.b c`."""
+    if arguments and not arguments[0].startswith("-"):
+        return ["--config", *arguments]
+    return list(arguments)
+
+
+def _frozen_recipe(arguments: Sequence[str], folder: Path) -> list[str]:
+    """The same command line with the recipe that is copied into `folder`."""
+    found = list(arguments)
+    for index, word in enumerate(found):
+        if word == "--config":
+            found[index + 1] = str(folder / "recipe.yaml")
+        elif word.startswith("--config="):
+            found[index] = f"--config={folder / 'recipe.yaml'}"
+    return found
+
+
+def recipe_of(arguments: Sequence[str]) -> Path | None:
+    """The file that --config names."""
+    for index, word in enumerate(arguments):
+        if word == "--config":
+            return find_file(arguments[index + 1], RECIPES)
+        if word.startswith("--config="):
+            return find_file(word.partition("=")[2], RECIPES)
+    return None
+
+
+def active_jobs(run_dirs: Iterable[Path], *, tries: int = slurm.TRIES) -> dict[Path, slurm.JobInfo]:
+    """The jobs of these run folders that are in SLURM's queue, waiting or running. SLURM is asked once."""
+    if not slurm.available():
+        return {}
+    records = {run_dir: read_json(run_dir / "job.json") for run_dir in run_dirs}
+    ids = {run_dir: str(one["job"]) for run_dir, one in records.items() if one and one["cluster"] == "slurm"}
+    known = slurm.jobs(list(ids.values()), tries=tries) if ids else {}
+    found = {run_dir: known[job] for run_dir, job in ids.items() if job in known}
+    return {run_dir: info for run_dir, info in found.items() if info.state not in slurm.ENDED}
+
+
+def refuse_second_job(run_dirs: Iterable[Path]) -> None:
+    """UserError where a run has a job in the queue already: both would write to one folder."""
+    for run_dir, info in active_jobs(run_dirs).items():
+        raise UserError(
+            f"run.name: {run_dir.name} has job {info.job} already ({info.state}); give another run.name, "
+            f"or end that first: dydist cancel {info.job}"
+        )
+
+
+def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
+    """Take the snapshot, submit, and record; the job id of each spec."""
+    if submission.cluster == "slurm" and not slurm.available():
+        raise slurm.SlurmError(f"sbatch: {slurm.MISSING}")
+    if submission.cluster == "local" and submission.profile.nodes != 1:
+        raise UserError(
+            f"--nodes: {submission.profile.nodes} is too many for --cluster local, which has this node only"
+        )
+    refuse_second_job(Path(spec.run_dir) for spec in submission.specs if spec.run_dir)
+    folder = submission.folder
+    made = [path for path in _folders(submission) if not path.exists()]
+    folder.mkdir(parents=True)
+    content = None if recipe is None else recipe_to_write(recipe)
+    hidden = {} if recipe is None or content == recipe.read_bytes() else {recipe: content or b""}
+    take_snapshot(package_root(), folder, instead=hidden)
+    record_environment(folder)
+    if content is not None:
+        (folder / "recipe.yaml").write_bytes(content)
+    submission.submitit.mkdir(parents=True, exist_ok=True)
+    submission.submitit.chmod(
+        0o700
+    )  # whoever could write here could have the job run what they like: a pickle
+    before = set(submission.submitit.iterdir())
+    try:
+        # submitit prints what sbatch said, which the error below tells
+        said = redirect_stderr(io.StringIO())
+        with slurm_environment.clean(), in_environment(submission.secrets), said:
+            ids = hand_over(submission)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "submitit":
+            raise
+        _forget(submission, before, made)
+        reason = refusals.explain(str(error), submission.profile)
+        raise slurm.SlurmError(f"SLURM refused the job: {reason}") from error
+    for job, spec in zip(ids, submission.specs, strict=True):
+        record = {
+            "job": job,
+            "cluster": submission.cluster,
+            "name": _run_name(submission, spec),
+            "run_dir": spec.run_dir,
+            "log_dir": spec.log_dir.replace("{job}", job),
+            "task_logs": str(submission.submitit),
+            "submission": str(folder),
+            "submitted": time.time(),
+            "nodes": submission.profile.nodes,
+            "min_nodes": submission.profile.min_nodes,
+            "processes_per_node": spec.processes_per_node,
+            "arguments": list(spec.arguments),
+            "workdir": spec.workdir,
+        }
+        write_json(Path(spec.run_dir or folder) / "job.json", record)
+        try:
+            remember(record)
+        except OSError as error:  # the job is queued: its number must be shown
+            tell(
+                f"job {job} cannot be added to the list of your jobs, {error.filename} ({error.strerror}); "
+                f"name its folder instead: dydist status {spec.run_dir or folder}"
+            )
+    return ids
+
+
+def _run_name(submission: Submission, spec: JobSpec) -> str:
+    """A run's name; of a sweep's, the sweep's and its own."""
+    own = Path(spec.run_dir).name
+    return submission.name if own in ("", submission.name) else f"{submission.name}/{own}"
+
+
+def _folders(submission: Submission) -> list[Path]:
+    """The folders that a submission needs, and those around them; the deepest first."""
+    ends = (submission.folder, submission.submitit)
+    found = {path for end in ends for path in (end, *end.parents)}
+    return sorted(found, key=lambda path: len(path.parts), reverse=True)
+
+
+def _forget(submission: Submission, before: Collection[Path], made: Sequence[Path]) -> None:
+    """Remove what a submission that SLURM has refused left.
+
+    `before`: what submitit's folder held already; `made`: the folders that were not there, the deepest first.
+    """
+    shutil.rmtree(submission.folder)
+    for path in set(submission.submitit.iterdir()) - set(before):
+        path.unlink()
+    for folder in made:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def node_commands(spec: JobSpec, nodes: int) -> list[str]:
+    """What each node will run, as shell lines; FIRST_NODE and PORT are known when the job starts."""
+    port = {"--main_process_port=0": "--main_process_port=PORT"}
+    places = [launch.Place(node=node, nodes=nodes, address="FIRST_NODE", port=0) for node in range(nodes)]
+    return [shlex.join(port.get(word, word) for word in launch.command(spec, place)) for place in places]
+
+
+def describe(submission: Submission) -> Mapping[str, Any]:
+    """A dry run as data: the sbatch text, and each node's command of each run."""
+    nodes = submission.profile.nodes
+    return {
+        "sbatch": sbatch_text(submission) if submission.cluster == "slurm" else "",
+        "runs": [{"run_dir": spec.run_dir, "nodes": node_commands(spec, nodes)} for spec in submission.specs],
+    }

@@ -1,0 +1,168 @@
+"""Sweeps: a grid of fields times seeds, submitted as one job array; what is done already is left out."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dydist.config.reader import fields, read_config, read_value
+from dydist.config.rules import check_config
+from dydist.errors import UserError
+from dydist.jobs import slurm
+from dydist.jobs.files import read_json, write_json
+from dydist.jobs.submission import submit as jobs
+from dydist.jobs.submission.job_secrets import job_variables
+from dydist.jobs.submission.profile import Profile
+from dydist.jobs.submission.sbatch import Submission
+from dydist.text.display import tell
+from dydist.text.redaction import redact_url
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep: its name, and its flags over the common ones."""
+
+    name: str
+    flags: tuple[str, ...]
+    values: Mapping[str, str]
+
+
+def parse_grid(words: Sequence[str]) -> dict[str, list[str]]:
+    """`optim.lr=0.05,0.1` as {"optim.lr": ["0.05", "0.1"]}. UserError: no such field, no values, twice the same."""
+    known = {path for path, _, _ in fields()}
+    grid: dict[str, list[str]] = {}
+    for word in words:
+        field, equals, text = word.partition("=")
+        values = _values(text)
+        if not equals or not all(values):
+            raise UserError(
+                f"--grid: {word!r} is not FIELD=VALUE,VALUE…; write for example optim.lr=0.05,0.1"
+            )
+        if field not in known:
+            raise UserError(f"--grid: there is no field {field!r}; `dydist/train.py --help` lists all")
+        typed = [repr(read_value(field, value)) for value in values]
+        if field in grid or len(set(typed)) != len(typed):
+            raise UserError(f"--grid: {word!r} names a field or a value twice; each once")
+        if field in ("run.name", "run.dir", "seed"):
+            raise UserError(
+                f"--grid: {field} cannot be swept; the sweep names its runs, and --seeds counts seeds"
+            )
+        if field == "checkpoint.storage_options" or any(redact_url(value) != value for value in values):
+            raise UserError(
+                f"--grid: {field} holds secrets, and a grid's values name folders; give it after -- for all runs"
+            )
+        grid[field] = values
+    return grid
+
+
+def _values(text: str) -> list[str]:
+    """The values between commas; brackets hold the commas of a list together: `[10,20],[15,25]` are two."""
+    return [value.strip() for value in re.split(r",(?![^\[]*\])", text)]
+
+
+def points(grid: Mapping[str, Sequence[str]], seeds: int) -> Iterator[Point]:
+    """Every combination, seeds innermost. Names say what differs: `lr0.05-kernels2-seed0`."""
+    if seeds < 1:
+        raise UserError(f"--seeds: {seeds} is not allowed; it must be at least 1")
+    for combination in itertools.product(*grid.values()):
+        for seed in range(seeds):
+            values = {**dict(zip(grid, combination, strict=True)), "seed": str(seed)}
+            parts = [f"{field.rpartition('.')[2]}{_safe(value)}" for field, value in values.items()]
+            flags = [word for field, value in values.items() for word in (f"--{field}", value)]
+            yield Point("-".join(parts), tuple(flags), values)
+
+
+def prepare_sweep(
+    name: str,
+    arguments: Sequence[str],
+    profile: Profile,
+    *,
+    grid: Mapping[str, Sequence[str]],
+    seeds: int,
+    parallel: int | None,
+    dry_run: bool = False,
+) -> tuple[Submission | None, dict[str, list[str]]]:
+    """The submission of what is not done yet (None: nothing), and the runs: `all`, `done`, `queued`, `submitted`.
+
+    `queued` runs have a job that waits or runs, of an earlier submission of the sweep.
+    A dry run needs no SLURM: where that cannot tell which runs are queued, none are left out for it.
+    Runs lie in `<run.dir>/<name>/<point>`; `sweep.json` there lists them. Every configuration is checked first.
+    """
+    common = jobs.with_recipe(arguments)
+    sweep_dir = (Path(read_config(common).run.dir) / name).absolute()
+    folder = jobs.new_submission_folder(sweep_dir)
+    found: dict[str, list[str]] = {"all": [], "done": [], "queued": [], "submitted": []}
+    run_dirs = [sweep_dir / point.name for point in points(grid, seeds)]
+    try:
+        active = jobs.active_jobs(run_dirs, tries=1 if dry_run else slurm.TRIES)
+    except slurm.SlurmError as error:
+        if not dry_run:
+            raise
+        tell(f"runs that have a job already are shown too, since nothing is known of jobs: {error}")
+        active = {}
+    specs = []
+    for point in points(grid, seeds):
+        line = [*common, *point.flags, "--run.dir", str(sweep_dir), "--run.name", point.name]
+        config = read_config(line)
+        check_config(config, world_size=profile.nodes * profile.processes)
+        run_dir = sweep_dir / point.name
+        found["all"].append(str(run_dir))
+        if is_done(run_dir):
+            found["done"].append(str(run_dir))
+            continue
+        if run_dir in active:
+            found["queued"].append(str(run_dir))
+            continue
+        found["submitted"].append(str(run_dir))
+        specs.append(jobs.make_spec(profile, line, run_dir=run_dir, folder=folder))
+    if not specs:
+        return None, found
+    submission = Submission(
+        cluster="slurm",
+        profile=profile,
+        name=name,
+        comment=f"dydist:{sweep_dir}",
+        folder=folder,
+        submitit=sweep_dir / "logs" / "tasks",
+        specs=tuple(specs),
+        parallel=parallel,
+        secrets=job_variables(read_config(common), profile),
+    )
+    return submission, found
+
+
+def is_done(run_dir: Path) -> bool:
+    """Whether the run has finished, by its own word."""
+    status = read_json(run_dir / "status.json")
+    return status is not None and status.get("state") == "done"
+
+
+def submit_sweep(
+    submission: Submission,
+    found: Mapping[str, Sequence[str]],
+    grid: Mapping[str, Sequence[str]],
+    seeds: int,
+    recipe: Path | None,
+) -> list[str]:
+    """Submit as one array, and write sweep.json; the job ids of the runs that were submitted."""
+    ids = jobs.submit(submission, recipe=recipe)
+    sweep_dir = submission.folder.parents[1]
+    content = {
+        "name": submission.name,
+        "runs": list(found["all"]),
+        "grid": {field: list(values) for field, values in grid.items()},
+        "seeds": seeds,
+        "array": ids[0].partition("_")[0],
+        "workdir": os.getcwd(),
+    }
+    write_json(sweep_dir / "sweep.json", content)
+    return ids
+
+
+def _safe(value: str) -> str:
+    """A value as part of a folder's name."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", value)

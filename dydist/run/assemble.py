@@ -1,0 +1,171 @@
+"""The parts of a run, built in their order and handed to each other.
+
+Torch is imported where it is first needed, so that a mistake in the configuration is told at once.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dydist.config import Config
+from dydist.errors import EXIT_DONE, EXIT_STOPPED
+from dydist.process.report import ProcessReport, job_end, job_name
+from dydist.process.stop import StopRequest
+from dydist.text.display import show
+
+if TYPE_CHECKING:
+    from dydist.engine import World
+    from dydist.monitor import Monitors, NullMonitor
+    from dydist.records import Monitor
+
+
+def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
+    """Everything between a valid configuration and the exit code."""
+    prepare_environment(config)
+    from dydist.checkpoint import refuse_unusable
+    from dydist.data.splits import open_splits
+    from dydist.engine.deepspeed_config import check_launcher
+
+    check_launcher(config, os.environ)
+    if config.parallel.engine == "deepspeed":
+        from dydist.engine.deepspeed_import import import_deepspeed
+
+        import_deepspeed(config)
+
+    def tell(text: str) -> None:
+        if report.rank == 0 and not config.monitor.quiet:
+            show(text)
+
+    with stop.at_once():  # nothing is begun: a download or a conversion can be broken off
+        if config.checkpoint.url is not None:
+            refuse_unusable(config.checkpoint.url, config.checkpoint.storage_options)
+        splits = open_splits(config, tell)
+
+    from dydist.engine import Loop, build_engine, start_world, total_steps
+    from dydist.engine.precision import slow_precision
+    from dydist.models import dynamic_layers
+    from dydist.models.strategies.native import build
+    from dydist.monitor.probes.probe import RunProbe
+    from dydist.run.end import Ending, tell_already_done, with_way_back
+    from dydist.run.folder import Provenance, make_run_folder, public_values
+    from dydist.run.session import Session, build_model_for
+    from dydist.run.strategies import settle_strategies
+
+    began = time.monotonic()
+    world = start_world(config)
+    run_dir = make_run_folder(config, world)
+    end = Ending(config=config, run_dir=run_dir, total_steps=total_steps(config, splits.order), began=began)
+    session = monitor = loop = None
+    try:
+        model = build_model_for(config, splits.train)
+        layers = dynamic_layers(model, splits.train.images.shape[1:])
+        engine = build_engine(config, model, world)
+        terminal = terminal_of(config, world)
+        session = Session(
+            config,
+            engine,
+            world,
+            run_dir,
+            splits.train,
+            splits.order,
+            monitor=terminal,
+            stop_requested=lambda: stop.requested,
+            job=job_name(os.environ),
+            job_end=job_end(os.environ),
+        )
+        progress = session.restore()
+        report.stands_at(progress.step)
+        to_do = progress.step < end.total_steps
+        if not to_do and progress.last_accuracy is not None:
+            session.close()
+            if world.rank == 0:
+                tell_already_done(run_dir, progress, end, terminal)
+            world.close()
+            return EXIT_DONE
+        if to_do:
+            session.record_claim()
+        values = public_values(config) if to_do else session.trained_with
+        monitor = monitors_of(config, run_dir, world, terminal, values, session.said)
+        session.report_to(monitor)
+        session.strategies = settle_strategies(
+            config, engine.model, layers, world, monitor, recorded=session.strategies
+        )
+        if (slow := slow_precision(config.train.precision, world.device.type, build.cpu())) is not None:
+            monitor.note(slow, level="warning")
+        probe = RunProbe(config, engine.model, world, test_set=splits.test, run_dir=run_dir, monitor=monitor)
+        provenance = None
+        if to_do and world.rank == 0:
+            warn = partial(monitor.note, level="warning")
+            provenance = Provenance(run_dir, values, start=progress.step, tell=warn)
+
+        def finished(step: int) -> None:
+            report.heartbeat(step)
+            if provenance is not None:
+                provenance.reached(step)
+
+        loop = Loop(
+            config,
+            engine,
+            world,
+            splits,
+            monitor,
+            session.save,
+            probe=probe,
+            stop_requested=lambda: stop.requested or session.lost,
+            heartbeat=finished,
+        )
+        progress, done = loop.run(progress)
+        probe.close()
+        session.close()
+    except BaseException as error:
+        if session is not None:
+            session.close()
+        if session is None or monitor is None or world.rank != 0:
+            raise
+        told = with_way_back(error, run_dir, session.held_steps, loop)
+        monitor.close(end("failed", step=report.step, message=str(told)))
+        if told is not error:
+            raise told from error
+        raise
+    monitor.close(end("done" if done else "stopped", step=progress.step, progress=progress))
+    world.close()
+    return EXIT_DONE if done else EXIT_STOPPED
+
+
+def terminal_of(config: Config, world: World) -> Monitors | NullMonitor:
+    """What is shown, on process 0."""
+    from dydist.monitor import NullMonitor, build_terminal
+
+    return build_terminal(config) if world.rank == 0 else NullMonitor()
+
+
+def monitors_of(
+    config: Config,
+    run_dir: Path,
+    world: World,
+    terminal: Monitors | NullMonitor,
+    values: Mapping[str, Any],
+    said: Sequence[tuple[str, str]],
+) -> Monitor:
+    """Everything that is written and shown, on process 0, once the place is known to be this run's."""
+    from dydist.monitor import NullMonitor, build_monitors
+
+    if isinstance(terminal, NullMonitor):
+        return terminal
+    return build_monitors(
+        config, run_dir, world_size=world.size, terminal=terminal, trained_with=values, said=said
+    )
+
+
+def prepare_environment(config: Config) -> None:
+    """Set what libraries read once, when they are first imported."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: large pages, which cost a quarter to fault in
+    if config.parallel.reduce == "exact":
+        # cuBLAS: deterministic with several streams
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # MKL: the same bits whatever the memory's alignment

@@ -1,0 +1,191 @@
+"""A run's folder: made and claimed at a start, and given the configuration of the steps that are done with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dydist.checkpoint import Held
+from dydist.config import Config
+from dydist.config.reader import dump_yaml, to_dict
+from dydist.engine import World
+from dydist.errors import UserError
+from dydist.monitor.outputs.files import json_bytes, replace_file
+from dydist.monitor.outputs.jsonlines import cut_after, read_lines
+from dydist.monitor.outputs.log_owner import LogOwner
+from dydist.storage.places import is_url, local_path
+from dydist.text.redaction import redacted, scrub
+from dydist.text.strict import whole_number
+
+RECORD = "run.json"
+_PROBE = 1 << 16
+"""Bytes that a run folder must have room for at a start: the first records of a run."""
+
+
+def make_run_folder(config: Config, world: World) -> Path:
+    """The run folder, made by process 0; all processes raise UserError where it cannot be written."""
+    run_dir = Path(config.run.dir) / config.run.name
+    problem = None
+    if world.rank == 0:
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            probe = run_dir / f".probe.{os.getpid()}"
+            try:
+                probe.write_bytes(bytes(_PROBE))  # a full disk still makes an empty file
+            finally:
+                probe.unlink(missing_ok=True)
+        except OSError as error:
+            problem = f"run.dir: cannot write {run_dir} ({error.strerror}); give a folder that can be written"
+    if (problem := world.broadcast(problem)) is not None:
+        raise UserError(problem)
+    return run_dir
+
+
+def public_values(config: Config) -> dict[str, Any]:
+    """Every value by section, without secrets: what config.yaml, state.json and the logs show."""
+    return to_dict(redacted(config))
+
+
+class RunFolder:
+    """A run folder as process 0 sees it at a start: which run's it is, and how far that run's saves have got.
+
+    RECORD holds the run's id and its checkpoint place. Checkpoints carry the id too, so that a run whose checkpoints
+    were copied to another place, or that goes on in a fresh folder, is known again.
+    """
+
+    def __init__(self, config: Config, run_dir: Path) -> None:
+        self._resume, self._run_dir = config.checkpoint.resume, run_dir
+        url = config.checkpoint.url or str(run_dir / "checkpoints")
+        self._remote = is_url(url)
+        self._place = scrub(url) if self._remote else local_path(url)
+        self._log = LogOwner(config.monitor.logdir, config.checkpoint.storage_options)
+        self._name = config.run.name
+        self._id = ""
+        self._anew = False
+
+    def admit(self, held: Held) -> str:
+        """The run's id, where this folder and what the place holds are one run's, or one of them is new.
+
+        Raises UserError where the folder belongs to another run, or to one that got further than the place holds, and
+        where `monitor.logdir` is another run's.
+        """
+        record = _read_record(self._run_dir)
+        saved, place = saved_history(self._run_dir)
+        place = record.get("checkpoints") or place or str(self._run_dir / "checkpoints")
+        own, other = record.get("run"), held.run
+        strangers = own is not None and other is not None and own != other
+        if saved > 0 and (
+            strangers or not _reaches(saved, held.steps, self._resume, same=place == self._place)
+        ):
+            raise UserError(self._problem(saved, place, held, strangers=strangers))
+        self._anew = strangers  # this folder's run saved nothing: the place's run goes on in it
+        self._id = other or own or _new_id(self._place if self._remote else None)
+        self._log.check(self._id, self._name)
+        return self._id
+
+    def record(self) -> None:
+        """Write down whose folder this is. For when nothing refuses the start any more."""
+        self._log.claim(self._id, self._run_dir)
+        if self._anew:
+            cut_after(self._run_dir / "metrics.jsonl", 0)
+        replace_file(
+            self._run_dir / RECORD, json_bytes({"run": self._id, "checkpoints": self._place}, indent=1)
+        )
+
+    def _problem(self, saved: int, place: str, held: Held, *, strangers: bool) -> str:
+        newest = max(held.steps, default=None)
+        there = "no checkpoint" if newest is None else f"nothing after step {newest}"
+        if strangers:
+            why = (
+                f"the checkpoints at {self._place} are another run's; give that place as checkpoint.url, or another "
+                "run.name"
+            )
+        elif place != self._place:
+            why = (
+                f"{self._place} holds {there} of it; give that place as checkpoint.url, or copy it here with "
+                f"`dydist checkpoint copy {place} {self._place}`, or give another run.name"
+            )
+        else:
+            back = "" if newest is None else f"checkpoint.resume={newest} to go back to that step, "
+            why = (
+                f"that place holds {there} now; bring its checkpoints back, or give {back}checkpoint.resume=never to "
+                "begin anew, or another run.name"
+            )
+        return (
+            f"run.name: {self._run_dir} belongs to a run that is saved up to step {saved} at {place}; {why}"
+        )
+
+
+def _reaches(saved: int, steps: Sequence[int], resume: str, *, same: bool) -> bool:
+    """Whether a place that holds `steps` can go on with a folder whose run is saved up to step `saved`.
+
+    `same`: it is the place that the folder's run saved to. Who asks for a step, or for a new beginning there, knows.
+    """
+    if whole_number(resume) is not None:
+        return True
+    return max(steps, default=-1) >= saved or (same and resume == "never")
+
+
+def saved_history(run_dir: Path) -> tuple[int, str | None]:
+    """The step up to which a run folder's run is saved, and where, by events.jsonl. A start goes back to its step."""
+    saved, place = 0, None
+    for event in read_lines(run_dir / "events.jsonl"):
+        if not isinstance(step := event.get("step"), int):
+            continue
+        if event.get("kind") == "start":
+            saved = step
+        elif event.get("kind") == "checkpoint" and event.get("error") is None:
+            saved, place = max(saved, step), event.get("url")
+    return saved, place
+
+
+def _read_record(run_dir: Path) -> dict[str, str]:
+    try:
+        values = json.loads((run_dir / RECORD).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return (
+        {name: value for name, value in values.items() if isinstance(value, str)}
+        if isinstance(values, dict)
+        else {}
+    )
+
+
+def _new_id(remote: str | None) -> str:
+    """The id of a run that begins. At a remote place it is the same for every node that tries before the first save."""
+    return uuid.uuid4().hex if remote is None else hashlib.sha256(remote.encode()).hexdigest()[:32]
+
+
+class Provenance:
+    """config.yaml: the configuration of the newest step of the run.
+
+    `values`: the configuration of this start, as `public_values` has it. `start`: the step that it goes on from. That
+    of a new run is written at once, that of one that goes on after its first step: until then nothing was done with it.
+    """
+
+    def __init__(
+        self, run_dir: Path, values: Mapping[str, Any], *, start: int, tell: Callable[[str], None]
+    ) -> None:
+        self._run_dir, self._values, self._start, self._tell = run_dir, values, start, tell
+        self._written = self._told = False
+        if start == 0:
+            self._write()
+
+    def reached(self, step: int) -> None:
+        """Step `step` is done. Costs nothing after the first."""
+        if not self._written and step > self._start:
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            replace_file(self._run_dir / "config.yaml", dump_yaml(self._values).encode())
+            self._written = True
+        except OSError as error:  # a full disk may have room at the next step; training goes on
+            if not self._told:
+                self._tell(f"config.yaml cannot be written ({error.strerror}); trying again after every step")
+            self._told = True

@@ -1,0 +1,307 @@
+"""Ties a run's engine to its checkpoints: what is saved, what is restored, and what must not have changed."""
+
+from __future__ import annotations
+
+import platform
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dydist import __version__
+from dydist.checkpoint import Checkpointer, TrainingState
+from dydist.config import Config
+from dydist.config.reader import flatten, from_dict, to_dict
+from dydist.config.rules import is_local
+from dydist.data import ImageDataset
+from dydist.data.description import DataDescription
+from dydist.data.order import Order
+from dydist.engine import Engine, Progress, World, total_steps
+from dydist.errors import UserError
+from dydist.machine import processor_name
+from dydist.models import build_model
+from dydist.models.strategies import native
+from dydist.randomness import derived_seed
+from dydist.records import CheckpointRecord, Monitor
+from dydist.run.folder import RunFolder, public_values
+from dydist.schedules import learning_rate
+
+IDENTITY = (
+    "seed",
+    "model.kind",
+    "model.attention",
+    "model.kernels",
+    "model.reduction",
+    "model.stem",
+    "model.width",
+    "model.bias",
+    "data.name",
+    "data.limit",
+    "data.drop_last",
+    "train.batch_size",
+    "parallel.shards",
+)
+"""Fields that say which run this is: with another value, step N would mean something else."""
+
+LEAVING_S = 5.0
+"""Seconds kept for what comes after a last save: telling, leaving, and being put back into the queue."""
+
+
+class Session:
+    """Saves and restores one run. All methods are called by all processes together.
+
+    `monitor`: shows what there is to say before the run folder is this run's, which `said` has too.
+    `stop_requested`: whether a signal came. `job`: the cluster job's identifier, or None. `job_end`: when the scheduler
+    will end it (unix seconds), or None. A last save keeps to what process 0 knows of that.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine,
+        world: World,
+        run_dir: Path,
+        train_set: ImageDataset,
+        order: Order,
+        *,
+        monitor: Monitor,
+        stop_requested: Callable[[], bool],
+        job: str | None,
+        job_end: float | None,
+    ) -> None:
+        self.config, self.engine, self.world, self.order = config, engine, world, order
+        self.data = world.first(lambda: DataDescription.of(train_set))
+        self._job_end = job_end
+        check_kernels(config, world)
+        self.strategies: dict[str, str] = {}
+        """How each dynamic layer is computed (`run_strategies`): saved, and read back by `restore`."""
+        self.trained_with: dict[str, Any] = {}
+        """The configuration that the restored checkpoint was written with, by section."""
+        self.said: list[tuple[str, str]] = []
+        """Texts and levels of what was told before `report_to`."""
+        self._monitor, self._reports = monitor, False
+        self.url = config.checkpoint.url or str(run_dir / "checkpoints")
+        self._folder = RunFolder(config, run_dir)
+        self._checkpointer = Checkpointer(
+            config.checkpoint,
+            url=self.url,
+            run_name=config.run.name,
+            rank=world.rank,
+            world_size=world.size,
+            broadcast=world.broadcast,
+            gather=world.gather,
+            on_record=self._record,
+            on_note=self._note,
+            job=job or "",
+            folder=run_dir,
+            stop=stop_requested,
+        )
+
+    @property
+    def lost(self) -> bool:
+        """Whether another run took this one's folder or place over: the next save says by whom."""
+        return self._checkpointer.lost
+
+    def record_claim(self) -> None:
+        """Write down which run the folder is of, now that a step is going to be done."""
+        self._checkpointer.together(self._folder.record)
+
+    def report_to(self, monitor: Monitor) -> None:
+        """Tell `monitor` from now on; it knows what was `said` before."""
+        self._monitor, self._reports = monitor, True
+
+    def restore(self) -> Progress:
+        """Load the checkpoint that `checkpoint.resume` asks for into the engine; where the run then stands."""
+        state = self._checkpointer.restore(self._folder.admit)
+        if state is None:
+            return Progress()
+        fresh = state.step == 0  # another run's weights, as a start
+        if not fresh:
+            self._compare(dict(state.extra), state.step)
+        model = self._with_own_classifier(state.model) if fresh else state.model
+        try:
+            self.engine.load(model, state.optimizer, state.ema, state.extra.get("engine", {}))
+        except RuntimeError as error:
+            raise UserError(
+                f"checkpoint.resume: the checkpoint does not fit the network ({' '.join(str(error).split())}); "
+                "use the model.* values it was written with"
+            ) from error
+        if fresh:
+            return Progress()
+        extra = state.extra
+        self.trained_with = dict(extra.get("config", {}))
+        self.strategies = dict(extra.get("strategies", {}))
+        return Progress(
+            step=state.step,
+            best_accuracy=extra.get("best_accuracy"),
+            last_accuracy=extra.get("last_accuracy"),
+        )
+
+    def _with_own_classifier(self, model: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Another run's weights, with a new classifier where `resume_classes` allows other class counts."""
+        if self.config.checkpoint.resume_classes == "same":
+            return model
+        own = self.engine.model_state()
+        other = [
+            name
+            for name in ("fc.weight", "fc.bias")
+            if name in model and model[name].shape != own[name].shape
+        ]
+        if other:
+            self._note(f"The classifier starts anew: {len(own['fc.bias'])} classes here.")
+        return {**model, **{name: own[name] for name in other}}
+
+    def save(self, progress: Progress, *, final: bool) -> None:
+        """Save the state as of `progress.step`: at once where `final`, else in the background.
+
+        A final save is waited for within the time that is left.
+        """
+        limit = self.config.checkpoint.deadline_s
+        if final:
+            limit = self.world.broadcast(seconds_left(limit, self._job_end, time.time()))
+        self._checkpointer.save(
+            progress.step,
+            lambda: self._state(progress),
+            accuracy=progress.last_accuracy if progress.evaluated_step == progress.step else None,
+            final=final,
+            deadline_s=limit,
+        )
+
+    def close(self) -> None:
+        """Let what is being saved finish, and give the place back. Not collective; also after a failure."""
+        self._checkpointer.close()
+
+    def held_steps(self) -> list[int] | None:
+        """Steps that have a checkpoint; None where the place does not say. Not collective; after `close` too."""
+        return self._checkpointer.held_steps()
+
+    def _record(self, record: CheckpointRecord) -> None:
+        self._monitor.checkpoint(record)
+
+    def _note(self, text: str, level: str = "info") -> None:
+        if not self._reports:
+            self.said.append((text, level))
+        self._monitor.note(text, level=level)
+
+    def _state(self, progress: Progress) -> TrainingState:
+        return TrainingState(
+            step=progress.step,
+            model=self.engine.model_state(),
+            optimizer=self.engine.optimizer_state(),
+            ema=self.engine.averaged_state() or {},
+            extra={
+                "best_accuracy": progress.best_accuracy,
+                "last_accuracy": progress.last_accuracy,
+                "engine": self.engine.extra_state(),
+                "run": self._checkpointer.run_id,
+                "config": public_values(self.config),
+                "strategies": self.strategies,
+                "data": self.data.to_dict(),
+                "world_size": self.world.size,
+                "environment": environment(self.world),
+            },
+        )
+
+    def _compare(self, extra: dict[str, Any], step: int) -> None:
+        """Refuse another run's checkpoint, or one of other data; say what else differs from when it was written.
+
+        Where no step is left to do, nothing is done with what differs.
+        """
+        before, now = flatten(extra.get("config", {})), flatten(public_values(self.config))
+        if before:  # a field that is younger than the checkpoint had what is now its default
+            before = flatten(to_dict(Config())) | before
+        changed = [name for name in now if name in before and before[name] != now[name]]
+        if broken := [name for name in changed if name in IDENTITY]:
+            raise UserError(
+                "\n".join(
+                    f"{name}: {now[name]} is not what this run was started with ({before[name]}); "
+                    "use that value, or another run.name, or checkpoint.resume=never"
+                    for name in broken
+                )
+            )
+        if other := list(self.data.differences(extra.get("data") or {})):
+            raise UserError(
+                f"data.root: these are not the images that this run was started with: {'; '.join(other)}; "
+                "use the same data, or another run.name, or checkpoint.resume=never"
+            )
+        if step >= total_steps(self.config, self.order):
+            return
+        for name in changed:
+            if not is_local(name):
+                self._note(f"{name} was {before[name]} until now, and is {now[name]} from here on.")
+        self._tell_rate(extra.get("config", {}), step)
+        if self.config.parallel.reduce == "exact":
+            there, here = extra.get("environment", {}), environment(self.world)
+            for name in here:
+                if name != "host" and name in there and there[name] != here[name]:
+                    self._note(
+                        f"{name} was {there[name]} and is {here[name]} here: the bits may differ from here on.",
+                        level="warning",
+                    )
+
+    def _tell_rate(self, recorded: Mapping[str, Any], step: int) -> None:
+        """Say how the learning rate of the next step differs from what it was to be: longer runs stretch schedules."""
+        try:
+            before = from_dict(recorded, "state.json")
+        except UserError:  # another version's
+            return
+        was, now = (
+            learning_rate(
+                config.optim,
+                step=step,
+                steps_per_epoch=self.order.steps_per_epoch,
+                epochs=config.train.epochs,
+            )
+            for config in (before, self.config)
+        )
+        if was != now:
+            self._note(f"The learning rate of step {step + 1} was to be {was:.4g}, and is {now:.4g} now.")
+
+
+def seconds_left(limit: float, until: float | None, now: float) -> float:
+    """Seconds that a last save may take: `limit`, or less where the scheduler ends the job before (unix seconds)."""
+    return limit if until is None else min(limit, max(1.0, until - now - LEAVING_S))
+
+
+def check_kernels(config: Config, world: World) -> None:
+    """With reduce=exact all processes must compute with the same kernels (a collective). Raises UserError."""
+    if config.parallel.reduce != "exact":
+        return
+    kinds = world.gather(native.identity())
+    other = next((rank for rank, kind in enumerate(kinds) if kind != kinds[0]), None)
+    if other is not None:
+        raise UserError(
+            f"parallel.reduce: exact needs the same kernels everywhere, but rank 0 computes with {kinds[0]} and rank "
+            f"{other} with {kinds[other]}; have the same C++ compiler and CPU on all nodes, or set DYDIST_NATIVE=0"
+        )
+
+
+def build_model_for(config: Config, dataset: ImageDataset) -> nn.Module:
+    """The network with its initial weights, which depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(config.seed, "weights"))
+        return build_model(config.model, len(dataset.classes))
+
+
+def environment(world: World) -> dict[str, Any]:
+    """What a result could depend on beside the configuration."""
+    gpu = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None
+    return {
+        "host": socket.gethostname(),
+        "dydist": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
+        "cpu": processor_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "gpu": gpu,
+        "kernels": native.identity(),
+        "threads": torch.get_num_threads(),
+    }

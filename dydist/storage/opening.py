@@ -1,0 +1,19 @@
+"""The one place that decides which storage a path or URL gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dydist.storage.local import LocalStorage
+from dydist.storage.places import is_url, local_path
+from dydist.storage.protocol import Storage
+
+
+def open_storage(url: str, options: Mapping[str, Any] | None = None) -> Storage:
+    """The place at a path or an fsspec URL. Opens no connection yet."""
+    if not is_url(url):
+        return LocalStorage(local_path(url))
+    from dydist.storage.remote import RemoteStorage
+
+    return RemoteStorage(url, options or {})
