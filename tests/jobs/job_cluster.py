@@ -272,15 +272,26 @@ class Job:
         time.sleep(2.5)
         self.cluster.run("scontrol", "update", f"JobId={self.id}", "StartTime=now", check=False)
 
+    def near_limit(self) -> bool:
+        """Bring its time limit so near that SLURM, which looks every 30 s, warns it, but does not end it at once."""
+        words = ("squeue", "--noheader", f"--jobs={self.id}", "--states=RUNNING", "--format=%M")
+        used = self.cluster.run(*words, check=False).strip()
+        if used.count(":") != 1:  # minutes:seconds
+            return False
+        limit = f"TimeLimit={int(used.partition(':')[0]) + 2}"
+        self.cluster.operate("scontrol", "update", f"JobId={self.id}", limit)
+        return True
+
     def processes(self) -> Iterator[psutil.Process]:
         """Those of this job, on any node."""
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 env = process.environ()
-                ours = (env.get("SLURM_JOB_ID"), env.get("SLURM_CONF")) == (
-                    self.id,
-                    self.cluster.env["SLURM_CONF"],
-                )
+                job = env.get("SLURM_JOB_ID")
+                # One element of an array has the array's own number.
+                if {"SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"} <= env.keys():
+                    job = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
+                ours = (job, env.get("SLURM_CONF")) == (self.id, self.cluster.env["SLURM_CONF"])
                 if ours and process.status() not in ("zombie", "stopped"):
                     yield process
 

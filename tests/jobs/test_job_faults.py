@@ -123,7 +123,7 @@ def test_three_time_limits(cluster: Cluster, reference: Path, tmp_path: Path) ->
     job = cluster.submit(tmp_path, "limited", "--nodes", "2", "--time", "10")
     for count in range(3):
         with job.held(6 * (count + 1)):
-            cluster.operate("scontrol", "update", f"JobId={job.id}", "TimeLimit=1")
+            assert job.near_limit()
             job.until(job.warned, 180, "the warning")
         job.until(lambda: job.scheduler().startswith("PENDING"), 180, "the queue")
         cluster.operate("scontrol", "update", f"JobId={job.id}", "TimeLimit=10")

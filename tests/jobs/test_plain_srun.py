@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,7 @@ def test_one_process_in_an_allocation_of_several_tasks_is_one_process(
     """A batch script, `srun -n1` in it, the shell of salloc: SLURM_NTASKS is 4, and nobody else comes."""
     script = tmp_path / "job.sh"
     plain, alone = training(tmp_path, "batch"), training(tmp_path, "alone")
-    script.write_text(f"#!/bin/bash\nset -e\n{' '.join(plain)}\nsrun -n1 {' '.join(alone)}\n")
+    script.write_text(f"#!/bin/bash\nset -e\n{shlex.join(plain)}\nsrun -n1 {shlex.join(alone)}\n")
     cluster.run("sbatch", "--wait", "-n4", "-N1", "-o", str(tmp_path / "out"), str(script))
     cluster.run("salloc", "-n4", "-N1", *training(tmp_path, "salloc"))
     assert [world_size(tmp_path, name) for name in ("batch", "alone", "salloc")] == [1, 1, 1]
