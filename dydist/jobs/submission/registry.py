@@ -6,11 +6,12 @@ has its own job.json, and `dydist status RUN` reads that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dydist.errors import UserError
+from dydist.jobs import slurm
 from dydist.jobs.files import append_json, read_json, read_lines
 from dydist.machine import user_folder
 from dydist.named_run import is_run_folder, run_folder
@@ -44,7 +45,8 @@ def without_job(what: str) -> Path | None:
 def find(what: str) -> list[dict[str, Any]]:
     """The jobs that `what` names: a job id, an array's id, a run folder, a sweep folder, or a run's name.
 
-    Raises UserError where there is none.
+    The number that SLURM gives one element of an array means that element, and the array's own number all of it, also
+    where SLURM gives the array's number to its last element. Raises UserError where there is none.
     """
     folder = run_folder(Path(what))
     if record := read_json(folder / "job.json"):
@@ -53,10 +55,10 @@ def find(what: str) -> list[dict[str, Any]]:
         records = (read_json(Path(run) / "job.json") for run in sweep["runs"])
         return [record for record in records if record]
     known = remembered()
-    by_job = [one for one in known if what in (one["job"], str(one["job"]).partition("_")[0])]
     named = [one for one in known if what in _names(one)]
     # of a sweep's name, all runs that were submitted together
-    found = by_job or [one for one in named if one["submission"] == named[-1]["submission"]]
+    latest = [one for one in named if one["submission"] == named[-1]["submission"]]
+    found = _of_job(what, known) or _of_job(_element(what), known) or latest
     if not found:
         raise UserError(
             f"{what!r} is no job, run folder or run that was submitted from here; `dydist status` lists those that were"
@@ -68,3 +70,18 @@ def _names(record: Mapping[str, Any]) -> set[str]:
     """What a job is called by: its run's name, its sweep's, or both."""
     name = str(record["name"])
     return {name, name.partition("/")[0], Path(record["run_dir"] or "/").name}
+
+
+def _of_job(job: str, known: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [one for one in known if job in (one["job"], str(one["job"]).partition("_")[0])]
+
+
+def _element(number: str) -> str:
+    """ARRAY_TASK of the element of an array that has this number of its own; empty where SLURM knows of none."""
+    if not number.isdecimal():
+        return ""
+    try:
+        shown = slurm.show(number, tries=1)
+    except slurm.SlurmError:  # no SLURM here, or no answer: it may still be a run's name
+        return ""
+    return f"{shown['ArrayJobId']}_{shown['ArrayTaskId']}" if "ArrayTaskId" in shown else ""
