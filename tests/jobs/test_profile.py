@@ -50,6 +50,8 @@ def test_an_unknown_profile_names_the_known_ones(tmp_path: Path) -> None:
         ({"gpus_per_node": 4, "processes_per_node": 2}, "one process a GPU"),
         ({"sbatch": {"--mem": "1G"}}, "sbatch.--mem: write it without dashes before: mem"),
         ({"sbatch": {"output": "x"}}, "sbatch.output: cannot be set here: logs lie in the run folder"),
+        ({"sbatch": {"clusters": "b"}}, "sbatch.clusters: cannot be set here: set SLURM_CLUSTERS"),
+        ({"sbatch": {"M": "b"}}, "sbatch.M: cannot be set here: set SLURM_CLUSTERS"),
         ({"sbatch": {"mem": "1G"}}, "sbatch.mem: is a field of its own"),
         ({"hang_timeout_s": 0.0}, "hang_timeout_s: 0.0 is not allowed"),
         (["gpu"], "it holds a list; it must hold fields"),
@@ -124,8 +126,8 @@ def test_gres_of_one_gpu_or_a_part_of_one(gres: str) -> None:
     ("letter", "message"),
     [
         *((one, "is a field of its own") for one in ("p", "A", "q", "C", "N", "t", "c")),
-        *((one, "cannot be set here") for one in ("n", "J", "o", "e", "a", "G", "W")),
-        *((one, "write its long name") for one in ("w", "x", "d", "b", "D", "H", "M", "L")),
+        *((one, "cannot be set here") for one in ("n", "J", "o", "e", "a", "G", "W", "M")),
+        *((one, "write its long name") for one in ("w", "x", "d", "b", "D", "H", "L")),
     ],
 )
 def test_options_of_one_letter(letter: str, message: str) -> None:

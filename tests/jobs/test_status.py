@@ -305,6 +305,7 @@ def test_the_code_is_the_jobs_own(job: Job, action: str, code: int, expected: in
     ("reason", "words"),
     [
         ("PartitionTimeLimit", "can never start"), ("BadConstraints", "can never start"), ("BeginTime", "two minutes"),
+        ("PartitionConfig", "never"),
         ("QOSMaxJobsPerUserLimit", "QOS"), ("AssocGrpCPULimit", "account"), ("Resources", "free nodes"),
         ("ReqNodeNotAvail, UnavailableNodes:n1", "down"), ("JobHeldUser", "scontrol release"), ("made up", ""),
     ],

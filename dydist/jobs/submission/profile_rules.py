@@ -35,6 +35,7 @@ _OURS = {
     "signal": "set warning_s",
     "requeue": "set requeue",
     "no-requeue": "set requeue",
+    "clusters": "set SLURM_CLUSTERS, which status and cancel go by too",
     "comment": "dydist finds its jobs by it",
     "job-name": "a job has its run's name; set run.name",
     "array": "use dydist sweep",

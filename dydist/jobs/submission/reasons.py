@@ -5,6 +5,7 @@ from __future__ import annotations
 _REASONS = {
     "PartitionTimeLimit": "this job can never start: --time is above the partition's limit (sinfo -o '%P %l')",
     "PartitionNodeLimit": "this job can never start: --nodes is above the partition's limit (sinfo -o '%P %D')",
+    "PartitionConfig": "this job can never start: the partition has no such node; see nodes, cpus_per_task, mem",
     "BadConstraints": "this job can never start: no node has what it asks for; see constraint, gres and mem",
     "InvalidAccount": "this job can never start: there is no such account; see account",
     "InvalidQOS": "this job can never start: there is no such QOS, or not for this account; see qos",
