@@ -15,6 +15,7 @@ from dydist.config.reader import read_yaml
 from dydist.config.types import normal_path
 from dydist.errors import UserError
 from dydist.storage.names import step_of
+from dydist.storage.places import check_place
 from dydist.text.redaction import fill_hidden
 
 _MARKS = ("config.yaml", "metrics.jsonl", "status.json")
@@ -41,8 +42,11 @@ def place_of(given: str, *, field: str) -> tuple[str, str | None, Mapping[str, A
     Raises UserError, which names `field`, where a local folder is not there.
     """
     text = normal_path(given, field)
-    if "://" not in text:
+    if "://" in text:
+        check_place(text, field, step_folder=True)
+    else:
         if not Path(text).is_dir():
+            check_place(text, field, step_folder=True)
             kind = "that is a file" if Path(text).exists() else "there is no such folder"
             raise UserError(
                 f"{field}: no checkpoint at {text}, {kind}; give a run's folder, or its checkpoints' folder or URL"

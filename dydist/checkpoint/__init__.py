@@ -39,7 +39,7 @@ from dydist.storage.names import folder_name, step_of
 from dydist.storage.opening import open_storage
 from dydist.storage.protocol import Storage
 from dydist.storage.retry import Retrying
-from dydist.storage.transient import explain, is_refused, is_transient
+from dydist.storage.transient import explain, is_of_store, is_refused, is_transient
 from dydist.text.redaction import redact, scrub
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ __all__ = [
     "find_source",
     "folder_name",
     "inspect",
+    "is_of_store",
     "is_refused",
     "is_transient",
     "load",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dydist.config.types import Count, FilePath, Positive
 from dydist.text.display import console, show
 
 
 def bench_checkpoint(
-    *, dir: str | None = None, saves: int = 5, width: float = 1.0, json: bool = False
+    *, dir: FilePath | None = None, saves: Count = 5, width: Positive = 1.0, json: bool = False
 ) -> int:
     """What saving DY-ResNet18 with momentum costs: pause of the loop, time to commit, extra memory.
 
@@ -27,7 +28,10 @@ def bench_checkpoint(
     from pathlib import Path
 
     from dydist.bench.checkpoint import measure
+    from dydist.errors import UserError
 
+    if dir is not None and not Path(dir).is_dir():
+        raise UserError(f"--dir: {dir} is no folder; give one that is there")
     with tempfile.TemporaryDirectory(dir=dir, prefix="dydist-bench-") as folder:
         result = measure(Path(folder), saves=saves, width=width)
     if json:

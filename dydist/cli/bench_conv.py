@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from dydist.cli.bench_output import milliseconds, print_json, print_machine, print_table, start
+from dydist.config.types import Count, Positive
 from dydist.text.display import show
 
 if TYPE_CHECKING:
@@ -19,13 +20,13 @@ Compile = Literal["off", "default", "reduce-overhead", "max-autotune"]
 def bench_conv(
     *,
     stem: Stem = "cifar",
-    batch_size: int = 64,
-    width: float = 1.0,
+    batch_size: Count = 64,
+    width: Positive = 1.0,
     strategies: tuple[str, ...] = ("auto",),
-    pairs: int = 5,
+    pairs: Count = 5,
     device: Device = "auto",
     precision: Precision = "fp32",
-    threads: int | None = None,
+    threads: Count | None = None,
     json: bool = False,
 ) -> int:
     """Each dynamic layer of DY-ResNet18, forward and backward, over the static convolution of its shape.
@@ -82,18 +83,18 @@ def bench_conv(
 def bench_step(
     *,
     stem: Stem = "cifar",
-    batch_size: int = 64,
-    width: float = 1.0,
+    batch_size: Count = 64,
+    width: Positive = 1.0,
     public: bool = True,
     public_in_large_pages: bool = False,
     memory: bool = False,
     loop: bool = False,
-    pairs: int = 5,
+    pairs: Count = 5,
     device: Device = "auto",
     precision: Precision = "fp32",
     compile: Compile = "off",
     measure: bool = False,
-    threads: int | None = None,
+    threads: Count | None = None,
     json: bool = False,
 ) -> int:
     """Whole training steps: DY-ResNet18 over static ResNet-18, and the public way of dynamic convolution over ours.

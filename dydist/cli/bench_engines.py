@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dydist.cli.bench_conv import Stem
+from dydist.config.types import Count, Positive
 from dydist.text.display import console, show
 
 
 def bench_engines(
     *,
-    steps: int = 10,
-    batch_size: int = 128,
-    shards: int = 8,
-    width: float = 0.25,
-    stem: str = "cifar",
-    processes: int = 2,
+    steps: Count = 10,
+    batch_size: Count = 128,
+    shards: Count = 8,
+    width: Positive = 0.25,
+    stem: Stem = "cifar",
+    processes: Count = 2,
     engines: tuple[str, ...] = ("ddp", "zero0", "zero1", "zero2", "zero3"),
     json: bool = False,
 ) -> int:

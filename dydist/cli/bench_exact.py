@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dydist.cli.bench_conv import Stem
+from dydist.config.types import Count, Positive
 from dydist.text.display import show
 
 
 def bench_exact(
     *,
-    pairs: int = 7,
-    batch_size: int = 128,
-    shards: int = 8,
-    width: float = 0.25,
-    stem: str = "cifar",
-    processes: tuple[int, ...] = (1, 2),
+    pairs: Count = 7,
+    batch_size: Count = 128,
+    shards: Count = 8,
+    width: Positive = 0.25,
+    stem: Stem = "cifar",
+    processes: tuple[Count, ...] = (1, 2),
     json: bool = False,
 ) -> int:
     """What exactness costs: a step with reduce=exact over one with reduce=fast, on one and two processes.

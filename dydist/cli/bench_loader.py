@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dydist.cli.bench_conv import Stem
 from dydist.cli.bench_output import print_json, print_machine, print_table, start
+from dydist.config.types import Count, Index, Positive
 from dydist.text.display import show
 
 
 def bench_loader(
     *,
     stem: Stem = "cifar",
-    width: float = 1.0,
-    batch_size: int = 64,
-    images: int = 16384,
-    workers: int = 2,
-    pairs: int = 5,
+    width: Positive = 1.0,
+    batch_size: Count = 64,
+    images: Count = 16384,
+    workers: Index = 2,
+    pairs: Count = 5,
     json: bool = False,
 ) -> int:
     """The loader alone on one core, over what a training step consumes there, and over torchvision's transforms.

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dydist.config.rules import check_config
+from dydist.config.types import Count, Positive
 from dydist.text.display import show
 
 
 def bench_monitor(
     *,
-    steps: int = 100,
-    pairs: int = 10,
-    width: float = 0.25,
-    batch_size: int = 128,
-    histograms_every: int = 500,
+    steps: Count = 100,
+    pairs: Count = 10,
+    width: Positive = 0.25,
+    batch_size: Count = 128,
+    histograms_every: Count = 500,
     json: bool = False,
 ) -> int:
     """What seeing a run costs: time a step with every monitor on over time with every one off.

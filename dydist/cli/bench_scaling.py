@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dydist.cli.bench_conv import Stem
 from dydist.cli.bench_output import print_json, print_machine, print_table, start
+from dydist.config.types import Count, Positive
 from dydist.text.display import show
 
 
 def bench_scaling(
     *,
     stem: Stem = "cifar",
-    batch_size: int = 64,
-    width: float = 1.0,
-    pairs: int = 5,
-    images_per_gpu: int = 64,
+    batch_size: Count = 64,
+    width: Positive = 1.0,
+    pairs: Count = 5,
+    images_per_gpu: Count = 64,
     json: bool = False,
 ) -> int:
     """Two processes over one at the same global batch, what is lost on the way, and 1,024 GPUs on paper.

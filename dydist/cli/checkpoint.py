@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 import json as json_module
 import math
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
+from dydist.config.types import Count, FilePath, Index
 from dydist.text.display import cell, console, plain, show, tell
 
 if TYPE_CHECKING:
     from dydist.checkpoint import Found, Retrying
 
-Url = Annotated[str, Positional]
-
-P = ParamSpec("P")
+Url = Annotated[FilePath, Positional, arg(metavar="FOLDER|URL")]
 
 PATIENCE_S = 60.0
-"""A store that makes trouble is tried again for so long, and a person is told."""
-
-
-def plainly(command: Callable[P, int]) -> Callable[P, int]:
-    """A command whose trouble with damaged checkpoints and stores is one line on standard error and exit 1."""
-
-    @functools.wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
-        from dydist.checkpoint import CheckpointError, explain
-
-        try:
-            return command(*args, **kwargs)
-        except (CheckpointError, OSError) as error:
-            tell(explain(error))
-            return 1
-
-    return wrapped
+"""Seconds for which a failing store is tried again, and a person is told."""
 
 
 def list_checkpoints(url: Url, *, storage_options: str = "{}", json: bool = False) -> int:
@@ -61,7 +44,7 @@ def list_checkpoints(url: Url, *, storage_options: str = "{}", json: bool = Fals
 
 
 def verify_checkpoints(
-    url: Url, *, step: int | None = None, storage_options: str = "{}", json: bool = False
+    url: Url, *, step: Index | None = None, storage_options: str = "{}", json: bool = False
 ) -> int:
     """Read every byte of checkpoints and compare with their manifests. Exit 1 where one is damaged.
 
@@ -94,8 +77,8 @@ def verify_checkpoints(
 def prune_checkpoints(
     url: Url,
     *,
-    keep: int = 3,
-    keep_every_steps: int | None = None,
+    keep: Count = 3,
+    keep_every_steps: Count | None = None,
     keep_best: bool = True,
     dry_run: bool = False,
     storage_options: str = "{}",
@@ -119,8 +102,6 @@ def prune_checkpoints(
     from dydist.checkpoint import Keep, prune
     from dydist.errors import UserError
 
-    if keep < 1:
-        raise UserError(f"keep: {keep} is not allowed; it must be at least 1; delete the folder to keep none")
     storage, folder = _place(url, storage_options, "url")
     if folder is not None:
         raise UserError(f"url: {url} is one checkpoint; give the folder that holds it")
@@ -140,13 +121,13 @@ def copy_checkpoints(
     source: Url,
     target: Url,
     *,
-    step: int | None = None,
+    step: Index | None = None,
     all_steps: bool = False,
     source_options: str = "{}",
     target_options: str = "{}",
     json: bool = False,
 ) -> int:
-    """Copy a checkpoint to another place, the newest that can be loaded by default; run again, it goes on after a cut.
+    """Copy a checkpoint to another place, the newest that can be loaded by default; run again, it resumes.
 
     Every byte is verified. Newer ones that cannot be loaded are named and passed over.
 
@@ -163,11 +144,12 @@ def copy_checkpoints(
     """
     from dydist.checkpoint import DamagedError, copy_checkpoint, remove_attempt
     from dydist.errors import UserError
+    from dydist.storage.places import is_url
 
     storage, found = _find(source, step, source_options)
     if all(item.problem is not None for item in found):
         raise UserError(f"source: {storage.url}: {found[0].folder}: {found[0].problem}; copy another step")
-    destination = _open(target, target_options)
+    destination = _target(target, target_options)
     results, damaged = [], 0
     for item in found[:: -1 if all_steps else 1]:
         try:
@@ -182,6 +164,13 @@ def copy_checkpoints(
                 damaged += 1
                 remove_attempt(destination, item.folder, item.intact.attempt)
             continue
+        except OSError as error:
+            if is_url(destination.url) or str(error.filename or "").startswith(storage.url):
+                raise
+            raise UserError(
+                f"target: cannot write {destination.url} ({error.strerror or error}); give a folder that can be "
+                "written, with room for the checkpoint"
+            ) from error
         results.append({**_facts(item), "url": f"{destination.url}/{item.folder}", "copied": copied})
         if not json:
             show(
@@ -194,8 +183,18 @@ def copy_checkpoints(
     return 1 if not results or (all_steps and damaged) else 0
 
 
-def _open(url: str, options: str) -> Retrying:
-    return open_place(url, parse_options(options))
+def _target(given: str, options: str) -> Retrying:
+    """The place to write to: a run's folder names the run's place, as everywhere."""
+    from dydist.errors import UserError
+    from dydist.named_run import is_run_folder, place_of
+
+    own, path = parse_options(options), Path(given)
+    of_run: Mapping[str, Any] = {}
+    if "://" not in given and is_run_folder(path):
+        given, _, of_run = place_of(given, field="target")
+    elif "://" not in given and path.exists() and not path.is_dir():
+        raise UserError(f"target: {given} is a file; give a folder or a URL")
+    return open_place(given, {**of_run, **own}, field="target")
 
 
 def _place(given: str, options: str, field: str) -> tuple[Retrying, str | None]:
@@ -204,7 +203,7 @@ def _place(given: str, options: str, field: str) -> tuple[Retrying, str | None]:
 
     own = parse_options(options)
     place, folder, of_run = place_of(given, field=field)
-    return open_place(place, {**of_run, **own}), folder
+    return open_place(place, {**of_run, **own}, field=field), folder
 
 
 def parse_options(text: str) -> dict[str, Any]:
@@ -218,13 +217,13 @@ def parse_options(text: str) -> dict[str, Any]:
             raise ValueError("not an object")
     except ValueError as error:
         raise UserError(
-            f"storage options: not a JSON object ({error}); use one such as '{{\"anon\": true}}'"
+            f"--storage-options: not a JSON object ({error}); use one such as '{{\"anon\": true}}'"
         ) from None
     return values
 
 
-def open_place(url: str, options: Mapping[str, Any]) -> Retrying:
-    """The place at a path or URL, for a command that a person waits for: what can pass is tried again.
+def open_place(url: str, options: Mapping[str, Any], *, field: str = "url") -> Retrying:
+    """The place at a path or URL, for a command that a person waits for: transient failures are tried again.
 
     DYDIST_SECRETS fills in what is `<hidden>`, as it does for a run.
     """
@@ -240,7 +239,7 @@ def open_place(url: str, options: Mapping[str, Any]) -> Retrying:
     url, options = values["url"], values["storage_options"]
     know(CheckpointConfig(url=url, storage_options=dict(options)))
 
-    check_place(url, "url")
+    check_place(url, field)
     return Retrying(
         open_storage(url, options),
         deadline=math.inf,
@@ -251,7 +250,7 @@ def open_place(url: str, options: Mapping[str, Any]) -> Retrying:
     )
 
 
-def _find(url: str, step: int | None, options: str) -> tuple[Retrying, list[Found]]:
+def _find(url: str, step: Index | None, options: str) -> tuple[Retrying, list[Found]]:
     """The checkpoints meant by a place or a step's folder; UserError where there is none."""
     from dydist.checkpoint import inspect, survey
     from dydist.errors import UserError
@@ -338,8 +337,8 @@ class progress:  # noqa: N801 - used as a function
 
 
 COMMANDS = {
-    "checkpoint list": plainly(list_checkpoints),
-    "checkpoint verify": plainly(verify_checkpoints),
-    "checkpoint prune": plainly(prune_checkpoints),
-    "checkpoint copy": plainly(copy_checkpoints),
+    "checkpoint list": list_checkpoints,
+    "checkpoint verify": verify_checkpoints,
+    "checkpoint prune": prune_checkpoints,
+    "checkpoint copy": copy_checkpoints,
 }

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def compare(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER ...")],
     *,
     table: bool = False,
     baseline: str | None = None,
@@ -25,7 +25,7 @@ def compare(
     plot: Path | None = None,
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> int:
-    """Two runs: say at which step they part, by how much, and whether their weights are equal bit for bit.
+    """Two runs: say at which step they first differ, by how much, and whether their weights are equal bit for bit.
 
     More runs, a sweep's folder, or --table: one row for the runs that differ in the seed alone: the last test accuracy
     (mean and standard deviation over seeds), its difference to a baseline with a 95 % confidence interval, parameters,
@@ -49,6 +49,8 @@ def compare(
 
     if not runs:
         raise UserError("compare: give two folders of runs, or the folder of a sweep")
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise UserError(f"--plot: {plot} is no name of a PNG file; give one that ends in .png")
     found = find_runs(runs)
     if len(found) == 2 and len(runs) == 2 and not (table or csv or plot or baseline):
         return _pair(found[0], found[1], as_json=json_)
@@ -138,9 +140,9 @@ def _pair(first: Path, second: Path, *, as_json: bool) -> int:
         return 0 if result.equal else 1
     show(f"logged steps that both have   {result.steps_compared}")
     if result.parting is None:
-        show("they part at                  no step")
+        show("first difference at           no step")
     else:
-        show(f"they part at                  step {result.parting.step}")
+        show(f"first difference at           step {result.parting.step}")
         for name, (a, b) in result.parting.values.items():
             show(f"    {name:<12} {a!r} and {b!r}, difference {abs(a - b):.3g}")
         show(f"largest difference in loss    {result.largest_loss_difference:.3g}")

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import Annotated, Literal
 
 import tyro
 
+from dydist.config.types import FilePath
 from dydist.text.display import show
 
 
 def prepare(
     *,
     name: Literal["cifar10", "cifar100", "digits", "synthetic"] = "cifar10",
-    root: str = "data",
+    root: FilePath = "data",
     json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Download a data set where it is missing, convert it, verify every byte, and say what is where.
@@ -39,7 +39,7 @@ def prepare(
     report: dict[str, object] = {"name": name, "source": None, "converted": None}
     if name in LAYOUTS:
         cached = verified_cifar(LAYOUTS[name], Path(root), progress=lambda line: show(line, file=sys.stderr))
-        root = str(data_root(LAYOUTS[name], Path(os.path.expanduser(root))))
+        root = str(data_root(LAYOUTS[name], Path(root)))
         report["source"] = str((Path(root) / LAYOUTS[name].folder).resolve())
         report["converted"] = str(cached.folder.resolve())
     config = DataConfig(name=name, root=root)
@@ -61,7 +61,7 @@ def prepare(
     show(f"source     {report['source'] or 'none: made where it is used, nothing to keep'}")
     if report["converted"]:
         show(f"converted  {report['converted']} (verified by SHA-256, memory-mapped by every run)")
-        show(f"use it     --data.name {name} --data.root {Path(os.path.expanduser(root)).resolve()}")
+        show(f"use it     --data.name {name} --data.root {Path(root).resolve()}")
     else:
         show(f"use it     --data.name {name}")
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from tyro.conf import Positional
-
-from dydist.cli.checkpoint import plainly, progress
+from dydist.cli.checkpoint import Url, progress
 from dydist.cli.trained import describe, open_trained, print_json
+from dydist.config.types import FilePath, Index
 from dydist.text.display import cell, console, show
 
 if TYPE_CHECKING:
@@ -17,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    checkpoint: Annotated[str, Positional],
+    checkpoint: Url,
     *,
-    step: int | None = None,
+    step: Index | None = None,
     split: Literal["test", "train"] = "test",
-    data_root: str | None = None,
+    data_root: FilePath | None = None,
     ema: bool = False,
     flip: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -123,4 +122,4 @@ def _print_table(report: EvaluationReport, about: dict[str, Any], model: Trained
     console().print(table)
 
 
-COMMANDS = {"evaluate": plainly(evaluate)}
+COMMANDS = {"evaluate": evaluate}

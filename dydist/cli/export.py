@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from tyro.conf import Positional
-
-from dydist.cli.checkpoint import plainly
+from dydist.cli.checkpoint import Url
 from dydist.cli.trained import describe, open_trained, print_json
+from dydist.config.types import FilePath, Index
 from dydist.text.display import show, tell
 
 
 def export(
-    checkpoint: Annotated[str, Positional],
+    checkpoint: Url,
     *,
     to: Literal["onnx", "torch-export", "safetensors"],
     output: Path | None = None,
-    step: int | None = None,
+    step: Index | None = None,
     ema: bool = False,
-    data_root: str | None = None,
+    data_root: FilePath | None = None,
     storage_options: str = "{}",
     json: bool = False,
 ) -> int:
@@ -68,4 +67,4 @@ def export(
     return 0
 
 
-COMMANDS = {"export": plainly(export)}
+COMMANDS = {"export": export}

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import tyro
 
+from dydist.config.types import FilePath
 from dydist.errors import UserError
 from dydist.text.display import show
 
 
 def files(
     *,
-    name: Annotated[str, tyro.conf.Positional] = "",
+    name: Annotated[FilePath, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = "",
     json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """List the recipes, launch files and SLURM profiles that come with dydist, or print where one lies.

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from dydist.cli.launch_options import LaunchOptions
+from dydist.config.types import Count, FilePath, Index
 from dydist.errors import EXIT_DONE, EXIT_ERROR, UserError
 from dydist.text import display
 
 if TYPE_CHECKING:
     from dydist.jobs.submission.status import JobStatus
 
-Words = Annotated[tuple[str, ...], tyro.conf.Positional]
+Words = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE ...")]
+Names = Annotated[tuple[FilePath, ...], tyro.conf.Positional, tyro.conf.arg(metavar="JOB|FOLDER|NAME ...")]
 
 
 def submit(
@@ -68,7 +70,7 @@ def submit(
 
 def status(
     *,
-    which: Words = (),
+    which: Names = (),
     watch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
@@ -114,13 +116,13 @@ def status(
 
 def logs(
     *,
-    which: Annotated[str, tyro.conf.Positional],
-    rank: int | None = None,
-    start: int | None = None,
+    which: Annotated[FilePath, tyro.conf.Positional, tyro.conf.arg(metavar="JOB|FOLDER|NAME")],
+    rank: Index | None = None,
+    start: Index | None = None,
     follow_: Annotated[
         bool, tyro.conf.arg(name="follow", aliases=["-f"]), tyro.conf.FlagCreatePairsOff
     ] = False,
-    tail: int | None = None,
+    tail: Count | None = None,
     json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
     """Show what a job's processes printed, merged by time; a failure's rank, node and last lines come first.
@@ -198,7 +200,7 @@ def follow(
 
 def cancel(
     *,
-    which: Words,
+    which: Names,
     now: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
     """End jobs: each finishes its step, saves, and does not come back.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from dydist.config.types import FilePath
 from dydist.errors import UserError
 from dydist.text.display import tell
 
@@ -24,7 +25,7 @@ Repeated = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
 class NodeOptions:
     """Which nodes."""
 
-    profile: str | None = None
+    profile: FilePath | None = None
     """Settings of a site: NAME.yaml in ~/.config/dydist/ or slurm/, or a path (docs/slurm.md)."""
     nodes: int | None = None
     """Nodes."""

@@ -1,69 +1,64 @@
-"""The `dydist` command: `dydist GROUP … --help`. Each group of subcommands is a file of plain functions."""
+"""The `dydist` command: which subcommands there are, and running one of them."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
-from tyro.extras import SubcommandApp
-
-from dydist.errors import EXIT_DONE, EXIT_USAGE, UserError
+from dydist.config.types import nearest
+from dydist.errors import EXIT_DONE, EXIT_ERROR, EXIT_USAGE, UserError
 from dydist.machine import check_working_folder
 from dydist.process.end import run_to_end
-from dydist.text.display import tell
+from dydist.text.display import show, tell
 
-GROUPS = (
-    "bench_checkpoint",
-    "bench_conv",
-    "bench_engines",
-    "bench_exact",
-    "bench_loader",
-    "bench_monitor",
-    "bench_scaling",
-    "checkpoint",
-    "compare",
-    "data",
-    "evaluate",
-    "export",
-    "files",
-    "jobs",
-    "predict",
-    "preflight",
-    "report",
-    "sweep",
-    "tensorboard",
-)
-"""Modules of dydist.cli. Each has COMMANDS: the words of a subcommand → its function."""
+SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
+    "Train": {
+        "data prepare": ("data", "download, convert and verify a data set"),
+        "submit": ("jobs", "run a recipe as a job that comes back after interruptions"),
+        "sweep": ("sweep", "run a grid of values and seeds as a job array"),
+    },
+    "Jobs": {
+        "status": ("jobs", "show how jobs and runs are doing"),
+        "logs": ("jobs", "show what a job's processes printed"),
+        "cancel": ("jobs", "end jobs, with everything saved"),
+        "preflight": ("preflight", "check this machine, or the nodes of a job"),
+    },
+    "Checkpoints": {
+        "checkpoint list": ("checkpoint", "list the checkpoints of a run or a place"),
+        "checkpoint verify": ("checkpoint", "read every byte and compare it with the manifests"),
+        "checkpoint prune": ("checkpoint", "remove those that are not needed"),
+        "checkpoint copy": ("checkpoint", "copy to another folder or store, verified"),
+    },
+    "Results": {
+        "evaluate": ("evaluate", "measure a checkpoint on its data set"),
+        "predict": ("predict", "classify pictures"),
+        "export": ("export", "write a network as ONNX, torch.export or safetensors"),
+        "compare": ("compare", "compare two runs, or tabulate many"),
+        "report": ("report", "write one HTML page about runs"),
+        "tensorboard": ("tensorboard", "open TensorBoard on runs, also remote ones"),
+    },
+    "Tools": {
+        "files": ("files", "list the recipes and launch files that come with dydist"),
+        "bench checkpoint": ("bench_checkpoint", "measure saving a checkpoint"),
+        "bench conv": ("bench_conv", "measure ways to compute dynamic convolution"),
+        "bench engines": ("bench_engines", "measure DDP and DeepSpeed's ZeRO stages"),
+        "bench exact": ("bench_exact", "measure what exact reduction costs"),
+        "bench loader": ("bench_loader", "measure loading images"),
+        "bench monitor": ("bench_monitor", "measure what monitoring costs"),
+        "bench scaling": ("bench_scaling", "estimate how training scales over GPUs"),
+        "bench step": ("bench_conv", "measure a whole training step"),
+    },
+}
+"""Every subcommand by its words, as people work: the module of dydist.cli whose COMMANDS has it, and a line of help."""
 Command = Callable[..., "int | None"]
-DESCRIPTION = """Jobs, checkpoints and figures of dydist runs.
-
-One run itself is `accelerate launch dydist/train.py --help`.
-
-Example: dydist checkpoint list runs/quickstart/checkpoints"""
+_TRAINING = "accelerate launch -m dydist.train --config RECIPE"
 
 
 def commands() -> dict[str, Command]:
-    """Every subcommand by its words, e.g. `submit` or `checkpoint list`."""
-    found: dict[str, Command] = {}
-    for group in GROUPS:
-        found |= importlib.import_module(f"dydist.cli.{group}").COMMANDS
-    return found
-
-
-def build_app(functions: Mapping[str, Command]) -> SubcommandApp:
-    """The tree of subcommands: each function by its words."""
-    app = SubcommandApp()
-    groups: dict[str, SubcommandApp] = {}
-    for words, function in functions.items():
-        group, _, name = words.rpartition(" ")
-        if group and group not in groups:
-            groups[group] = SubcommandApp()
-            app.command(groups[group], name=group, help=f"{group.capitalize()} commands.")
-        home = groups[group] if group else app
-        home.command(name=name)(function)
-    return app
+    """Every subcommand's function by its words, e.g. `submit` or `checkpoint list`."""
+    return {words: _function(words, module) for words, module, _ in _entries()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,14 +72,107 @@ def run_command(arguments: Sequence[str]) -> int:
     """Run one subcommand; returns its exit code. Mistakes are one line on standard error and exit 2."""
     try:
         check_working_folder()
-        code = build_app(commands()).cli(prog="dydist", description=DESCRIPTION, args=arguments)
+        code = parse(arguments)()
     except UserError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # `evaluate` may run as several processes
             tell(error)
         return EXIT_USAGE
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if (text := _from_outside(error)) is None:
+            raise
+        tell(text)
+        return EXIT_ERROR
     return EXIT_DONE if code is None else int(code)
+
+
+def _from_outside(error: Exception) -> str | None:
+    """What to tell of an error of a disk, a store or a damaged checkpoint; None for a mistake of the program."""
+    from dydist.checkpoint import CheckpointError, explain, is_of_store
+
+    if isinstance(error, BrokenPipeError):
+        return None
+    if (
+        isinstance(error, OSError)
+        and error.filename is not None
+        and error.strerror
+        and not is_of_store(error)
+    ):
+        return f"{error.filename2 or error.filename}: {error.strerror}; give another path, or mend this one"
+    return explain(error) if isinstance(error, CheckpointError | OSError) or is_of_store(error) else None
+
+
+def parse(arguments: Sequence[str]) -> Callable[[], int | None]:
+    """The call that a command line asks for, not made yet. Raises UserError.
+
+    A subcommand's `--help` is printed by tyro, which raises SystemExit(0).
+    """
+    first, second = [*arguments, "", ""][:2]
+    known = {words: module for words, module, _ in _entries()}
+    groups = {words.split()[0] for words in known if " " in words}
+    if first in ("", "-h", "--help", "help"):
+        return lambda: show(overview(), lines=True)
+    if first == "--version":
+        from dydist import __version__
+
+        return lambda: show(__version__)
+    if first in groups and second in ("", "-h", "--help"):
+        return lambda: show(overview(first), lines=True)
+    words = f"{first} {second}" if first in groups else first
+    if words not in known:
+        raise UserError(_no_such(words, known))
+    from dydist.cli.arguments import bind
+
+    return bind(f"dydist {words}", _function(words, known[words]), arguments[len(words.split()) :])
+
+
+def overview(group: str | None = None) -> str:
+    """The help: a line for each command, by section; or for each of a group such as `checkpoint`."""
+    if group is not None:
+        lines = [f"usage: dydist {group} COMMAND ...", ""]
+        lines += [_line(words, text) for words, _, text in _entries() if words.startswith(f"{group} ")]
+        return "\n".join([*lines, "", f"dydist {group} COMMAND --help explains a command and its options."])
+    lines = ["usage: dydist COMMAND ..."]
+    for section, entries in SECTIONS.items():
+        lines += ["", section]
+        if section == "Train":
+            lines.append(f"  {_TRAINING}   train here; --help lists every setting")
+        lines += [
+            _line(words, text) for words, (_, text) in entries.items() if not words.startswith("bench ")
+        ]
+        if section == "Tools":
+            lines.append(_line("bench ...", "measure parts of training; dydist bench --help lists them"))
+    return "\n".join([*lines, "", "dydist COMMAND --help explains a command and its options."])
+
+
+def _line(words: str, text: str) -> str:
+    return f"  {words:<18}  {text}"
+
+
+def _entries() -> Iterator[tuple[str, str, str]]:
+    for entries in SECTIONS.values():
+        for words, (module, text) in entries.items():
+            yield words, module, text
+
+
+def _function(words: str, module: str) -> Command:
+    function: Command = importlib.import_module(f"dydist.cli.{module}").COMMANDS[words]
+    return function
+
+
+def _no_such(words: str, known: Collection[str]) -> str:
+    first, _, second = words.partition(" ")
+    if first == "train":
+        return f"train: is no command of dydist; write {_TRAINING}, or dydist submit -- RECIPE"
+    if second:
+        near = nearest(second, [one.split()[1] for one in known if one.startswith(f"{first} ")])
+        return f"{words}: there is no such command{near} (`dydist {first} --help` lists all)"
+    whole = {one.split()[-1]: one for one in known} | {one.split()[0]: one.split()[0] for one in known}
+    near = nearest(first, whole)
+    for last, one in whole.items():
+        near = f"; did you mean {one}?" if near == f"; did you mean {last}?" else near
+    return f"{words}: there is no such command{near} (`dydist --help` lists all)"
 
 
 if __name__ == "__main__":

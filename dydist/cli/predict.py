@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
-from dydist.cli.checkpoint import plainly
+from dydist.cli.checkpoint import Url
 from dydist.cli.trained import describe, note, open_trained, print_json
+from dydist.config.types import Count, FilePath, Index
 from dydist.errors import EXIT_DONE, EXIT_USAGE, UserError
 from dydist.text.display import show
 
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def predict(
-    checkpoint: Annotated[str, Positional],
-    images: Annotated[tuple[str, ...], Positional],
+    checkpoint: Url,
+    images: Annotated[tuple[FilePath, ...], Positional, arg(metavar="IMAGES ...")],
     *,
-    step: int | None = None,
-    top: int = 5,
+    step: Index | None = None,
+    top: Count = 5,
     attention: bool = False,
     ema: bool = False,
-    data_root: str | None = None,
+    data_root: FilePath | None = None,
     storage_options: str = "{}",
     json: bool = False,
 ) -> int:
@@ -55,8 +56,6 @@ def predict(
         raise UserError(
             "predict: no picture was given; name files, folders, or a pattern such as 'shots/*.png'"
         )
-    if top < 1:
-        raise UserError(f"--top: {top} is not allowed; it must be at least 1")
     model = open_trained(checkpoint, step=step, ema=ema, options=storage_options, data_root=data_root)
     failed: list[dict[str, str]] = []
     paths: list[str] = []
@@ -104,4 +103,4 @@ def _print(path: str, prediction: Prediction) -> None:
         show(f"    {name:<{width}}  {' '.join(f'{weight:.3f}' for weight in weights)}")
 
 
-COMMANDS = {"predict": plainly(predict)}
+COMMANDS = {"predict": predict}

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from dydist.cli.launch_options import NodeOptions
+from dydist.config.types import FilePath
 from dydist.errors import EXIT_DONE, EXIT_ERROR
 from dydist.text.display import show
 
@@ -18,7 +19,7 @@ def preflight(
     run: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
     cluster: Literal["slurm", "local"] = "local",
     launch: Annotated[NodeOptions, tyro.conf.OmitArgPrefixes],
-    folder: str = "runs/preflight",
+    folder: FilePath = "runs/preflight",
     json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
     """Check this machine, or with --cluster slurm the nodes of a job: GPUs, arithmetic, network, disk, clock, versions.

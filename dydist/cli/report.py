@@ -12,7 +12,7 @@ from dydist.text.display import show
 
 
 def report(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER ...")],
     *,
     output: Path | None = None,
     png: bool = True,
@@ -44,7 +44,7 @@ def report(
         replace_file(target, page(found).encode())
     except OSError as error:
         raise UserError(
-            f"--output: cannot write {target} ({error.strerror}); give a file that can be"
+            f"--output: cannot write {target} ({error.strerror}); give a file in a folder that can be written"
         ) from error
     plots: list[Path] = []
     if png:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from dydist.cli.launch_options import LaunchOptions, Repeated
+from dydist.config.types import Count
 from dydist.errors import EXIT_DONE, UserError
 from dydist.text.display import show
 
@@ -20,8 +21,8 @@ def sweep(
     run: Words = (),
     name: str,
     grid: Repeated = (),
-    seeds: int = 1,
-    parallel: int | None = None,
+    seeds: Count = 1,
+    parallel: Count | None = None,
     cluster: Literal["slurm", "local"] = "slurm",
     launch: Annotated[LaunchOptions, tyro.conf.OmitArgPrefixes],
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
@@ -49,6 +50,10 @@ def sweep(
         raise UserError(
             "--cluster: local has no queue for many runs; slurm has one, also on one machine: "
             'eval "$(slurm/testcluster up --dir ~/cluster)", then the same command with --profile testcluster'
+        )
+    if not run and not grid:
+        raise UserError(
+            "sweep: neither a recipe nor a grid is given; write dydist sweep --name NAME -- cifar10-small"
         )
     values = sweeps.parse_grid([word for words in grid for word in words])
     submission, found = sweeps.prepare_sweep(

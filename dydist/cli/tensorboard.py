@@ -6,14 +6,16 @@ from typing import Annotated
 
 import tyro
 
+from dydist.config.types import FilePath, Index, Positive
+
 
 def tensorboard(
-    where: Annotated[tuple[str, ...], tyro.conf.Positional],
+    where: Annotated[tuple[FilePath, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER|URL ...")],
     *,
-    port: int = 6006,
+    port: Index = 6006,
     host: str = "localhost",
-    every_s: float = 30.0,
-    mirror: str | None = None,
+    every_s: Positive = 30.0,
+    mirror: FilePath | None = None,
 ) -> int:
     """Open TensorBoard on run folders, log folders, or remote log folders (s3://, sftp://, …).
 

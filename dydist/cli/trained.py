@@ -24,7 +24,7 @@ def open_trained(
     given = parse_options(options)
 
     def open_with(url: str, of_run: Mapping[str, Any]) -> Storage:
-        return open_place(url, {**of_run, **given})
+        return open_place(url, {**of_run, **given}, field="checkpoint")
 
     return load_trained(checkpoint, open_with, step=step, averaged=ema, data_root=data_root, note=note)
 

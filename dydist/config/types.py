@@ -1,6 +1,7 @@
 """What a field's type allows: values converted to it or refused, types in words, and paths in one form.
 
 `FilePath` marks a field as a path: whoever reads it through `convert` gets `~` expanded and no slash at its end.
+`Range` marks what a number may be, for options of subcommands; a run's own rules are in `config_rules`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import types
 import unicodedata
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dydist.errors import UserError
@@ -21,6 +23,25 @@ from dydist.text.strict import number
 _PATH = "a path, or a URL"
 FilePath = Annotated[str, _PATH]
 """A path or URL. `~` and `~user` are expanded where it is read; environment variables are not."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Marks a number that a field may not fall short of, or (`above`) not reach."""
+
+    low: float
+    above: bool = False
+
+    def check(self, value: Any, where: str) -> None:
+        """Raise UserError where `value` is outside; None is no number."""
+        if value is not None and not (value > self.low if self.above else value >= self.low):
+            allowed = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+            raise UserError(f"{where}: {value} is not allowed; it must be {allowed}")
+
+
+Count = Annotated[int, Range(1)]
+Index = Annotated[int, Range(0)]
+Positive = Annotated[float, Range(0, above=True)]
 _LARGEST_WHOLE = 2**63 - 1
 _SHOWN = 100
 """Characters of a wrong value that a message shows."""
@@ -80,11 +101,16 @@ def convert(value: Any, kind: Any, where: str) -> Any:
 
 
 def normal_path(text: str, where: str) -> str:
-    """A path or URL as it is used from here on: `~` and `~user` expanded, no slash at its end. Raises UserError."""
-    if not text.strip():
-        raise UserError(f"{where}: {text!r} is empty; give a path, or leave it out")
+    """A path or URL as a run keeps it: `expanded_path`, and no control characters in it. Raises UserError."""
     if any(unicodedata.category(character) == "Cc" for character in text):
         raise UserError(f"{where}: {scrub(repr(text))} is not allowed; a path has no control characters")
+    return expanded_path(text, where)
+
+
+def expanded_path(text: str, where: str) -> str:
+    """A path or URL with `~` and `~user` expanded, and no slash at its end. Raises UserError."""
+    if not text.strip():
+        raise UserError(f"{where}: {text!r} is empty; give a path, or leave it out")
     if "://" in text:
         scheme, _, rest = text.partition("://")
         return f"{scheme}://{rest.rstrip('/') or rest}"

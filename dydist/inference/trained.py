@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +19,7 @@ from dydist.engine.core import AUTOCAST
 from dydist.errors import UserError
 from dydist.models import DynamicConv2d, apply_strategies, build_model, set_temperature
 from dydist.models.resnet import ResNet18
-from dydist.named_run import checkpoint_place
+from dydist.named_run import place_of
 from dydist.schedules import evaluation_temperature
 
 OpenPlace = Callable[[str, Mapping[str, Any]], Storage]
@@ -116,12 +114,9 @@ def temperature_at(config: Config, data: DataDescription, step: int) -> float:
 
 def _candidates(where: str, open_place: OpenPlace, step: int | None) -> tuple[Storage, list[Found]]:
     """The valid checkpoints that are meant, the one to take first."""
-    options: Mapping[str, Any] = {}
-    if "://" not in where:
-        where = os.path.abspath(os.path.expanduser(where))
-        if (Path(where) / "config.yaml").is_file():
-            where, options = checkpoint_place(Path(where))
-    place, found = find_source(lambda url: open_place(url, options), where, field="checkpoint")
+    url, folder, options = place_of(where, field="checkpoint")
+    source = url if folder is None else f"{url}/{folder}"
+    place, found = find_source(lambda url: open_place(url, options), source, field="checkpoint")
     storage = open_place(place, options)
     if step is not None:
         there = [item.step for item in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,9 @@ def view(where: Sequence[str], *, port: int, host: str, every_s: float, mirror: 
         raise UserError("tensorboard: nothing to show was given; name a run folder or a log folder's URL")
     for place in where:
         check_place(place, "tensorboard", step_folder=True)
+    _check_address(host, port)
+    if mirror is not None and mirror.exists() and not mirror.is_dir():
+        raise UserError(f"--mirror: {mirror} is a file; give a folder, or leave it out")
     with ExitStack() as stack:
         if mirror is None:
             mirror = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dydist-tensorboard-")))
@@ -56,6 +60,23 @@ def view(where: Sequence[str], *, port: int, host: str, every_s: float, mirror: 
                         _fetch_or_tell(url, folder)
         except KeyboardInterrupt:
             return 0
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raise UserError where TensorBoard could not listen there. Port 0 is any free one."""
+    if port > 65_535:
+        raise UserError(f"--port: {port} is not allowed; it must be at most 65535")
+    try:
+        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(*address[:3]) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address[4])
+            listener.listen()
+    except OSError as error:
+        raise UserError(
+            f"--port: cannot listen on {host}:{port} ({error.strerror or error}); give another --port, 0 for any "
+            "free one, or another --host"
+        ) from error
 
 
 def log_folder(place: Path) -> Path:

@@ -2,7 +2,8 @@
 
 Accelerate hands its options and its configuration file to the processes as environment variables, and would obey them
 itself where dydist has its own way. So each is taken over where the user gave no value for dydist's field, or refused
-where it contradicts the field or cannot be done. `SETTINGS` is the whole table; `WITHOUT_EFFECT` names the rest.
+where it contradicts the field or cannot be done. `SETTINGS` has the variables, `in_file` what DeepSpeed's own JSON may
+say, `WITHOUT_EFFECT` the rest.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dydist.errors import UserError
+from dydist.text.strict import TextError, load_json, read_user_text, whole_number
 
 
 class _Nothing:
@@ -23,15 +25,25 @@ class _Nothing:
 
 
 NOTHING = _Nothing()
+
+
+@dataclass(frozen=True)
+class Among:
+    """The values of a field that agree with the launcher, and the one that is taken where the field is not given."""
+
+    values: tuple[Any, ...]
+    taken: Any = NOTHING
+
+
 UNSAID = ("", "auto", "none")
 _TRUE, _FALSE = ("1", "true", "yes", "y", "t", "on"), ("0", "false", "no", "n", "f", "off")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One variable. `option`: how its user wrote it. `field`: dydist's.
+    """One variable, or one key of DeepSpeed's file. `option`: how its user wrote it. `field`: dydist's.
 
-    `meaning` turns the variable's text (in lower case) into the field's value, into NOTHING, or raises ValueError with
+    `meaning` turns its text (in lower case) into the field's value, into NOTHING or Among, or raises ValueError with
     what to do where dydist cannot do that. `needs`: the variable without which Accelerate ignores this one.
     """
 
@@ -48,37 +60,33 @@ def obey_launcher(values: Mapping[str, Any], environ: Mapping[str, str]) -> tupl
     Raises UserError with every contradiction and every setting that cannot be done, one a line.
     """
     result, notes, problems = copy.deepcopy(dict(values)), [], []
-    for setting in SETTINGS:
-        if not _is_said(setting, environ):
-            continue
-        text = environ[setting.variable]
+    for setting, text, where in _said(environ):
         section, name = setting.field.split(".")
         try:
             said = setting.meaning(text.strip().lower())
         except ValueError as error:
             problems.append(
-                f"{setting.field}: the launcher's {setting.option} = {text} cannot be done; {error}"
-                f" (it comes from {setting.variable})"
+                f"{setting.field}: the launcher's {setting.option} = {text} cannot be done; {error} ({where})"
             )
             continue
         if said is NOTHING:
             continue
-        given = result.get(section, {}).get(name, NOTHING)
-        if given is NOTHING or (setting.field, given) in _LEFT_OPEN:
-            result.setdefault(section, {})[name] = said
-            notes.append(f"{setting.field}: {_shown(said)}, from the launcher's {setting.option}")
-        elif given != said:
+        allowed = said if isinstance(said, Among) else Among((said,), said)
+        value = result.get(section, {}).get(name, NOTHING)
+        given = value is not NOTHING and (setting.field, value) not in _LEFT_OPEN
+        value = value if given else allowed.taken
+        if value is NOTHING:
+            continue
+        if value not in allowed.values:
             problems.append(
-                f"{setting.field}: {_shown(given)} contradicts the launcher's {setting.option} = {text}; give both the "
-                f"same value, or only one of them (it comes from {setting.variable})"
+                f"{setting.field}: {_shown(value)} contradicts the launcher's {setting.option} = {text}; give both the "
+                f"same value, or only one of them ({where})"
             )
+        elif not given:
+            result.setdefault(section, {})[name] = value
+            notes.append(f"{setting.field}: {_shown(value)}, from the launcher's {setting.option}")
     if problems:
         raise UserError("\n".join(problems))
-    for field, said, where in _of_deepspeed(environ):  # what contradicts them: engine/deepspeed_config.py
-        section, name = field.split(".")
-        if name not in result.setdefault(section, {}):
-            result[section][name] = said
-            notes.append(f"{field}: {_shown(said)}, from the launcher's {where}")
     return result, notes
 
 
@@ -92,10 +100,10 @@ def read_file(path: str) -> dict[str, Any]:
     """A DeepSpeed JSON file. Raises UserError with its path where it is missing or not a JSON object."""
     remedy = "give an existing JSON file to deepspeed_config_file, such as launch/deepspeed/zero2.json"
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = load_json(read_user_text(Path(path)))
     except OSError as error:
         raise UserError(f"deepspeed_config_file: cannot read {path} ({error.strerror}); {remedy}") from error
-    except (ValueError, RecursionError) as error:
+    except TextError as error:
         raise UserError(f"deepspeed_config_file: {path} is not JSON ({error}); {remedy}") from error
     if not isinstance(values, dict):
         raise UserError(f"deepspeed_config_file: {path} holds no JSON object; {remedy}")
@@ -109,32 +117,51 @@ def at(values: Any, dotted: str) -> Any:
     return values
 
 
-def _of_deepspeed(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
-    """(field, value, where it stands) of what DeepSpeed's file says, and of what is kept in host memory."""
+def _said(environ: Mapping[str, str]) -> Iterator[tuple[Setting, str, str]]:
+    """What the variables and DeepSpeed's file say: the setting, its text, and where that stands."""
+    for setting in SETTINGS:
+        if _is_said(setting, environ):
+            yield setting, environ[setting.variable], f"it comes from {setting.variable}"
     if environ.get(_DEEPSPEED, "").strip().lower() not in _TRUE:
         return
     path = deepspeed_file(environ)
     file = {} if path is None else read_file(path)
-    for dotted, field, meaning in _FILE:
-        value = at(file, dotted)
-        if value is not None:
-            try:
-                said = meaning(str(value).strip().lower())
-            except ValueError:
-                continue
-            if said is not NOTHING:
-                yield field, said, f"{dotted} in {path}"
-    kept = tuple(
-        kind
+    for setting in in_file(int(environ.get("WORLD_SIZE", "1"))):
+        if (value := at(file, setting.variable)) is not None:
+            yield setting, value if isinstance(value, str) else json.dumps(value), f"it stands in {path}"
+    sources = [
+        (kind, device, where)
         for kind in ("optimizer", "param")
-        if "cpu"
-        in (
-            environ.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{kind.upper()}_DEVICE"),
-            at(file, f"zero_optimization.offload_{kind}.device"),
+        for device, where in (
+            (
+                environ.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{kind.upper()}_DEVICE"),
+                f"ACCELERATE_DEEPSPEED_OFFLOAD_{kind.upper()}_DEVICE",
+            ),
+            (at(file, f"zero_optimization.offload_{kind}.device"), str(path)),
         )
+        if device not in (None, "", "auto")
+    ]
+    kept = sorted({kind for kind, device, _ in sources if device == "cpu"})
+    together = NOTHING if not kept else "all" if len(kept) == 2 else kept[0]
+    for kind, device, where in sources:
+        option = f"offload_{kind}_device"
+        yield (
+            Setting(where, option, "parallel.offload", _offload(kind, together)),
+            str(device),
+            f"it stands in {where}",
+        )
+
+
+def _offload(kind: str, together: Any) -> Callable[[str], Any]:
+    """What DeepSpeed keeps in host memory is two settings of its, and one field: `together`."""
+    return _one_of(
+        {
+            "cpu": Among((kind, "all"), together),
+            "none": Among(tuple({"none", "optimizer", "param"} - {kind}), together),
+        },
+        "dydist offloads to host memory alone; say cpu or none",
+        unsaid=(),
     )
-    if kept:
-        yield "parallel.offload", "all" if len(kept) == 2 else kept[0], f"offload_{kept[0]}_device"
 
 
 _LEFT_OPEN = (("parallel.device", "auto"),)
@@ -151,9 +178,9 @@ def _shown(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _one_of(allowed: Mapping[str, Any], remedy: str) -> Callable[[str], Any]:
+def _one_of(allowed: Mapping[str, Any], remedy: str, unsaid: Sequence[str] = UNSAID) -> Callable[[str], Any]:
     def meaning(text: str) -> Any:
-        if text in UNSAID:
+        if text in unsaid:
             return NOTHING
         if text not in allowed:
             raise ValueError(remedy)
@@ -176,6 +203,31 @@ def _never(remedy: str) -> Callable[[str], Any]:
         raise ValueError(remedy)
 
     return meaning
+
+
+def _precision(name: str) -> Callable[[str], Any]:
+    """A switch for one precision: off says that it is another one."""
+    others = Among(tuple({"fp32", "bf16", "fp16"} - {name}))
+    return _one_of(dict.fromkeys(_TRUE, name) | dict.fromkeys(_FALSE, others), "it must be true or false")
+
+
+def _batch(processes: int) -> Callable[[str], Any]:
+    """A number of images of each process."""
+
+    def meaning(text: str) -> Any:
+        if text in UNSAID:
+            return NOTHING
+        if not whole_number(text):
+            raise ValueError("it must be a whole number of at least 1; give train.batch_size instead")
+        return int(text) * processes
+
+    return meaning
+
+
+def _replaced(text: str) -> Any:
+    if text in UNSAID:
+        return NOTHING
+    raise ValueError("it would replace dydist's own, which is the only one allowed; take it out of the file")
 
 
 def _clip_norm(text: str) -> Any:
@@ -279,16 +331,27 @@ SETTINGS: tuple[Setting, ...] = (
         needs=_DEEPSPEED,
     ),
 )
-"""Every variable of Accelerate's launcher that says something about the training. Two more, for what DeepSpeed keeps in
-host memory, and DeepSpeed's own file are read by `engine/deepspeed_config.py`."""
+"""Every variable of Accelerate's launcher that says something about the training, but for two: what DeepSpeed keeps in
+host memory (`_said`)."""
 
-_FILE: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
-    ("zero_optimization.stage", "parallel.zero", SETTINGS[-1].meaning),
-    ("gradient_clipping", "train.clip_norm", _clip_norm),
-    ("bf16.enabled", "train.precision", _if_true("bf16")),
-    ("fp16.enabled", "train.precision", _if_true("fp16")),
-)
-"""What DeepSpeed's own file may say where dydist's field is not given."""
+
+def in_file(world_size: int) -> tuple[Setting, ...]:
+    """What DeepSpeed's own file may say about what dydist decides, by its keys; the rest of it is DeepSpeed's."""
+    rows: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
+        ("zero_optimization.stage", "parallel.zero", SETTINGS[-1].meaning),
+        ("train_batch_size", "train.batch_size", _batch(1)),
+        ("train_micro_batch_size_per_gpu", "train.batch_size", _batch(world_size)),
+        ("gradient_accumulation_steps", "parallel.shards", _accumulation),
+        ("gradient_clipping", "train.clip_norm", _clip_norm),
+        ("bf16.enabled", "train.precision", _precision("bf16")),
+        ("fp16.enabled", "train.precision", _precision("fp16")),
+        ("torch_autocast.enabled", "train.precision", _never("dydist casts itself, as train.precision says")),
+        ("optimizer", "optim.lr", _replaced),
+        ("scheduler", "optim.schedule", _replaced),
+    )
+    return tuple(Setting(key, key, field, meaning) for key, field, meaning in rows)
+
+
 WITHOUT_EFFECT: Mapping[str, str] = {
     "ACCELERATE_LOG_LEVEL ACCELERATE_DEBUG_MODE ACCELERATE_ENABLE_RICH ACCELERATE_DEBUG_RDV_FILE": "what is logged",
     "ACCELERATE_CPU_AFFINITY": "Accelerate obeys it itself",
@@ -299,7 +362,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "ACCELERATE_FP8_ FP8_": "parts of mixed_precision fp8, which is refused",
     "ACCELERATE_USE_SAGEMAKER": "the cloud that it runs in",
     "ACCELERATE_NUM_PROCESSES": "read by Accelerate's own tests alone",
-    "ACCELERATE_DEEPSPEED_CONFIG_FILE ACCELERATE_DEEPSPEED_OFFLOAD_": "read below, and by engine/deepspeed_config.py",
+    "ACCELERATE_DEEPSPEED_CONFIG_FILE ACCELERATE_DEEPSPEED_OFFLOAD_": "read by `_said`",
     "ACCELERATE_CONFIG_DS_FIELDS": "which of the above stand in Accelerate's file",
     "ACCELERATE_DEEPSPEED_ZERO3_INIT": "where weights are before the first step, not what they are",
     "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "checkpoints are dydist's own",

@@ -29,9 +29,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     prepare_environment(config)
     from dydist.checkpoint import refuse_unusable
     from dydist.data.splits import open_splits
-    from dydist.engine.deepspeed_config import check_launcher
 
-    check_launcher(config, os.environ)
     if config.parallel.engine == "deepspeed":
         from dydist.engine.deepspeed_import import import_deepspeed
 

@@ -100,6 +100,11 @@ def is_refused(error: BaseException) -> bool:
     )
 
 
+def is_of_store(error: BaseException) -> bool:
+    """Whether a store or the network raised it, and not a mistake in a program."""
+    return any(type(one).__module__.partition(".")[0] in _STORE_MODULES for one in chain(error))
+
+
 def is_garbled(error: BaseException) -> bool:
     """Whether what came was no HTTP: an answer's rest that a server sent too much, say, on a connection kept open."""
     return any(type(one).__module__ == "aiohttp.http_exceptions" for one in chain(error))

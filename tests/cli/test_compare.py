@@ -64,7 +64,7 @@ def test_the_same_run_twice_is_equal(runs: Path, capsys: pytest.CaptureFixture[s
 def test_where_and_by_how_much_two_runs_part(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(runs / "a"), str(runs / "b")]) == 1
     out = capsys.readouterr().out
-    assert "they part at                  step 1" in out
+    assert "first difference at           step 1" in out
     assert "data_hash" in out
     assert "weights and momentum          differ at step 8" in out
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 import yaml
 
-from dydist.cli.main import build_app, commands
+from dydist.cli.main import parse
 from dydist.config.reader import read_config
 from dydist.config.rules import check_config
 from dydist.config.shipped import shipped_files
@@ -80,21 +79,10 @@ def _configuration(arguments: Sequence[str], world_size: int) -> Iterator[str]:
 
 def _subcommand(arguments: Sequence[str]) -> Iterator[str]:
     """Have the command line parsed; nothing is called."""
-    parsed = {words: _nothing(function) for words, function in commands().items()}
-    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
-            build_app(parsed).cli(prog="dydist", args=list(arguments))
-    except SystemExit as error:
-        if error.code:
-            yield printed.getvalue()
-
-
-def _nothing(function: Callable[..., int | None]) -> Callable[..., int | None]:
-    """A function that takes the same arguments and does nothing."""
-
-    @functools.wraps(function)
-    def parsed(*_: object, **__: object) -> None:
-        return None
-
-    return parsed
+        with contextlib.redirect_stdout(io.StringIO()):
+            parse(list(arguments))
+    except UserError as error:
+        yield str(error)
+    except SystemExit:
+        pass  # its help

@@ -16,9 +16,11 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env
 from support import REPOSITORY, metrics
 
 from dydist.config import Config, ParallelConfig, TrainConfig
+from dydist.config.reader import to_dict
 from dydist.config.rules import check_config
-from dydist.engine.deepspeed_config import check_launcher, deepspeed_config
+from dydist.engine.deepspeed_config import deepspeed_config
 from dydist.errors import UserError
+from dydist.process.launcher_settings import obey_launcher
 
 LAUNCH = REPOSITORY / "launch"
 FILES = {
@@ -59,7 +61,7 @@ def test_parsers_take_the_file_and_dydist_agrees_with_it(name: str, monkeypatch:
     environment = environment_of(LAUNCH / name, monkeypatch)
     config = config_for(stage, offload)
     check_config(config, world_size=processes)
-    check_launcher(config, environment)
+    obey_launcher(to_dict(config), environment)
     made = deepspeed_config(config, processes, environment)
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     from deepspeed.runtime.config import DeepSpeedConfig
@@ -105,7 +107,7 @@ def test_a_file_that_contradicts_is_refused_with_both_fields(
         "WORLD_SIZE": "2",
     }
     with pytest.raises(UserError, match=rf"^{field}.*{named}"):
-        check_launcher(config_for(2, "none"), environment)
+        obey_launcher(to_dict(config_for(2, "none")), environment)
 
 
 @pytest.mark.parametrize(
@@ -120,15 +122,15 @@ def test_a_file_that_contradicts_is_refused_with_both_fields(
     ],
 )
 def test_a_launcher_flag_that_contradicts_is_refused(variable: str, value: str, field: str) -> None:
-    with pytest.raises(UserError, match=rf"^{field}: .* contradicts .*= {value};"):
-        check_launcher(config_for(2, "none"), {"ACCELERATE_USE_DEEPSPEED": "true", variable: value})
+    with pytest.raises(UserError, match=rf"^{field}: .*launcher's .* = {value} ?(cannot be done)?;"):
+        obey_launcher(to_dict(config_for(2, "none")), {"ACCELERATE_USE_DEEPSPEED": "true", variable: value})
 
 
 def test_what_agrees_or_says_nothing_passes() -> None:
     config = config_for(3, "optimizer", clip_norm=1.0, precision="bf16")
-    check_launcher(config, {})
-    check_launcher(
-        config,
+    obey_launcher(to_dict(config), {})
+    obey_launcher(
+        to_dict(config),
         {
             "ACCELERATE_USE_DEEPSPEED": "true",
             "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
@@ -141,14 +143,35 @@ def test_what_agrees_or_says_nothing_passes() -> None:
     )
 
 
-def test_deepspeeds_launcher_with_another_engine_says_what_to_add() -> None:
+def test_deepspeeds_launcher_with_another_engine_is_refused() -> None:
     config = replace(config_for(0, "none"), parallel=ParallelConfig())
-    with pytest.raises(UserError, match=r"add --parallel\.engine deepspeed --parallel\.zero 2"):
-        check_launcher(config, {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"})
+    with pytest.raises(
+        UserError, match=r"^parallel\.engine: ddp contradicts the launcher's use_deepspeed = true"
+    ):
+        obey_launcher(to_dict(config), {"ACCELERATE_USE_DEEPSPEED": "true"})
+
+
+def test_what_two_places_keep_in_host_memory_is_one_field(tmp_path: Path) -> None:
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps({"zero_optimization": {"offload_param": {"device": "cpu"}}}))
+    environment = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(path)}
+    optimizer, param = (f"ACCELERATE_DEEPSPEED_OFFLOAD_{kind}_DEVICE" for kind in ("OPTIMIZER", "PARAM"))
+    for variables, offload in (({}, "param"), ({optimizer: "cpu"}, "all"), ({optimizer: "none"}, "param")):
+        values, _ = obey_launcher({}, environment | variables)
+        assert values["parallel"]["offload"] == offload
+    for variables in ({param: "none"}, {optimizer: "nvme"}):
+        with pytest.raises(UserError, match=r"^parallel\.offload: "):
+            obey_launcher({}, environment | variables)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [(None, "cannot read"), ("{", "is not JSON"), ("[]", "no JSON object")]
+    ("text", "said"),
+    [
+        (None, "cannot read"),
+        ("{", "is not JSON"),
+        ("[]", "no JSON object"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "'c' is there twice"),
+    ],
 )
 def test_a_file_that_is_none_is_named(text: str | None, said: str, tmp_path: Path) -> None:
     path = tmp_path / "ds.json"
@@ -156,7 +179,7 @@ def test_a_file_that_is_none_is_named(text: str | None, said: str, tmp_path: Pat
         path.write_text(text)
     environment = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(path)}
     with pytest.raises(UserError, match=rf"^deepspeed_config_file: .*{said}.*zero2\.json"):
-        check_launcher(config_for(2, "none"), environment)
+        obey_launcher(to_dict(config_for(2, "none")), environment)
 
 
 def accelerate_launch(file: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from dydist.inference.packaged import FORMAT, load_packaged
 from dydist.inference.trained import TrainedModel
@@ -34,7 +34,9 @@ def write(model: TrainedModel, path: Path) -> None:
     tensors = {
         name: tensor.detach().contiguous() for name, tensor in model.network.cpu().state_dict().items()
     }
-    save_file(tensors, path, metadata={"format": "pt", "dydist": FORMAT, "network": json.dumps(described)})
+    path.write_bytes(
+        save(tensors, metadata={"format": "pt", "dydist": FORMAT, "network": json.dumps(described)})
+    )
 
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,9 @@ logits = program(torch.from_numpy(images))"""
 
 def write(model: TrainedModel, path: Path) -> None:
     """Write a .pt2 archive."""
-    torch.export.save(trace(model), path)
+    archive = io.BytesIO()  # a full disk is an OSError of ours, and no RuntimeError of the archive's writer
+    torch.export.save(trace(model), archive)
+    path.write_bytes(archive.getvalue())
 
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:

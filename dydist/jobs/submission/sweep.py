@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dydist.config.reader import fields, read_config, read_value
 from dydist.config.rules import check_config
+from dydist.config.types import folder_name_problem
 from dydist.errors import UserError
 from dydist.jobs import slurm
 from dydist.jobs.files import read_json, write_json
@@ -92,7 +93,14 @@ def prepare_sweep(
     A dry run needs no SLURM: where that cannot tell which runs are queued, none are left out for it.
     Runs lie in `<run.dir>/<name>/<point>`; `sweep.json` there lists them. Every configuration is checked first.
     """
+    if problem := folder_name_problem(name):
+        raise UserError(f"--name: {name!r} is not allowed; {problem}")
     common = jobs.with_recipe(arguments)
+    for field, instead in (("seed", "--seeds counts them from 0"), ("run.name", "--name names the sweep")):
+        if any(word.partition("=")[0].replace("-", "_") == f"__{field}" for word in common):
+            raise UserError(
+                f"--{field}: a sweep gives each of its runs its own, and {instead}; leave --{field} out"
+            )
     sweep_dir = (Path(read_config(common).run.dir) / name).absolute()
     folder = jobs.new_submission_folder(sweep_dir)
     found: dict[str, list[str]] = {"all": [], "done": [], "queued": [], "submitted": []}
