@@ -35,11 +35,20 @@ def unpack(name: str, target: Path) -> Path:
     return target
 
 
+_RESERVED: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A TCP port of the loopback interface that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of the loopback interface that nothing listens on, and that nobody else is given while this lives.
+
+    The system gives no bound port to another socket. Both ends with SO_REUSEADDR, which every server sets: who was
+    told the port may listen on it all the same.
+    """
+    probe = socket.socket()
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    probe.bind(("127.0.0.1", 0))
+    _RESERVED.append(probe)
+    return int(probe.getsockname()[1])
 
 
 def _rank(

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from dydist.config import Config
+from dydist.engine.meeting import meet
 from dydist.errors import UserError
 from dydist.process.launcher import Process, check_meeting
 
@@ -61,8 +62,11 @@ class World:
         return self.device if self.device.type == "cuda" else torch.device("cpu")
 
 
-def start_world(config: Config) -> World:
-    """Set up this process: device, threads, determinism, process group."""
+def start_world(config: Config, stop_requested: Callable[[], bool] = lambda: False) -> World:
+    """Set up this process: device, threads, determinism, process group.
+
+    Raises StopRequestedError, on all that are there, where one of them is asked to stop before all are.
+    """
     parallel = config.parallel
     if parallel.device == "cuda" and not torch.cuda.is_available():
         raise UserError(
@@ -70,8 +74,10 @@ def start_world(config: Config) -> World:
         )
     use_cpu = parallel.device == "cpu" or not torch.cuda.is_available()
     check_meeting(os.environ)
-    expected = Process.from_environment(os.environ).world_size
+    process = Process.from_environment(os.environ)
+    expected = process.world_size
     group = InitProcessGroupKwargs(timeout=timedelta(seconds=parallel.timeout_s))
+    store = None
     if expected > 1:
         group.backend = "gloo" if use_cpu else "nccl"
         if not use_cpu and torch.cuda.device_count() == 1:
@@ -81,6 +87,8 @@ def start_world(config: Config) -> World:
         os.environ.setdefault(
             "OMP_NUM_THREADS", str(thread_count(config) or 1)
         )  # else Accelerate warns and guesses
+        # kept until the process group is there
+        store = meet(process, timeout_s=parallel.timeout_s, stop_requested=stop_requested)
     elif "MASTER_ADDR" not in os.environ:
         os.environ.pop(
             "LOCAL_RANK", None
@@ -90,6 +98,7 @@ def start_world(config: Config) -> World:
         mixed_precision="no",  # autocast is the engine's, so that all engines round alike
         kwargs_handlers=[group],
     )
+    del store
     set_numerics(config)
     if accelerator.num_processes != expected:
         raise UserError(

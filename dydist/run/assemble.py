@@ -29,6 +29,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     prepare_environment(config)
     from dydist.checkpoint import refuse_unusable
     from dydist.data.splits import open_splits
+    from dydist.models.strategies import native
 
     if config.parallel.engine == "deepspeed":
         from dydist.engine.deepspeed_import import import_deepspeed
@@ -43,11 +44,11 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
         if config.checkpoint.url is not None:
             refuse_unusable(config.checkpoint.url, config.checkpoint.storage_options)
         splits = open_splits(config, tell)
+        native.library()  # every run asks for it; here it may compile it, or wait for another process that does
 
     from dydist.engine import Loop, build_engine, start_world, total_steps
     from dydist.engine.precision import slow_precision
     from dydist.models import dynamic_layers
-    from dydist.models.strategies.native import build
     from dydist.monitor.probes.probe import RunProbe
     from dydist.run.end import Ending, tell_already_done, with_way_back
     from dydist.run.folder import Provenance, make_run_folder, public_values
@@ -55,7 +56,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     from dydist.run.strategies import settle_strategies
 
     began = time.monotonic()
-    world = start_world(config)
+    world = start_world(config, lambda: stop.requested)
     run_dir = make_run_folder(config, world)
     end = Ending(config=config, run_dir=run_dir, total_steps=total_steps(config, splits.order), began=began)
     session = monitor = loop = None
@@ -93,7 +94,9 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
         session.strategies = settle_strategies(
             config, engine.model, layers, world, monitor, recorded=session.strategies
         )
-        if (slow := slow_precision(config.train.precision, world.device.type, build.cpu())) is not None:
+        if (
+            slow := slow_precision(config.train.precision, world.device.type, native.build.cpu())
+        ) is not None:
             monitor.note(slow, level="warning")
         probe = RunProbe(config, engine.model, world, test_set=splits.test, run_dir=run_dir, monitor=monitor)
         provenance = None

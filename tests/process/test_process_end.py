@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY, free_port
+from process_pairs import Pairs
+from support import REPOSITORY
 
 from dydist.process.report import ProcessReport
 
@@ -140,30 +141,10 @@ def test_a_report_that_cannot_be_written_is_told_once_and_tried_again(
 
 
 @pytest.mark.long
-def test_two_processes_start_and_end_without_an_abort(tmp_path: Path) -> None:
-    """evaluate, train and a benchmark in turns, 25 times each: a thread left behind has ended one in some hundred."""
-    small = (
-        "--config quickstart --train.max_steps 2 --data.limit 64 --train.batch_size 16 --model.width 0.0625 "
-        f"--parallel.shards 2 --monitor.quiet true --run.dir {tmp_path}"
-    ).split()
-    train = [sys.executable, "dydist/train.py", *small, "--run.name"]
-    subprocess.run([*train, "trained"], cwd=REPOSITORY, check=True, capture_output=True)
-    for number in range(25):
-        for command in (
-            [sys.executable, "-m", "dydist.cli.main", "evaluate", str(tmp_path / "trained")],
-            [*train, f"run-{number}"],
-            [sys.executable, "-m", "dydist.bench.engines", "ddp", "1", "8", "2", "0.0625", "cifar"],
-        ):
-            world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-            world |= {"MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-            pair = [
-                subprocess.Popen(
-                    command,
-                    cwd=REPOSITORY,
-                    env=os.environ | world | {"RANK": rank, "LOCAL_RANK": rank},
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )
-                for rank in ("0", "1")
-            ]
-            assert [process.wait(300) for process in pair] == [0, 0], (number, command)
+@pytest.mark.parametrize("seed", range(int(os.environ.get("DYDIST_TEST_PAIRS", "75")) // 25))
+def test_two_processes_start_and_end_without_an_abort(seed: int, tmp_path: Path) -> None:
+    """25 pairs each: a thread left behind has ended one in some hundred."""
+    pairs = Pairs(tmp_path, seed)
+    wrong = [end for case in pairs.cases() if (end := pairs.run(*case)).wrong]
+    print(f"\nseed {seed}: {pairs.tally}", flush=True)
+    assert not wrong

@@ -96,9 +96,12 @@ def build(compiler: str, cache: Path) -> Path:
     with FileLock(str(folder / "lock")):
         if not is_own_file(target):
             draft = folder / f"kernels-{os.getpid()}.so"
-            _compile(compiler, draft)
-            draft.chmod(0o755)  # whatever the umask
-            os.replace(draft, target)  # Whoever looks sees a whole library or none.
+            try:
+                _compile(compiler, draft)
+                draft.chmod(0o755)  # whatever the umask
+                os.replace(draft, target)  # Whoever looks sees a whole library or none.
+            finally:
+                draft.unlink(missing_ok=True)  # broken off, by a signal too
     return target
 
 

@@ -1,0 +1,88 @@
+"""All processes of a run come together before anything is set up, in waits that a signal ends.
+
+torch's own rendezvous waits in C++, where Python's signal handlers do not run: a run that is stopped while one process
+is late would be killed in the end, or wait for `parallel.timeout_s`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+
+from torch.distributed import DistError, Store, TCPStore
+
+from dydist.errors import StopRequestedError
+from dydist.process.launcher import Process
+
+ROUND_S, CONNECT_S = 0.2, 1.0
+"""Seconds after which a wait looks at the stop request, and that an attempt to connect may take."""
+_ARRIVED, _DECISION, _LEFT = "dydist/arrived", "dydist/decision", "dydist/left"
+
+
+def meet(process: Process, *, timeout_s: float, stop_requested: Callable[[], bool]) -> Store:
+    """Wait at MASTER_ADDR:MASTER_PORT until all processes are there; on process 0 the store is served from there.
+
+    What this returns is kept until the process group is set up: both use one server. Nobody goes on while another
+    leaves: the last that arrives says go, whoever is asked to stop says stop, and the first word counts.
+    Raises StopRequestedError where it is stop, TimeoutError after `timeout_s` seconds, ConnectionError where process 0
+    is gone.
+    """
+    deadline = time.monotonic() + timeout_s
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    serves = process.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    store = _connect(process, place, serves, deadline, stop_requested)
+    try:
+        if store.add(_ARRIVED, 1) == process.world_size:
+            store.compare_set(_DECISION, "", "go")
+        while not store.check([_DECISION]):
+            if stop_requested():
+                store.compare_set(_DECISION, "", "stop")
+            elif time.monotonic() > deadline:
+                came = store.add(_ARRIVED, 0)
+                raise _late(place, f"{came} of {process.world_size} processes came")
+            else:
+                time.sleep(ROUND_S)  # not `store.wait`, which warns of every round
+        if store.get(_DECISION) == b"go":
+            return store
+        store.add(_LEFT, 1)
+        last = time.monotonic() + 1
+        while serves and store.add(_LEFT, 0) < store.add(_ARRIVED, 0) and time.monotonic() < last:
+            time.sleep(ROUND_S / 10)  # the store ends with this process: the others are to read it first
+    except DistError as error:
+        if not stop_requested():
+            raise ConnectionError(
+                f"rendezvous: process 0 left {place[0]}:{place[1]} before all {process.world_size} processes were "
+                "there; its output says why"
+            ) from error
+    raise StopRequestedError
+
+
+def _connect(
+    process: Process,
+    place: tuple[str, int],
+    serves: bool,
+    deadline: float,
+    stop_requested: Callable[[], bool],
+) -> Store:
+    if serves:
+        return TCPStore(*place, process.world_size, True, wait_for_workers=False, multi_tenant=True)
+    while True:
+        # first without torch, which tells of every attempt
+        with suppress(OSError, DistError), socket.create_connection(place, timeout=CONNECT_S):
+            return TCPStore(*place, process.world_size, timeout=timedelta(seconds=5), wait_for_workers=False)
+        if stop_requested():
+            raise StopRequestedError
+        if time.monotonic() > deadline:
+            raise _late(place, "nobody answered")
+        time.sleep(ROUND_S)
+
+
+def _late(place: tuple[str, int], what: str) -> TimeoutError:
+    return TimeoutError(
+        f"rendezvous: {what} at {place[0]}:{place[1]} within parallel.timeout_s; look at the output of the "
+        "processes that are missing, or raise parallel.timeout_s"
+    )
