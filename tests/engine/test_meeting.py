@@ -33,6 +33,8 @@ def hold_one_back() -> None:
     import dydist.engine.world as world
 
     folder, rank = Path(os.environ["DYDIST_TEST_PLACE"]), os.environ["RANK"]
+    if rank == os.environ["DYDIST_TEST_LATE"]:
+        (folder / "late").touch()
     while rank == os.environ["DYDIST_TEST_LATE"] and not (folder / "go").exists():
         time.sleep(0.01)
     before = world.meet
@@ -57,6 +59,7 @@ def test_a_signal_ends_the_wait_for_a_late_process(late: int, number: int, tmp_p
     told = {"DYDIST_TEST_LATE": str(late), "DYDIST_TEST_PLACE": str(tmp_path)}
     run = Run(flags(tmp_path), 2, tmp_path / "log", hold_one_back, **told)
     wait_for(tmp_path / f"meets-{1 - late}", run)
+    wait_for(tmp_path / "late", run)
     waiting = run.processes[1 - late]
     os.kill(waiting.pid or 0, number)
     waiting.join(ENDS_S)
