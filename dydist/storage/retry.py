@@ -62,7 +62,7 @@ class Retrying:
         def before_sleep(state: tenacity.RetryCallState) -> None:
             if state.attempt_number == 3 and state.outcome is not None:
                 self._on_retry(
-                    f"{self.url} makes trouble, trying again: {explain(state.outcome.exception())}"
+                    f"{self.url} does not answer as it should, trying again: {explain(state.outcome.exception())}"
                 )
 
         def sleep(seconds: float) -> None:
