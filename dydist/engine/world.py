@@ -20,6 +20,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from dydist.config import Config
 from dydist.engine.meeting import meet
 from dydist.errors import UserError
+from dydist.process.end import close_process_group
 from dydist.process.launcher import Process, check_meeting
 
 T = TypeVar("T")
@@ -55,8 +56,7 @@ class World:
 
     def close(self) -> None:
         """Leave the process group."""
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        close_process_group()
 
     def _object_device(self) -> torch.device:
         return self.device if self.device.type == "cuda" else torch.device("cpu")

@@ -50,7 +50,7 @@ def leave(code: int) -> NoReturn:
             EXIT_DONE,
             EXIT_STOPPED,
         ):  # after a failure the others may be gone, and would be waited for
-            _close_process_group()
+            close_process_group()
         threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are no daemons, as Python does
         atexit._run_exitfuncs()
     except BaseException as error:
@@ -150,7 +150,16 @@ def _code_of(error: BaseException) -> int:
     return EXIT_ERROR
 
 
-def _close_process_group() -> None:
+_LEFT: list[object] = []
+
+
+def close_process_group() -> None:
+    """Leave all process groups, and never free them.
+
+    DDP's reducer, or a caller, holds the last reference to a group that was left. Freed with the interpreter's lock
+    held, gloo's group joins its thread, which may wait for that lock to free a tensor: the process would hang.
+    """
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        _LEFT.extend(distributed.distributed_c10d._world.pg_map)  # of all groups; torch has no public list
         distributed.destroy_process_group()

@@ -115,15 +115,17 @@ def test_every_character_is_shown_in_some_way(encoding: str, goes_on: bool) -> N
     assert done.stdout.endswith(" z\n")
 
 
-def test_a_process_group_that_is_open_is_left() -> None:
+def test_a_process_group_that_is_open_is_left_and_never_freed() -> None:
     body = """
 def function():
     import torch.distributed as dist
     dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
     import atexit
-    atexit.register(lambda: print(dist.is_initialized()))
+    import gc, weakref
+    group = weakref.ref(dist.group.WORLD)
+    atexit.register(lambda: print(dist.is_initialized(), gc.collect() >= 0 and group() is not None))
 """
-    assert python(ending(body)).stdout == "False\n"
+    assert python(ending(body)).stdout == "False True\n"
 
 
 def test_a_report_that_cannot_be_written_is_told_once_and_tried_again(

@@ -16,7 +16,7 @@ if __name__ == "__main__":  # run by path: the package's own folder must not sha
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
 from dydist.jobs.files import write_json
-from dydist.process.end import run_to_end
+from dydist.process.end import close_process_group, run_to_end
 from dydist.process.launcher import Process
 from dydist.process.report import ProcessReport
 
@@ -66,7 +66,7 @@ def measure(report: ProcessReport) -> dict[str, Any]:
             good, result["within_gb_s"] = all_reduce(device, here, groups[report.rank // here])
             result["all_reduce_right"] &= good
     finally:
-        dist.destroy_process_group()
+        close_process_group()
     return result
 
 
