@@ -31,7 +31,7 @@ def run_processes(
                     errors="replace",
                 )
             )
-            for environment in _environments(world_size)
+            for environment in _environments(world_size, started.enter_context(socket.socket()))
         ]
         # each is read from as it goes: a full pipe would stop it
         ends = {pool.submit(process.communicate, None, timeout_s): process for process in processes}
@@ -50,13 +50,17 @@ def run_processes(
     return next(end.result()[0] for end, process in ends.items() if process is processes[0])
 
 
-def _environments(world_size: int) -> list[dict[str, str]]:
-    """Each process's environment, by rank. A process alone is told of no world."""
+def _environments(world_size: int, reserved: socket.socket) -> list[dict[str, str]]:
+    """Each process's environment, by rank. A process alone is told of no world.
+
+    The port stays bound to `reserved`, so that nobody else is given it. With SO_REUSEADDR at both ends, process 0
+    may listen on it all the same.
+    """
     if world_size == 1:
         return [dict(os.environ)]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    port = reserved.getsockname()[1]
     world = {
         "WORLD_SIZE": str(world_size),
         "LOCAL_WORLD_SIZE": str(world_size),

@@ -10,8 +10,8 @@ class LossScale:
     """The scale by the rule and the constants of `torch.amp.GradScaler`: one value on all processes.
 
     It multiplies the loss of the global batch, whatever the number of processes: where gradients are averaged
-    over N processes, each one's loss counts N times and `per_process` takes that back. So a step that overflows
-    on one process overflows on any number of them.
+    over N processes, each one's loss counts N times and `per_process` takes that back. Near fp16's largest number a
+    step may still overflow on one world size alone, as each process sums the gradients of its own images in fp16.
     """
 
     scale: float = 65536.0
