@@ -89,7 +89,9 @@ def _checked_run(context: NodeContext) -> Outcome:
         bad = preflight(context)
         turn = 0
         if not bad and spec.preflight == "full" and not context.signals.warning:
-            probe = replace(spec, program=str(Path(spec.code) / "dydist" / "jobs" / "probe.py"), arguments=())
+            probe = replace(
+                spec, program=str(Path(spec.code) / "dydist" / "jobs" / "node" / "probe.py"), arguments=()
+            )
             outcome, turn = run(context, probe, turn)
             if outcome.kind != "done":
                 return outcome
