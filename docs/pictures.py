@@ -171,8 +171,8 @@ def architecture() -> None:
     p.text(20, 142, "in every process of a run, started by accelerate launch", at="start", size=12, ink=SOFT)
     p.line(304, 94, 304, 118, arrow=True)
     p.text(316, 112, "a process boundary", at="start", size=12, ink=SOFT)
-    block(20, 160, "train.py", "build, run, exit code")
-    block(230, 160, "session.py", "what is saved, restored")
+    block(20, 160, "train.py", "exit code")
+    block(230, 160, "run/", "assemble, session")
     block(440, 160, "engine/", "shards, sums, the loop")
     p.line(168, 185, 226, 185, arrow=True)
     p.line(378, 185, 436, 185, arrow=True)
@@ -183,7 +183,7 @@ def architecture() -> None:
     ):
         block(680, y, name, what, width=170, fill="#eef5ea")
         p.line(588, 185, 676, y + 25, arrow=True)
-    block(230, 290, "checkpoint/", "format, writer, storage", fill="#fbf3e0")
+    block(230, 290, "checkpoint/", "format, writer; on storage/", fill="#fbf3e0")
     block(20, 290, "monitor/", "TensorBoard, status, report", width=170, fill="#fbf3e0")
     p.line(304, 210, 304, 286, arrow=True, dash="4 3")
     p.line(94, 210, 94, 286, arrow=True, dash="4 3")
@@ -191,7 +191,7 @@ def architecture() -> None:
     p.text(
         20,
         382,
-        "Beneath all: config.py, config_reader.py, records.py, errors.py, randomness.py; none of them imports torch.",
+        "Beneath all: config/, process/, text/, records.py, errors.py, randomness.py; none of them imports torch.",
         at="start",
         size=12,
         ink=SOFT,

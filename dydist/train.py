@@ -101,7 +101,7 @@ def ended_by_launcher(stop: StopRequest, within_s: float = 10) -> bool:
 
     A wrong input is told once a node, by that first process. It may still be importing: were this process to fail
     before it, the launcher would kill it before it could tell. Returns False where the first process goes on: then
-    this process has to tell.
+    this process has to tell. Without a launcher there is no such wait, and the first process alone tells.
     """
     deadline = time.monotonic() + within_s
     while not stop.requested and time.monotonic() < deadline:

@@ -1,6 +1,6 @@
 """A subcommand's words as its function's arguments: options from the signature, every mistake in one line.
 
-Values are read as a run's own flags are (`config_reader`): whole numbers are decimal digits, `~` in a path is
+Values are read as a run's own flags are (`config.reader`): whole numbers are decimal digits, `~` in a path is
 expanded. tyro prints the help from the same signature, and is imported for that alone.
 """
 

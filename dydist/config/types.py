@@ -1,7 +1,7 @@
 """What a field's type allows: values converted to it or refused, types in words, and paths in one form.
 
 `FilePath` marks a field as a path: whoever reads it through `convert` gets `~` expanded and no slash at its end.
-`Range` marks what a number may be, for options of subcommands; a run's own rules are in `config_rules`.
+`Range` marks what a number may be, for options of subcommands; a run's own rules are in `rules`.
 """
 
 from __future__ import annotations

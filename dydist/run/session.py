@@ -79,7 +79,7 @@ class Session:
         self._job_end = job_end
         check_kernels(config, world)
         self.strategies: dict[str, str] = {}
-        """How each dynamic layer is computed (`run_strategies`): saved, and read back by `restore`."""
+        """How each dynamic layer is computed (`strategies`): saved, and read back by `restore`."""
         self.trained_with: dict[str, Any] = {}
         """The configuration that the restored checkpoint was written with, by section."""
         self.said: list[tuple[str, str]] = []
