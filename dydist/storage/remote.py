@@ -56,6 +56,7 @@ class RemoteStorage:
         self._heads = True
         self._lock = threading.Lock()
         self._refuses_taken: bool | None = None
+        self._renames_replace = False
         self._deletes_folders = True
         self._bucket_seen = False
 
@@ -330,7 +331,10 @@ class RemoteStorage:
             yield data
 
         try:
-            if self._protocol in SFTP:
+            if self._protocol in SFTP and hasattr(system, "ftp") and not self._renames_replace:  # paramiko
+                with self._aside(system, target, lambda: [data]) as temporary:
+                    system.ftp.rename(temporary, target)  # the protocol's own, which replaces nothing
+            elif self._protocol in SFTP:  # shows an empty file first, which a kill leaves
                 self._stream(system, target, chunks, "xb")
             elif self._protocol == "webdav":
                 with self._aside(system, target, lambda: [data]) as temporary:
@@ -361,6 +365,9 @@ class RemoteStorage:
                 try:
                     self._write_new(system, probe, b"1")
                     self._write_new(system, probe, b"2")
+                    if self._protocol in SFTP and not self._renames_replace:  # a server whose renames replace
+                        self._renames_replace = True
+                        self._write_new(system, probe, b"3")
                     self._refuses_taken = False  # it ignores the condition
                 except FileExistsError:
                     self._refuses_taken = True
