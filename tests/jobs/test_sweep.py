@@ -160,7 +160,7 @@ def test_where_one_of_several_arrays_is_refused_none_is_left(
 
     monkeypatch.setattr(arrays_module, "build_executor", second_goes_nowhere)
     monkeypatch.setattr(arrays_module.slurm, "max_array_size", lambda: 2)
-    with pytest.raises(UserError, match="invalid partition specified: nowhere"):
+    with pytest.raises(UserError, match="SLURM refused the job: partition: "):
         submit(submission, recipe=None)
     assert not list(tmp_path.iterdir())
     assert not cluster.run("squeue", "--me", "--noheader")
