@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from support import unpack
 
 # the suite computes on CPUs, the same on every machine; with DYDIST_TEST_GPU=1 what needs a GPU runs too
 if os.environ.get("DYDIST_TEST_GPU") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-# an example's deadline of 200 ms says how busy the machine is, and nothing else
-settings.register_profile("dydist", deadline=None)
+# an example's deadline of 200 ms, and a limit on the time to make examples, say how busy the machine is, no more
+settings.register_profile("dydist", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("dydist")
 
 
