@@ -24,7 +24,7 @@ def read_config(arguments: Sequence[str]) -> Config:
     """The configuration that command-line arguments ask for: `[--config FILE] [--section.field VALUE]…`.
 
     Raises UserError for anything unknown, of the wrong type or out of range. Prints the help and raises
-    SystemExit(0) on --help. `Config.validate` is the caller's, who knows the world size.
+    SystemExit(0) on --help. `check_config` is the caller's, who knows the world size.
     """
     found: Config = build(Config, read_given(arguments))
     return found
