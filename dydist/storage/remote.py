@@ -331,14 +331,12 @@ class RemoteStorage:
             yield data
 
         try:
-            if self._protocol in SFTP and hasattr(system, "ftp") and not self._renames_replace:  # paramiko
-                with self._aside(system, target, lambda: [data]) as temporary:
-                    system.ftp.rename(temporary, target)  # the protocol's own, which replaces nothing
-            elif self._protocol in SFTP:  # shows an empty file first, which a kill leaves
-                self._stream(system, target, chunks, "xb")
-            elif self._protocol == "webdav":
+            paramiko = self._protocol in SFTP and hasattr(system, "ftp")
+            if self._protocol == "webdav" or (paramiko and not self._renames_replace):
                 with self._aside(system, target, lambda: [data]) as temporary:
                     _rename(system, temporary, target, replace=False)
+            elif self._protocol in SFTP:  # shows an empty file first, which a kill leaves
+                self._stream(system, target, chunks, "xb")
             elif type(system).pipe_file is AbstractFileSystem.pipe_file:
                 raise NotImplementedError(f"{self._protocol}:// looks first and then writes")
             else:
@@ -418,6 +416,8 @@ def _check_missing(error: OSError) -> None:
 def _rename(system: AbstractFileSystem, source: str, target: str, *, replace: bool) -> None:
     if hasattr(system, "client") and hasattr(system.client, "move"):  # WebDAV, whose `mv` copies and removes
         system.client.move(source, target, overwrite=replace)
+    elif not replace and hasattr(system, "ftp"):  # SFTP's own rename replaces nothing; `mv` is one that does
+        system.ftp.rename(source, target)
     else:
         system.mv(source, target, recursive=not replace)
 
