@@ -119,7 +119,7 @@ def watched_processes(allowed: Sequence[str] = ()) -> Iterator[list[str]]:
 
     `allowed`: parts of command lines that a user typed with the secret in them.
     """
-    seen: list[str] = []
+    seen: list[str] = []  # each command line once
     stop = threading.Event()
 
     def look() -> None:
@@ -129,9 +129,8 @@ def watched_processes(allowed: Sequence[str] = ()) -> Iterator[list[str]]:
                     line = "\0".join(process.cmdline())
                 except psutil.Error:
                     continue
-                if any(needle.decode() in line for needle in NEEDLES) and not any(
-                    one in line for one in allowed
-                ):
+                told = any(needle.decode() in line for needle in NEEDLES)
+                if told and line not in seen and not any(one in line for one in allowed):
                     seen.append(line)
             time.sleep(0.05)
 

@@ -25,8 +25,11 @@ def sftp_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, 
     home = tmp_path_factory.mktemp("sftp")
     (home / "data").mkdir()
     server = Path(__file__).with_name("password_server.py")
-    command = [sys.executable, str(server), str(home / "data"), PASSWORD]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, str(server), str(home / "data")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
+        process.stdin.write(f"{PASSWORD}\n")  # tests look for it in the command lines of all processes
+        process.stdin.flush()
         yield f"127.0.0.1:{int(process.stdout.readline())}", home / "known_hosts"
         process.terminate()

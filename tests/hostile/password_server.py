@@ -1,4 +1,7 @@
-"""An SFTP server that lets `me` in with one password: python password_server.py FOLDER PASSWORD."""
+"""An SFTP server that lets `me` in with the password on its standard input.
+
+Usage: python password_server.py FOLDER
+"""
 
 from __future__ import annotations
 
@@ -38,4 +41,4 @@ async def serve(folder: Path, password: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1]), sys.argv[2]))
+    asyncio.run(serve(Path(sys.argv[1]), sys.stdin.readline().rstrip("\n")))
