@@ -110,7 +110,6 @@ def _hold(step: int, signalled: Path) -> None:
 PRELOAD = [
     *("dydist.run.session", "dydist.engine.ddp", "dydist.engine.exact"),
     *("dydist.monitor.build", "dydist.monitor.outputs.tensorboard", "dydist.monitor.probes.probe"),
-    "sklearn.datasets",  # the digits
     "torch._inductor",  # torch.use_deterministic_algorithms imports it
 ]
 """What the server that runs are forked from has imported: seconds that no run has to spend again.

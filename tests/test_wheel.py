@@ -84,7 +84,7 @@ def test_a_wheel_holds_every_file(wheel: Path) -> None:
     assert not [name for name in names if name.startswith(("tests", "docs"))]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_wheel_works_from_another_folder(wheel: Path, tmp_path: Path) -> None:
     """In an environment of its own that sees this one's packages, all but dydist."""
     home = tmp_path / "environment"

@@ -50,6 +50,7 @@ def test_step_tells_ratios(capsys: pytest.CaptureFixture[str]) -> None:
     assert "dynamic / static: " in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_step_in_half_precision_with_measured_strategies(capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--width", "0.0625", "--batch-size", "4", "--pairs", "2", "--stem", "imagenet", "--no-public"]
     assert (
@@ -135,7 +136,7 @@ def test_the_reference_is_dynamic_convolution() -> None:
     torch.testing.assert_close(layer(x), dynamic_conv2d(x, attention, layer.weight, None, (2, 2), (1, 1)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_of_a_step_is_bounded() -> None:
     """At most 1.5 times the static network's, plus the extra weights with gradient and momentum."""
     options = {"stem": "cifar", "batch_size": 128, "width": 0.25}

@@ -54,7 +54,9 @@ def assert_restores_right(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize(
+    "store", [pytest.param(store, marks=pytest.mark.long if store == "sftp" else ()) for store in STORES]
+)
 def test_random_kills(store: str, request: pytest.FixtureRequest, tmp_path: Path, zygote: Zygote) -> None:
     """Killed so many times, and until runs were gone on with from four different steps."""
     moments = random.Random(f"{store} 1")
@@ -94,10 +96,9 @@ def test_random_kills(store: str, request: pytest.FixtureRequest, tmp_path: Path
     "store",
     [
         "file",
-        "memory",
         *(
             pytest.param(store, marks=pytest.mark.long)
-            for store in ("s3", "sftp", *OTHER_SERVERS, *FOREIGN_SERVERS)
+            for store in ("memory", "s3", "sftp", *OTHER_SERVERS, *FOREIGN_SERVERS)
         ),
     ],
 )

@@ -96,6 +96,7 @@ def test_each_node_has_a_complete_copy(tmp_path: Path, request: pytest.FixtureRe
         assert [(f.step, f.problem) for f in survey(stage)] == [(7, None)]
 
 
+@pytest.mark.long
 def test_256_writers_commit_one_checkpoint(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     place = place_on("memory", request)
     world = World(256, place, tmp_path, nodes=[f"node{rank // 8}" for rank in range(256)])

@@ -38,8 +38,8 @@ def newest(url: str, options: dict[str, object]) -> TrainingState:
     return load(storage, next(found for found in survey(storage) if found.problem is None))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("store", ["s3", pytest.param("sftp", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("store", ["s3", "sftp"])
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(
     store: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -81,6 +81,7 @@ def test_a_second_run_at_the_same_place_is_refused_and_touches_nothing(tmp_path:
     assert first.wait() == [75], first.text()
 
 
+@pytest.mark.long
 def test_weights_of_another_run_are_a_start_also_for_other_classes(
     cifar100_exact_root: Path, tmp_path: Path
 ) -> None:

@@ -86,7 +86,10 @@ def world_at(tmp_path: Path, size: int) -> World:
     return World(size, Place(str(tmp_path / "place"), {}), tmp_path / "stages", patience_s=PATIENCE_S)
 
 
-@pytest.mark.parametrize("operation", ["create", "folders", "read", "publish"])
+@pytest.mark.parametrize(
+    "operation",
+    [pytest.param(each, marks=pytest.mark.long) for each in ("create", "folders", "read")] + ["publish"],
+)
 def test_no_collective_waits_for_as_long_as_a_store_does(operation: str, tmp_path: Path) -> None:
     disk = held(operation)
     before = world_at(tmp_path, 1).checkpointer(0)
@@ -211,7 +214,7 @@ def test_a_start_that_waits_for_a_lease_heeds_sigterm(ranks: tuple[int, ...], tm
     assert json.loads((tmp_path / "exit" / "rank-1.json").read_text())["code"] == 75
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_dead_lease_is_waited_for_longer_than_a_collective_may_take(tmp_path: Path) -> None:
     leave_lease(tmp_path / "run" / "checkpoints")
     text = train(flags(tmp_path, "--parallel.timeout_s", "20"), 2, tmp_path / "log")

@@ -94,7 +94,11 @@ def test_a_damaged_folder_is_told_with_path_and_remedy(
     assert not [path for path in root.rglob("*") if "partial" in path.name or path.suffix == ".npy"]
 
 
-@pytest.mark.parametrize("case", DAMAGED, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.long if place else ()) for place, case in enumerate(DAMAGED)],
+    ids=lambda case: case.name,
+)
 def test_a_run_on_a_damaged_folder_exits_2(case: Damaged, tmp_path: Path) -> None:
     root = write_cifar10(tmp_path / "data")
     case.damage(root / FOLDER)

@@ -76,6 +76,7 @@ def partials(root: Path) -> list[Path]:
     return list((root / ".dydist-cache").glob(".partial-*"))
 
 
+@pytest.mark.long
 def test_a_second_start_on_data_of_the_published_size_takes_under_a_second(tmp_path: Path) -> None:
     root = write_cifar10(tmp_path, count=10_000)
     first, second = run(root), run(root)

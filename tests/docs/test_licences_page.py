@@ -16,6 +16,7 @@ DECLARED: list[tuple[str, str]] = list(SCRIPT["direct_dependencies"]())
 IMPORTED_AS = {"PyYAML": "yaml", "scikit-learn": "sklearn", "pillow": "PIL"}
 LOADED_BY_OTHERS = {
     "s3fs": "fsspec, by URL",
+    "scikit-learn": "dydist.data.builtin, which reads its file of digits",
     "adlfs": "fsspec, by URL",
     "transformers": "Accelerate's DeepSpeed plugin",
     "onnx": "torch.onnx",

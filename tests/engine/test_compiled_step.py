@@ -56,7 +56,7 @@ CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inductor's own import
-@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+@pytest.mark.parametrize("mode", ["default", pytest.param("reduce-overhead", marks=pytest.mark.long)])
 def test_a_compiled_step_equals_an_eager_one_and_is_compiled_once(mode: CompileMode) -> None:
     eager, plain = steps(compile=False)
     torch.compiler.reset()
@@ -74,7 +74,7 @@ def test_a_compiled_step_equals_an_eager_one_and_is_compiled_once(mode: CompileM
     torch.compiler.reset()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore:dynamo_pgo force disabled")
 def test_what_a_compiled_step_writes_in_place_is_static(
     monkeypatch: pytest.MonkeyPatch,

@@ -83,8 +83,11 @@ def difference(kind: str, kernels: int, **optim: Any) -> float:
     return max(*gaps, *(abs(a - b) for a, b in zip(losses, expected, strict=True)))
 
 
-@pytest.mark.parametrize(("kind", "kernels"), NETWORKS)
-@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "kernels"),
+    [pytest.param(*each, marks=() if each[1] == 4 else pytest.mark.long) for each in NETWORKS],
+)
+@pytest.mark.parametrize("nesterov", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_uniform_attention_follows_the_static_network_step_by_step(
     kind: str, kernels: int, nesterov: bool
 ) -> None:

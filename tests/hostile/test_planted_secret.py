@@ -168,7 +168,7 @@ def tensorboard(world: World, *where: str) -> None:
     assert seen == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_a_store_says_shows_no_secret(
     world: World, s3_options: dict[str, Any], sftp_place: tuple[str, Path]
 ) -> None:

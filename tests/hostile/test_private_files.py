@@ -208,8 +208,10 @@ def steps(run: Path) -> list[int]:
     return [line["step"] for line in lines if line["kind"] == "step"]
 
 
-@pytest.mark.parametrize("given", ["the default", "stage_dir"])
-@pytest.mark.parametrize("plant", ["the folder", "a link", "within an open folder"])
+@pytest.mark.parametrize("given", ["the default", pytest.param("stage_dir", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "plant", [pytest.param("the folder", marks=pytest.mark.long), "a link", "within an open folder"]
+)
 def test_a_planted_stage_is_not_gone_on_from(
     given: str,
     plant: str,

@@ -32,7 +32,9 @@ def expected(model: TrainedModel, thousand: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize(
+    "to", [pytest.param(each, marks=pytest.mark.long if each == "torch-export" else ()) for each in FORMATS]
+)
 def test_exports_agree_with_the_original_on_a_thousand_real_images(
     to: str,
     run_dir: Path,

@@ -42,6 +42,7 @@ def test_a_mistake_fails_for_good_on_several_nodes(cluster: Cluster, tmp_path: P
     assert job.decisions()[0]["code"] == 2
 
 
+@pytest.mark.long
 def test_a_request_before_anybody_listens_brings_the_job_back(
     cluster: Cluster, reference: Path, tmp_path: Path
 ) -> None:
@@ -71,6 +72,7 @@ def test_a_cancel_before_anybody_listens_ends_the_job(cluster: Cluster, tmp_path
     assert job.status()["state"] == "cancelled"
 
 
+@pytest.mark.long
 def test_a_cancel_whose_signal_is_lost_is_seen_all_the_same(cluster: Cluster, tmp_path: Path) -> None:
     """The request is a file, which a running job looks for and which each start looks for before anything else."""
     job = cluster.submit(tmp_path, "lost", train__max_steps="3000", train__epochs="500")
@@ -116,6 +118,7 @@ def test_starts_that_are_killed_at_once_are_bounded(cluster: Cluster, tmp_path: 
     assert status["reason"].startswith("gave up after 2 starts in a row that were killed at once")
 
 
+@pytest.mark.long
 def test_the_last_element_of_an_array_comes_back_alone(cluster: Cluster, tmp_path: Path) -> None:
     """SLURM gives it the array's own number: whatever addresses that number touches the others too."""
     shared = flags({**RECIPE, "run.dir": tmp_path})

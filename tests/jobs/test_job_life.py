@@ -13,7 +13,7 @@ import pytest
 from job_cluster import STEPS, Cluster, metrics, start_to_first_step, weights
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_nodes_with_two_processes_each_equal_one_process(
     cluster: Cluster, reference: Path, tmp_path: Path
 ) -> None:

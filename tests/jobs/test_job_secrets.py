@@ -24,7 +24,7 @@ def recipe(folder: Path, options: dict[str, object], url: str) -> Path:
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_job_and_a_sweep_on_slurm_leave_no_secret(cluster: Cluster, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     with s3_server() as options, watched_processes() as seen:

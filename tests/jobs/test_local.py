@@ -51,7 +51,7 @@ def test_a_local_job_comes_back_after_a_kill(machine: Cluster, reference: Path, 
     assert metrics(job.run_dir) == metrics(reference)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_waiting_for_a_local_job_that_is_cancelled(machine: Cluster, tmp_path: Path) -> None:
     values = {**RECIPE, "run.dir": tmp_path / "runs", "run.name": "waited"}
     words = ["submit", "--cluster", "local", "--cpu", "--wait", "--", *flags(values)]

@@ -80,7 +80,7 @@ def test_waiting_gives_the_jobs_own_code(cluster: Cluster, tmp_path: Path) -> No
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cancel_in_a_jobs_first_seconds(cluster: Cluster, tmp_path: Path) -> None:
     """Whether the job waits, starts, or has begun to train: it ends, and does not come back."""
     for number, pause in enumerate((0.0, 0.3, 1.0, 2.0)):
@@ -94,7 +94,7 @@ def test_a_cancel_in_a_jobs_first_seconds(cluster: Cluster, tmp_path: Path) -> N
         assert (status["run"]["step"] or 0) < 3000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_suspended_job_is_shown_as_suspended(cluster: Cluster, tmp_path: Path) -> None:
     job = cluster.submit(tmp_path, "r", "--preflight", "off", train__max_steps="3000", train__epochs="500")
     job.at_step(1)

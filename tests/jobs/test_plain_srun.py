@@ -37,7 +37,7 @@ def test_the_tasks_of_a_step_are_one_run_on_one_node_and_on_two(cluster: Cluster
     assert compare_runs(tmp_path / "one", tmp_path / "three").equal
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_process_in_an_allocation_of_several_tasks_is_one_process(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -50,7 +50,7 @@ def test_one_process_in_an_allocation_of_several_tasks_is_one_process(
     assert [world_size(tmp_path, name) for name in ("batch", "alone", "salloc")] == [1, 1, 1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_step_that_is_told_to_stop_saves_and_goes_on_with_the_same_command(
     cluster: Cluster, tmp_path: Path
 ) -> None:

@@ -96,7 +96,7 @@ def test_a_run_folder_in_which_slurm_would_replace_something(name: str, tmp_path
         prepare_preflight(profile, cluster="slurm", parent=str(tmp_path / name))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_code_and_project_folders_may_hold_what_slurm_replaces(cluster: Cluster, tmp_path: Path) -> None:
     """Only where SLURM writes does it replace anything."""
     project = cluster.owned(tmp_path / "%j and %u")

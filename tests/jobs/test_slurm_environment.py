@@ -84,7 +84,7 @@ def test_variables_over_flags_and_filters_change_nothing(cluster: Cluster, tmp_p
     assert job.status()["state"] == "cancelled"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_job_does_not_inherit_what_another_job_set(cluster: Cluster, tmp_path: Path) -> None:
     job = replace(
         with_leaks(cluster).submit(tmp_path, "clean", "--preflight", "off", train__max_steps="2"),
@@ -115,8 +115,13 @@ def few_programs(folder: Path) -> Path:
     return own
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(place, marks=pytest.mark.slow if place == "salloc" else pytest.mark.long)
+        for place in PLACES
+    ],
+)
 def test_submitting_from_anywhere_with_a_relative_recipe(
     cluster: Cluster, tmp_path: Path, place: str
 ) -> None:

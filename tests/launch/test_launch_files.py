@@ -195,26 +195,24 @@ def accelerate_launch(file: str, *arguments: object) -> subprocess.CompletedProc
     )
 
 
-@pytest.mark.slow
-def test_the_documented_command_runs(cifar10_exact_root: Path, tmp_path: Path) -> None:
+def deepspeed_launch(data: Path, runs: Path, zero: int) -> subprocess.CompletedProcess[str]:
     small = (
-        "--data.root",
-        cifar10_exact_root,
-        "--data.limit",
-        128,
-        "--train.batch_size",
-        32,
-        "--train.max_steps",
-        2,
+        *("--data.root", data, "--data.limit", 128, "--train.batch_size", 32, "--train.max_steps", 2),
+        *("--run.dir", runs, "--run.name", "ds", "--model.width", "0.125", "--parallel.device", "cpu"),
+        *("--parallel.engine", "deepspeed", "--parallel.zero", zero),
     )
-    where = ("--run.dir", tmp_path, "--run.name", "ds", "--model.width", "0.125", "--parallel.device", "cpu")
-    done = accelerate_launch(
-        "deepspeed_zero2_cpu.yaml", "--parallel.engine", "deepspeed", "--parallel.zero", 2, *small, *where
-    )
+    return accelerate_launch("deepspeed_zero2_cpu.yaml", *small)
+
+
+@pytest.mark.long
+def test_the_documented_command_runs(cifar10_exact_root: Path, tmp_path: Path) -> None:
+    done = deepspeed_launch(cifar10_exact_root, tmp_path, 2)
     assert done.returncode == 0, done.stderr
     assert metrics(tmp_path / "ds")[-1]["step"] == 2
-    wrong = accelerate_launch(
-        "deepspeed_zero2_cpu.yaml", "--parallel.engine", "deepspeed", "--parallel.zero", 3, *small, *where
-    )
+
+
+@pytest.mark.slow
+def test_a_contradiction_to_the_launcher_is_told(cifar10_exact_root: Path, tmp_path: Path) -> None:
+    wrong = deepspeed_launch(cifar10_exact_root, tmp_path, 3)
     assert wrong.returncode != 0
     assert "parallel.zero: 3 contradicts the launcher's zero_stage = 2" in wrong.stderr + wrong.stdout

@@ -354,7 +354,7 @@ def test_deepspeeds_own_file_is_taken_over_where_dydist_has_nothing(tmp_path: Pa
     assert len(notes) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_accelerate_launch_in_bf16_trains_in_bf16(tmp_path: Path) -> None:
     """By Accelerate's real launcher: one process and two, taken over, told, and refused beside another value."""
     small = (

@@ -25,11 +25,9 @@ def start(*launcher: str, runs: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_torchrun_starts_one_process_and_two(tmp_path: Path) -> None:
+def test_torchrun_starts_two_processes(tmp_path: Path) -> None:
     torchrun = str(Path(sys.executable).parent / "torchrun")
     start(sys.executable, runs=tmp_path, name="alone")
-    start(torchrun, "--standalone", "--nproc-per-node=1", runs=tmp_path, name="one")
     start(torchrun, "--standalone", "--nproc-per-node=2", runs=tmp_path, name="two")
-    assert compare_runs(tmp_path / "alone", tmp_path / "one").equal
     assert compare_runs(tmp_path / "alone", tmp_path / "two").equal
     assert [line["step"] for line in metrics(tmp_path / "two")][-1] == 4

@@ -63,6 +63,7 @@ def test_without_a_compiler_it_says_so_and_computes_the_same(tmp_path: Path) -> 
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(plain, reference, strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 def test_many_at_once_build_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert COMPILER is not None
@@ -125,6 +126,7 @@ def test_an_image_does_not_depend_on_its_batch(strategy: str) -> None:
         assert torch.equal(alone[0], together[i])
 
 
+@pytest.mark.long
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 def test_without_a_writable_cache_it_builds_in_a_private_temporary_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()

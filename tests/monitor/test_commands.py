@@ -34,7 +34,7 @@ def test_tensorboard_shows_runs_by_name_and_ends_with_ctrl_c(tmp_path: Path) -> 
     assert process.wait(timeout=60) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bench_monitor_gives_ratios() -> None:
     command = [sys.executable, "-m", "dydist.cli.main", "bench", "monitor", "--steps", "4", "--pairs", "2"]
     command += ["--width", "0.0625", "--batch-size", "16", "--json"]

@@ -21,8 +21,8 @@ ELSEWHERE = r"_ema|gpu|^ranks/|^notes/"
 EVERYTHING = {"scalars": 0, "images": 0, "histograms": 0, "tensors": 0}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("kills", [3, 20])
 def test_after_random_kills_each_series_has_each_step_once(kills: int, tmp_path: Path) -> None:
     seed = int.from_bytes(os.urandom(4), "little")
     rng = random.Random(seed)

@@ -44,7 +44,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "whole"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        signal.SIGINT,
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.long),
+        pytest.param(signal.SIGUSR2, marks=pytest.mark.long),
+    ],
+)
 def test_a_signal_in_mid_epoch_saves_and_the_same_command_ends_with_the_same_bits(
     number: signal.Signals, whole: Path, tmp_path: Path
 ) -> None:
