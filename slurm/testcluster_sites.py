@@ -26,7 +26,7 @@ DefMemPerCPU={memory_per_cpu}
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
-# What jobs that come back need (docs/slurm.md): the warning signal at preemption, and requeueing.
+# What jobs that come back need (docs/job-faults.md): the warning signal at preemption, and requeueing.
 SlurmctldParameters=preempt_send_user_signal
 JobRequeue=1
 KillWait=5

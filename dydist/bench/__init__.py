@@ -1,4 +1,4 @@
-"""Benchmarks that come with the package: each compares two ways within one run. docs/performance.md has figures.
+"""Benchmarks that come with the package: each compares two ways within one run. docs/notes/performance.md has figures.
 
 - `conv` (against `reference`, what public code does), `parts`: dynamic convolution, and where a step's time goes
 - `engines`, `exact`: one back end or reduction against another

@@ -149,4 +149,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_to_end(lambda: main(sys.argv[1:]))  # threads of DeepSpeed's stay behind (docs/engines.md)
+    run_to_end(lambda: main(sys.argv[1:]))  # threads of DeepSpeed's stay behind (docs/notes/engines.md)

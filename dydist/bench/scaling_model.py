@@ -1,6 +1,7 @@
 """What a step costs on many GPUs, on paper: compute, all-reduce by latency and bandwidth, stragglers.
 
-Every number is quoted with its source or measured here; docs/performance.md says which, and what the model leaves out.
+Every number is quoted with its source or measured here; docs/notes/performance.md says which, and what
+the model leaves out.
 """
 
 from __future__ import annotations

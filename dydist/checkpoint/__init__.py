@@ -14,7 +14,7 @@ saves in the background (`_transfer`: what becomes of one), `_stage` is the node
 (`_claim`: in the run folder and at the place),
 `_restore` chooses at a start (`_beginning`: among what `checkpoint.resume` allows; `_agreement`: how processes
 decide and wait together).
-Nothing here knows engines or clusters; docs/checkpoints.md tells users.
+Nothing here knows engines or clusters; docs/checkpoints.md and docs/saving.md tell users.
 """
 
 from __future__ import annotations

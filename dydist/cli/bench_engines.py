@@ -21,7 +21,7 @@ def bench_engines(
     """DDP against DeepSpeed's ZeRO 0 to 3: steps a second, memory, start-up, and gathering a checkpoint.
 
     Each engine gets fresh processes, one engine after the other. Memory is the peak of the process that used
-    most (on a GPU what PyTorch held there); beside it what the formula of docs/engines.md says of weights,
+    most (on a GPU what PyTorch held there); beside it what the formula of docs/deepspeed.md says of weights,
     gradients and momentum alone.
 
     Example: dydist bench engines --processes 2 --width 1 --stem strided

@@ -21,7 +21,7 @@ def bench_scaling(
 
     Two processes with a thread each take turns at: one alone with the whole batch, one alone with half of it, both
     with half each. The ratio is the median over rounds, with the least and the greatest; 2 is all there is to gain.
-    The paper model (docs/performance.md) takes the jitter measured here and figures quoted with their sources.
+    The paper model (docs/notes/performance.md) takes the jitter measured here and figures quoted with their sources.
 
     Example: dydist bench scaling --stem strided --width 0.5
 

@@ -15,7 +15,7 @@ STORES = ("file", "memory", "s3", "sftp")
 OTHER_SERVERS = ("ftp", "webdav", "asyncssh")
 """Other servers, which come as Python packages."""
 FOREIGN_SERVERS = ("azurite", "s3rver", "swift")
-"""Servers that come from npm and Debian: `-m long` (docs/checkpoints.md)."""
+"""Servers that come from npm and Debian: `-m long` (docs/notes/checkpoints.md)."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Seven servers by as many hands, beside the stores of the suite: what `Storage` promises, and two processes commit.
 
-`bash tests/run.sh -m long tests/checkpoint/test_stores.py` asks those from npm and Debian too; docs/checkpoints.md has
-the result.
+`bash tests/run.sh -m long tests/checkpoint/test_stores.py` asks those from npm and Debian too;
+docs/notes/checkpoints.md has the result.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def pages() -> list[str]:
     found = [
         REPOSITORY / "README.md",
         REPOSITORY / "launch" / "README.md",
-        *(REPOSITORY / "docs").glob("*.md"),
+        *(REPOSITORY / "docs").rglob("*.md"),
     ]
     return sorted(path.relative_to(REPOSITORY).as_posix() for path in found)
 

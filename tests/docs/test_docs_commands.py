@@ -46,8 +46,8 @@ def test_what_is_marked_run_runs(page: str, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_safetensors_alone_opens_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lines of docs/checkpoints.md, on the checkpoint that the format's tests keep."""
-    (code,) = [block.text for block in blocks("docs/checkpoints.md") if block.language == "python"]
+    """The lines of docs/saving.md, on the checkpoint that the format's tests keep."""
+    (code,) = [block.text for block in blocks("docs/saving.md") if block.language == "python"]
     kept = REPOSITORY / "tests" / "checkpoint" / "format-1" / "step-000000042"
     (tmp_path / "step-000001234").symlink_to(kept)
     monkeypatch.chdir(tmp_path)

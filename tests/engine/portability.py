@@ -3,7 +3,7 @@
     python tests/engine/portability.py CIFAR_ROOT FOLDER
 
 144 loads, about ten minutes: `-m long` runs it too. The ordinary suite has a chain through it
-(test_deepspeed.py); docs/engines.md has the result. Each target then goes on training for two steps in mid-epoch.
+(test_deepspeed.py); docs/notes/engines.md has the result. Each target then goes on training for two steps in mid-epoch.
 """
 
 from __future__ import annotations

@@ -50,6 +50,6 @@ def summary(state: str = "done", step: int = 100) -> RunSummary:
 
 
 def documented_tags() -> list[str]:
-    """The tags of TensorBoard that docs/monitoring.md lists, with their placeholders such as <layer>."""
-    docs = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()
-    return re.findall(r"^\| `([^`]+)` \|", docs.split("## TensorBoard")[1].split("\n## ")[0], flags=re.M)
+    """The tags of TensorBoard that docs/tensorboard.md lists, with their placeholders such as <layer>."""
+    docs = (Path(__file__).parents[2] / "docs" / "tensorboard.md").read_text()
+    return re.findall(r"^\| `([^`]+)` \|", docs.split("## Tags")[1].split("\n## ")[0], flags=re.M)

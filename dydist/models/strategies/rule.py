@@ -19,7 +19,7 @@ def rule(shape: Shape, device: str = "cpu") -> str:
 
     A mixed kernel costs C_in/groups·k² multiply-adds an output channel and kernel, mixed outputs cost H·W:
     mix kernels where the first is less. That is refined by where each strategy was measured to be best
-    (docs/performance.md): a GPU multiplies so much faster than it mixes that its library's convolution wins
+    (docs/notes/performance.md): a GPU multiplies so much faster than it mixes that its library's convolution wins
     with K times the products. On a CPU grouped and depthwise convolutions have small kernels and go by the cost
     alone.
     """

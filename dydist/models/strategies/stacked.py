@@ -3,9 +3,9 @@
 Σ_k π_k (W_k ∗ x) = [W_1 … W_K] ∗ [π_1 x; …; π_K x]: the library's convolution sums over kernels as it sums over
 channels. It costs K times the static convolution, as `mix` does, but the K outputs are never there, and nothing but
 the inputs is kept for the backward pass. For GPUs, whose matrix units make K-fold products cheaper than mixing kernels
-(docs/performance.md). All K-fold tensors are channels-last, as those units want them. Scaling and its gradient are each
-one pass over memory where Triton runs (it comes with torch for NVIDIA GPUs, and wants a C compiler); else a few of
-torch's.
+(docs/notes/performance.md). All K-fold tensors are channels-last, as those units want them. Scaling and its gradient
+are each one pass over memory where Triton runs (it comes with torch for NVIDIA GPUs, and wants a C compiler); else
+a few of torch's.
 """
 
 from __future__ import annotations

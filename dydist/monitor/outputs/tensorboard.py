@@ -39,7 +39,7 @@ _NOT_CURVES = ("data_hash", "ranks/slowest")
 
 
 class TensorBoard(NullMonitor):
-    """Every record as TensorBoard shows it best; docs/monitoring.md lists the tags.
+    """Every record as TensorBoard shows it best; docs/tensorboard.md lists the tags.
 
     Events go to `folder`; where `url` is given they are also uploaded there in segments. `start` at a resume
     tells TensorBoard to forget what lies past its step. `run_dir`: where metrics.jsonl holds the past.
