@@ -39,6 +39,8 @@ PURPOSES = {
     "webdav4": "webdav:// URLs",
     "scikit-learn": "the digits of the quick start",
     "matplotlib": "PNG plots of reports",
+    "mkdocstrings-python": "the API reference from docstrings",
+    "zensical": "the documentation site",
     "onnx": "export to ONNX",
     "onnxscript": "torch's ONNX exporter is written in it",
     "onnxruntime": "running an exported network to check it",

@@ -161,6 +161,7 @@ def main() -> None:
             for kind, width, height, dark in (("wide", 1280, 1500, False), ("narrow", 420, 1500, True)):
                 picture = IMAGES / f"{name}-{kind}.png"
                 visits[picture.name] = visit(page.as_uri(), picture, width=width, height=height, dark=dark)
+        visits["report-top.png"] = visit(page.as_uri(), IMAGES / "report-top.png", height=1000)
     with tensorboard({run.name: run for run in runs}) as address:
         for tab, name in (("custom_scalars", "tensorboard"), ("images", "tensorboard-images")):
             visits[name] = visit(f"{address}/#{tab}", IMAGES / f"{name}.png", height=1100, wait_ms=20000)

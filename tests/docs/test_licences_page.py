@@ -21,12 +21,14 @@ LOADED_BY_OTHERS = {
     "transformers": "Accelerate's DeepSpeed plugin",
     "onnx": "torch.onnx",
     "onnxscript": "torch.onnx",
+    "mkdocstrings-python": "zensical",
     "mypy": ".ci/run",
     "ruff": ".ci/run",
     "pytest-cov": ".ci/run",
     "pytest-xdist": "tests/run.sh",
     "types-PyYAML": "mypy",
     "types-psutil": "mypy",
+    "zensical": "tests/docs/test_site.py, as a command",
 }
 COMES_WITH = {
     "asyncssh": "sshfs",
