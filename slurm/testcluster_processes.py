@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,27 @@ def command_name(pid: int) -> str:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return ""
+
+
+def kill_all(cluster: dict, node: str | None = None) -> bool:
+    """Kill all processes of the cluster, or of a node, as a power cut does; whether that was done within 10 s.
+
+    They are stopped first, so that none can report the end of another: slurmstepd would tell the controller that the
+    batch script was killed, and the job would end as FAILED and not be requeued after a lost node. A process that just
+    calls exec has no environment to read, so none may be left at two looks in a row.
+    """
+    deadline = time.monotonic() + 10
+    stopped: set[int] = set()
+    while more := set(processes_of(cluster, node)) - stopped:
+        send(sorted(more), signal.SIGSTOP)
+        stopped |= more
+    looks = 0
+    while looks < 2 and time.monotonic() < deadline:
+        victims = list(processes_of(cluster, node))
+        send(victims, signal.SIGKILL)
+        looks = 0 if victims else looks + 1
+        time.sleep(0.05)
+    return looks == 2
 
 
 def send(pids: list[int], number: signal.Signals) -> None:
