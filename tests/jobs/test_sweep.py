@@ -20,6 +20,7 @@ from tensorboard.plugins.hparams import api_pb2, list_session_groups
 from tensorboard.plugins.hparams.backend_context import Context
 
 from dydist.errors import UserError
+from dydist.jobs.files import write_json
 from dydist.jobs.submission import arrays as arrays_module
 from dydist.jobs.submission.arrays import arrays
 from dydist.jobs.submission.profile import parse_profile
@@ -64,7 +65,6 @@ def test_a_grid_and_seeds_make_every_combination_with_names_that_say_what_differ
         ("optim.lr", "is not FIELD=VALUE,VALUE"),
         ("optim.lr=0.1,", "is not FIELD=VALUE,VALUE"),
         ("optim.rate=1", "there is no field 'optim.rate'"),
-        ("optim.lr=1,1", "a field or a value twice"),
         ("seed=1,2", "--seeds counts seeds"),
     ],
 )
@@ -253,11 +253,52 @@ def test_two_hundred_jobs(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    "word", ["optim.lr=1e-3,0.001", "optim.lr=1,1.0", "model.kernels=4,+4", "optim.milestones=[0.5],[.50]"]
+    ("word", "kept"),
+    [
+        ("optim.lr=1e-3,0.001", ["1e-3"]),
+        ("optim.lr=1,2,1.0,1", ["1", "2"]),
+        ("optim.lr=0.0,-0.0", ["0.0"]),
+        ("optim.kernel_lr=auto,1,1.0", ["auto", "1"]),
+        ("model.kernels=4,+4", ["4"]),
+        ("model.bias=true,True,no", ["true", "no"]),
+        ("data.limit=null,5,~", ["null", "5"]),
+        ("data.root=a,a/", ["a"]),
+        ("optim.milestones=[0.5],[.50],0.5", ["[0.5]"]),
+        ("optim.milestones=[0.1,1],[0.1, 1.0],[1.,1]", ["[0.1,1]", "[1.,1]"]),
+    ],
 )
-def test_values_that_are_equal_make_one_run(word: str) -> None:
-    with pytest.raises(UserError, match="names a field or a value twice"):
-        parse_grid([word])
+def test_values_that_are_equal_make_one_run(
+    word: str, kept: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    field = word.partition("=")[0]
+    assert parse_grid([word]) == {field: kept}
+    assert f"--grid: {field}: " in capsys.readouterr().err
+
+
+def test_a_value_that_is_written_in_another_way_is_the_run_that_was_submitted(tmp_path: Path) -> None:
+    """Its spelling, the order of fields and a list's blanks make no new run; a folder has one run's values."""
+    profile = parse_profile({"gpus_per_node": 0}, "test")
+
+    def sweep(*words: str) -> dict[str, list[str]]:
+        submission, found = prepare_sweep(
+            "s", ["--run.dir", str(tmp_path)], profile, grid=parse_grid(words), seeds=1, parallel=None
+        )
+        for spec in submission.specs if submission else ():
+            write_json(
+                Path(spec.run_dir) / "job.json", {"job": "1", "cluster": "local", "arguments": spec.arguments}
+            )
+            write_json(Path(spec.run_dir) / "status.json", {"state": "done"})
+        return {state: [Path(run).name for run in runs] for state, runs in found.items()}
+
+    first = ["lr1e-3-milestones_0.5_0.7_-seed0", "lr0.1-milestones_0.5_0.7_-seed0"]
+    assert sweep("optim.lr=1e-3,0.1", "optim.milestones=[0.5,0.7]")["submitted"] == first
+    found = sweep("optim.milestones=[0.5, 0.70],[0.9]", "optim.lr=0.001,1e-1,2")
+    assert found["done"] == first
+    assert len(found["submitted"]) == 4
+    assert sweep("optim.lr=0.001")["done"] == []  # the default milestones: another run
+    assert sweep("data.root=/x/y")["submitted"] == ["root_x_y-seed0"]
+    with pytest.raises(UserError, match="two runs would have the folder"):
+        sweep("data.root=/x_y")
 
 
 def test_lists_can_be_swept() -> None:

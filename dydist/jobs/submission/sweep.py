@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dydist.config.reader import fields, read_config, read_value
 from dydist.config.rules import check_config
@@ -22,6 +24,9 @@ from dydist.jobs.submission.sbatch import Submission
 from dydist.text.display import tell
 from dydist.text.redaction import redact_url
 
+Values = frozenset[tuple[str, Any]]
+"""Fields and their values, as the schema reads them."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -33,7 +38,10 @@ class Point:
 
 
 def parse_grid(words: Sequence[str]) -> dict[str, list[str]]:
-    """`optim.lr=0.05,0.1` as {"optim.lr": ["0.05", "0.1"]}. UserError: no such field, no values, twice the same."""
+    """`optim.lr=0.05,0.1` as {"optim.lr": ["0.05", "0.1"]}. UserError: no such field, no values, a field twice.
+
+    Of values that are equal (`1e-3,0.001`) the first is kept, and a line says so.
+    """
     known = {path for path, _, _ in fields()}
     grid: dict[str, list[str]] = {}
     for word in words:
@@ -45,9 +53,10 @@ def parse_grid(words: Sequence[str]) -> dict[str, list[str]]:
             )
         if field not in known:
             raise UserError(f"--grid: there is no field {field!r}; `dydist/train.py --help` lists all")
-        typed = [repr(read_value(field, value)) for value in values]
-        if field in grid or len(set(typed)) != len(typed):
-            raise UserError(f"--grid: {word!r} names a field or a value twice; each once")
+        if field in grid:
+            raise UserError(
+                f"--grid: {field} is there twice; give all its values in one, {field}=VALUE,VALUE…"
+            )
         if field in ("run.name", "run.dir", "seed"):
             raise UserError(
                 f"--grid: {field} cannot be swept; the sweep names its runs, and --seeds counts seeds"
@@ -56,8 +65,18 @@ def parse_grid(words: Sequence[str]) -> dict[str, list[str]]:
             raise UserError(
                 f"--grid: {field} holds secrets, and a grid's values name folders; give it after -- for all runs"
             )
-        grid[field] = values
+        grid[field] = _distinct(field, values)
     return grid
+
+
+def _distinct(field: str, values: Sequence[str]) -> list[str]:
+    """The values without those that are equal to one before; a line names these."""
+    first: dict[Any, str] = {}
+    for value in values:
+        same = first.setdefault(read_value(field, value), value)
+        if same is not value:
+            tell(f"--grid: {field}: {same} and {value} are the same value, and so one run")
+    return list(first.values())
 
 
 def _values(text: str) -> list[str]:
@@ -72,9 +91,53 @@ def points(grid: Mapping[str, Sequence[str]], seeds: int) -> Iterator[Point]:
     for combination in itertools.product(*grid.values()):
         for seed in range(seeds):
             values = {**dict(zip(grid, combination, strict=True)), "seed": str(seed)}
-            parts = [f"{field.rpartition('.')[2]}{_safe(value)}" for field, value in values.items()]
             flags = [word for field, value in values.items() for word in (f"--{field}", value)]
-            yield Point("-".join(parts), tuple(flags), values)
+            yield Point(_name(values), tuple(flags), values)
+
+
+def _named_as_before(found: Iterable[Point], sweep_dir: Path) -> Iterator[Point]:
+    """The same points, each with the name that it had in an earlier submission of the sweep.
+
+    There a value may have been written in another way (`1e-3`, `0.001`), or the fields in another order. Raises
+    UserError where two runs would have one folder.
+    """
+    before = _earlier(sweep_dir)
+    names = {key: name for name, key in before.items()}
+    for point in found:
+        key = _key(point.values)
+        name = point.name if point.name in before else names.get(key, point.name)
+        if before.setdefault(name, key) != key:
+            raise UserError(
+                f"--grid: two runs would have the folder {sweep_dir / name}, whose name has only "
+                "letters, digits, dots and signs of a value; put one into a sweep with another --name"
+            )
+        yield replace(point, name=name)
+
+
+def _earlier(sweep_dir: Path) -> dict[str, Values]:
+    """The runs that were submitted before, and the values that each has of its own."""
+    found = {}
+    for file in sweep_dir.glob("*/job.json"):
+        words = (read_json(file) or {}).get("arguments", ())[:-4]  # --run.dir and --run.name come last
+        values: dict[str, str] = {}
+        for flag, text in zip(
+            words[-2::-2], words[::-2], strict=False
+        ):  # from the end: the seed, then the fields
+            values = {flag.removeprefix("--"): text, **values}
+            if _name(values) == file.parent.name:
+                with suppress(UserError):  # of a version that had other fields
+                    found[file.parent.name] = _key(values)
+                break
+    return found
+
+
+def _key(values: Mapping[str, str]) -> Values:
+    """What tells one run of a sweep from the others, however it is written."""
+    return frozenset((field, read_value(field, text)) for field, text in values.items())
+
+
+def _name(values: Mapping[str, str]) -> str:
+    return "-".join(f"{field.rpartition('.')[2]}{_safe(value)}" for field, value in values.items())
 
 
 def prepare_sweep(
@@ -104,7 +167,8 @@ def prepare_sweep(
     sweep_dir = (Path(read_config(common).run.dir) / name).absolute()
     folder = jobs.new_submission_folder(sweep_dir)
     found: dict[str, list[str]] = {"all": [], "done": [], "queued": [], "submitted": []}
-    run_dirs = [sweep_dir / point.name for point in points(grid, seeds)]
+    chosen = list(_named_as_before(points(grid, seeds), sweep_dir))
+    run_dirs = [sweep_dir / point.name for point in chosen]
     try:
         active = jobs.active_jobs(run_dirs, tries=1 if dry_run else slurm.TRIES)
     except slurm.SlurmError as error:
@@ -113,7 +177,7 @@ def prepare_sweep(
         tell(f"runs that have a job already are shown too, since nothing is known of jobs: {error}")
         active = {}
     specs = []
-    for point in points(grid, seeds):
+    for point in chosen:
         line = [*common, *point.flags, "--run.dir", str(sweep_dir), "--run.name", point.name]
         config = read_config(line)
         check_config(config, world_size=profile.nodes * profile.processes)
