@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, get_origin
 
 import tyro
-import yaml
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from dydist.config import Config
+from dydist.text.strict import load_yaml
 
 PROGRAM = "accelerate launch dydist/train.py"
 
@@ -25,7 +25,7 @@ def print_help() -> None:
         return PrimitiveConstructorSpec(
             nargs=1,
             metavar="{KEY: VALUE}",
-            instance_from_str=lambda texts: yaml.safe_load(texts[0]),
+            instance_from_str=lambda texts: load_yaml(texts[0]),
             is_instance=lambda value: isinstance(value, dict),
             str_from_instance=lambda value: [str(value)],
         )

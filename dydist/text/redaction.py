@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from dydist.errors import UserError
+from dydist.text.strict import TextError, load_json
 
 T = TypeVar("T")
 
@@ -139,8 +140,9 @@ def know_environment(environ: Mapping[str, str]) -> None:
     """Have `scrub` hide what environment variables hold whose name tells of a secret, and DYDIST_SECRETS."""
     _know([value for name, value in environ.items() if is_secret_name(name) and not value.startswith("/")])
     if SECRETS in environ:
-        with contextlib.suppress(ValueError):
-            _know(json.loads(environ[SECRETS]))
+        with contextlib.suppress(ValueError, RecursionError):
+            # the values alone, each of a name that is there twice: `fill_hidden` tells what is wrong
+            _know(json.loads(environ[SECRETS], object_pairs_hook=lambda pairs: [value for _, value in pairs]))
 
 
 def _know(secrets: Any) -> None:
@@ -255,14 +257,14 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _parse_secrets(text: str) -> dict[str, Any]:
     try:
-        values = json.loads(text)
-    except ValueError:
-        values = None
-    if not isinstance(values, dict):
+        values = load_json(text)
+        if not isinstance(values, dict):
+            raise TextError("it is no object")
+    except TextError as error:
         raise UserError(
-            f"{SECRETS}: not a JSON object of fields and values; give one such as "
+            f"{SECRETS}: not a JSON object of fields and values ({error}); give one such as "
             f"{json.dumps(_example(['checkpoint.storage_options.secret']))}"
-        )
+        ) from None
     return values
 
 

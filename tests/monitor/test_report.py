@@ -193,6 +193,16 @@ def test_a_run_that_just_began_has_a_page(tmp_path: Path) -> None:
     assert "No events were logged" in Parsed(page([read_run(tmp_path)])).text
 
 
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "- 1", '{"a": 1, "a": 2}', "\0"], ids=["nested", "list", "twice", "NUL"]
+)
+def test_files_that_cannot_be_read_are_passed_over(tmp_path: Path, text: str) -> None:
+    folder = make_run(tmp_path / "run")
+    for name in ("config.yaml", "status.json"):
+        (folder / name).write_text(text)
+    assert "90.0" in Parsed(page([read_run(folder)])).text
+
+
 def test_many_classes_are_told_in_words(tmp_path: Path) -> None:
     classes = tuple(f"class-{number}" for number in range(30))
     counts = tuple(tuple(10 if r == c else int(r == 7) for c in range(30)) for r in range(30))

@@ -19,6 +19,7 @@ from dydist.text.redaction import (
     SECRETS,
     fill_hidden,
     know,
+    know_environment,
     redact,
     redact_url,
     redacted,
@@ -214,6 +215,12 @@ def test_what_is_hidden_is_refused_and_said_how_to_give(field: str) -> None:
     [
         ("{", "not a JSON object"),
         ("[1]", "not a JSON object"),
+        ("[" * 100_000, "nested too deeply"),
+        (
+            '{"checkpoint.url": "sftp://me:one-1@host/place", "checkpoint.url": "sftp://me:two-2@host/place"}',
+            "'checkpoint.url' is there twice",
+        ),
+        ('{"checkpoint.storage_options": {"key": "one-1", "key": "two-2"}}', "'key' is there twice"),
         (
             '{"checkpoint.url": "sftp://me:pw@elsewhere/place"}',
             "another URL than sftp://me:<hidden>@host/place",
@@ -225,6 +232,12 @@ def test_secrets_that_do_not_fit_are_told(secrets: str, told: str) -> None:
     shown = dataclasses.asdict(redacted(config("hunter-22")))
     with pytest.raises(UserError, match=told):
         fill_hidden(shown, {SECRETS: secrets})
+
+
+def test_secrets_that_are_there_twice_are_hidden_all_the_same() -> None:
+    know_environment({SECRETS: '{"a": {"key": "first-of-two-1"}, "a": {"key": "second-of-two-2"}}'})
+    know_environment({SECRETS: "[" * 100_000})
+    assert scrub("it says first-of-two-1 and second-of-two-2") == f"it says {HIDDEN} and {HIDDEN}"
 
 
 @given(passwords.filter(lambda text: any(one.isalnum() for one in text)))

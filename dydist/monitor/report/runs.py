@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dydist.config.reader import flatten
 from dydist.config.rules import is_local
 from dydist.errors import UserError
 from dydist.monitor.outputs.jsonlines import read_lines
 from dydist.named_run import run_folder
+from dydist.text.strict import load_yaml
 
 
 @dataclass(frozen=True)
@@ -75,12 +74,12 @@ def read_run(folder: Path) -> RunData:
     return RunData(
         name=folder.resolve().name,
         folder=folder,
-        config=flatten(_load(folder / "config.yaml", yaml.safe_load) or {}),
-        status=_load(folder / "status.json", json.loads) or {},
+        config=flatten(_load(folder / "config.yaml", load_yaml)),
+        status=_load(folder / "status.json", json.loads),
         steps=[line for line in lines if line.get("kind") == "step"],
         evaluations=[line for line in lines if line.get("kind") == "evaluation"],
         events=[event for event in read_lines(folder / "events.jsonl") if "time" in event],
-        confusion=_load(folder / "confusion.json", json.loads),
+        confusion=_load(folder / "confusion.json", json.loads) or None,
     )
 
 
@@ -102,8 +101,10 @@ def group_runs(runs: Sequence[RunData]) -> list[Group]:
     return groups
 
 
-def _load(path: Path, parse: Callable[[str], Any]) -> Any:
+def _load(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """The mapping in a file; empty where there is none."""
     try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
+        values = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
