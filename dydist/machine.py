@@ -46,3 +46,16 @@ def user_folder(variable: str, below_home: str) -> Path:
 def temporary_folder() -> Path:
     """A folder for this user among the temporary ones. Raises OSError where someone else could put a file there."""
     return private_folder(Path(tempfile.gettempdir()) / f"dydist-{os.getuid()}")
+
+
+def try_to_write(folder: Path, size: int) -> None:
+    """Make `folder`, and write `size` bytes there and remove them: on a full disk empty files can still be made.
+
+    Raises OSError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".probe.{os.getpid()}"
+    try:
+        probe.write_bytes(bytes(size))
+    finally:
+        probe.unlink(missing_ok=True)

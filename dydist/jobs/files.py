@@ -20,8 +20,12 @@ def replace_text(path: Path, text: str) -> None:
     """The same for a text."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except BaseException:  # a full disk
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _temporary(path: Path) -> Path:
@@ -33,13 +37,13 @@ def create_json(path: Path, content: Mapping[str, Any]) -> bool:
     """Create `path` unless it exists; of several callers exactly one gets True (link(2) is atomic on NFS too)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     try:
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
         os.link(temporary, path)
     except FileExistsError:
         return False
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
     return True
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from dydist.config import Config
 from dydist.config.reader import dump_yaml, to_dict
 from dydist.engine import World
 from dydist.errors import UserError
+from dydist.machine import try_to_write
 from dydist.monitor.outputs.files import json_bytes, replace_file
 from dydist.monitor.outputs.jsonlines import cut_after, read_lines
 from dydist.monitor.outputs.log_owner import LogOwner
@@ -33,12 +33,7 @@ def make_run_folder(config: Config, world: World) -> Path:
     problem = None
     if world.rank == 0:
         try:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            probe = run_dir / f".probe.{os.getpid()}"
-            try:
-                probe.write_bytes(bytes(_PROBE))  # a full disk still makes an empty file
-            finally:
-                probe.unlink(missing_ok=True)
+            try_to_write(run_dir, _PROBE)
         except OSError as error:
             problem = f"run.dir: cannot write {run_dir} ({error.strerror}); give a folder that can be written"
     if (problem := world.broadcast(problem)) is not None:

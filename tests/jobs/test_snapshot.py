@@ -47,6 +47,15 @@ def test_tracked_changed_and_new_files_of_the_package(checkout: Path, tmp_path: 
     assert json.loads((tmp_path / "s" / "snapshot.json").read_text()) == record
 
 
+def test_changes_that_are_not_utf_8_are_recorded_as_they_are(checkout: Path, tmp_path: Path) -> None:
+    (checkout / "dydist" / "a.py").write_bytes(b"# caf\xe9\n")
+    take_snapshot(checkout, tmp_path / "s")
+    assert b"+# caf\xe9\n" in (tmp_path / "s" / "changes.diff").read_bytes()
+    apply = ["git", "apply", "-R", str(tmp_path / "s" / "changes.diff")]
+    subprocess.run(apply, cwd=checkout, check=True)
+    assert (checkout / "dydist" / "a.py").read_text() == "old = 1\n"
+
+
 def test_a_deleted_file_is_left_out(checkout: Path, tmp_path: Path) -> None:
     (checkout / "dydist" / "a.py").unlink()
     take_snapshot(checkout, tmp_path / "s")

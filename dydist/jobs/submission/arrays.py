@@ -14,6 +14,8 @@ from dydist.jobs.submission.sbatch import Submission, build_executor
 if TYPE_CHECKING:
     import submitit
 
+_ERRNO = "errno "
+
 
 def hand_over(submission: Submission) -> list[str]:
     """Submit; the job id of each spec. Raises submitit's error with sbatch's words where SLURM refuses.
@@ -72,7 +74,7 @@ def _submit_detached(executor: submitit.Executor, task: NodeTask) -> str:
     """Submit to the local executor from a session of its own.
 
     Its controller is a child of the process that submits: in our session it would end with the terminal, be reached
-    by Ctrl-C, and hold our output open for whoever reads that.
+    by Ctrl-C, and hold our output open for whoever reads that. Raises OSError where it cannot write its files.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -85,11 +87,16 @@ def _submit_detached(executor: submitit.Executor, task: NodeTask) -> str:
                 os.dup2(nowhere, stream)
             os.write(writer, str(executor.submit(task).job_id).encode())
             code = 0
+        except OSError as error:
+            os.write(writer, f"{_ERRNO}{error.errno}".encode())
         finally:
             os._exit(code)
     os.close(writer)
     with os.fdopen(reader, encoding="utf-8") as answer:
         job = answer.read()
-    if os.waitpid(child, 0)[1] or not job:
+    failed = os.waitpid(child, 0)[1]
+    if (number := job.removeprefix(_ERRNO)) != job and number.isdecimal():
+        raise OSError(int(number), os.strerror(int(number)), str(executor.folder))
+    if failed or not job:
         raise RuntimeError(f"submitit's local executor could not start the job in {executor.folder}")
     return job

@@ -82,7 +82,8 @@ def take_snapshot(
     if in_git:
         others = [f":(exclude,literal,top){file}" for file in replaced]
         difference = _git(root, "diff", "--binary", "HEAD", "--", ".", *others) or ""
-        (target / "changes.diff").write_text(difference, encoding="utf-8")
+        text = f"{difference}\n" if difference else ""
+        (target / "changes.diff").write_bytes(text.encode(errors="surrogateescape"))
         record |= {
             "commit": commit,
             "branch": _git(root, "rev-parse", "--abbrev-ref", "HEAD"),

@@ -9,8 +9,8 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,14 @@ from dydist.jobs.submission import refusals
 from dydist.jobs.submission.arrays import hand_over
 from dydist.jobs.submission.job_secrets import in_environment, job_variables, open_env, recipe_to_write
 from dydist.jobs.submission.profile import Profile
-from dydist.jobs.submission.registry import remember
+from dydist.jobs.submission.registry import registry_file, remember
 from dydist.jobs.submission.sbatch import Cluster, Submission, sbatch_text
 from dydist.jobs.submission.snapshot import package_root, record_environment, take_snapshot
+from dydist.machine import try_to_write
 from dydist.text.display import tell
+
+_ROOM = 1 << 16
+"""Bytes that must be free for the records of one run, at least."""
 
 
 def new_submission_folder(parent: Path) -> Path:
@@ -161,29 +165,24 @@ def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
             f"--nodes: {submission.profile.nodes} is too many for --cluster local, which has this node only"
         )
     refuse_second_job(Path(spec.run_dir) for spec in submission.specs if spec.run_dir)
-    folder = submission.folder
     made = [path for path in _folders(submission) if not path.exists()]
-    folder.mkdir(parents=True)
-    content = None if recipe is None else recipe_to_write(recipe)
-    hidden = {} if recipe is None or content == recipe.read_bytes() else {recipe: content or b""}
-    take_snapshot(package_root(), folder, instead=hidden)
-    record_environment(folder)
-    if content is not None:
-        (folder / "recipe.yaml").write_bytes(content)
-    submission.submitit.mkdir(parents=True, exist_ok=True)
-    submission.submitit.chmod(
-        0o700
-    )  # whoever could write here could have the job run what they like: a pickle
-    before = set(submission.submitit.iterdir())
+    before = set(submission.submitit.iterdir()) if submission.submitit.is_dir() else set()
+    try:
+        _fill_folder(submission, recipe)
+    except BaseException as error:
+        _forget(submission, before, made)
+        _tell_disk(error, submission)
+        raise
     try:
         # submitit prints what sbatch said, which the error below tells
         said = redirect_stderr(io.StringIO())
         with slurm_environment.clean(), in_environment(submission.secrets), said:
             ids = hand_over(submission)
     except Exception as error:
+        _forget(submission, before, made)
+        _tell_disk(error, submission)
         if type(error).__module__.partition(".")[0] != "submitit":
             raise
-        _forget(submission, before, made)
         reason = refusals.explain(str(error), submission.profile)
         raise slurm.SlurmError(f"SLURM refused the job: {reason}") from error
     for job, spec in zip(ids, submission.specs, strict=True):
@@ -194,7 +193,7 @@ def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
             "run_dir": spec.run_dir,
             "log_dir": spec.log_dir.replace("{job}", job),
             "task_logs": str(submission.submitit),
-            "submission": str(folder),
+            "submission": str(submission.folder),
             "submitted": time.time(),
             "nodes": submission.profile.nodes,
             "min_nodes": submission.profile.min_nodes,
@@ -202,15 +201,50 @@ def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
             "arguments": list(spec.arguments),
             "workdir": spec.workdir,
         }
-        write_json(Path(spec.run_dir or folder) / "job.json", record)
-        try:
+        place = Path(spec.run_dir or submission.folder)
+        with telling(job, place / "job.json", "`dydist status` knows it by its number alone"):
+            write_json(place / "job.json", record)
+        with telling(job, registry_file(), f"name its folder instead: dydist status {place}"):
             remember(record)
-        except OSError as error:  # the job is queued: its number must be shown
-            tell(
-                f"job {job} cannot be added to the list of your jobs, {error.filename} ({error.strerror}); "
-                f"name its folder instead: dydist status {spec.run_dir or folder}"
-            )
     return ids
+
+
+@contextmanager
+def telling(job: str, file: Path, instead: str) -> Iterator[None]:
+    """Within, an OSError is told: the job is queued, and its number must be shown."""
+    try:
+        yield
+    except OSError as error:
+        tell(f"job {job} is submitted, but {file} cannot be written ({error.strerror}); {instead}")
+
+
+def _fill_folder(submission: Submission, recipe: Path | None) -> None:
+    """The folder of a submission: the code, the recipe, and submitit's folder, with room for what comes then."""
+    folder = submission.folder
+    folder.mkdir(parents=True)
+    content = None if recipe is None else recipe_to_write(recipe)
+    hidden = {} if recipe is None or content == recipe.read_bytes() else {recipe: content or b""}
+    take_snapshot(package_root(), folder, instead=hidden)
+    record_environment(folder)
+    if content is not None:
+        (folder / "recipe.yaml").write_bytes(content)
+    submission.submitit.mkdir(parents=True, exist_ok=True)
+    # whoever could write here could have the job run what they like: a pickle
+    submission.submitit.chmod(0o700)
+    try_to_write(submission.submitit, _ROOM * (1 + len(submission.specs)))
+
+
+def _tell_disk(error: BaseException, submission: Submission) -> None:
+    """Raise UserError where it is the run folder's disk that could not be written."""
+    if not isinstance(error, OSError):
+        return
+    top = submission.folder.parents[1]
+    named = [Path(name) for name in (error.filename, error.filename2) if isinstance(name, str)]
+    if not named or any(path.is_relative_to(top) or top.is_relative_to(path) for path in named):
+        field = "run.dir" if submission.specs[0].run_dir else "--folder"
+        raise UserError(
+            f"{field}: cannot write {top} ({error.strerror or error}); give a folder that can be written"
+        ) from error
 
 
 def _run_name(submission: Submission, spec: JobSpec) -> str:
@@ -227,12 +261,12 @@ def _folders(submission: Submission) -> list[Path]:
 
 
 def _forget(submission: Submission, before: Collection[Path], made: Sequence[Path]) -> None:
-    """Remove what a submission that SLURM has refused left.
+    """Remove what a submission left that SLURM has refused, or that the disk had no room for.
 
     `before`: what submitit's folder held already; `made`: the folders that were not there, the deepest first.
     """
-    shutil.rmtree(submission.folder)
-    for path in set(submission.submitit.iterdir()) - set(before):
+    shutil.rmtree(submission.folder, ignore_errors=True)
+    for path in set(submission.submitit.iterdir() if submission.submitit.is_dir() else ()) - set(before):
         path.unlink()
     for folder in made:
         if folder.is_dir() and not any(folder.iterdir()):

@@ -231,7 +231,10 @@ def submit_sweep(
         "array": ids[0].partition("_")[0],
         "workdir": os.getcwd(),
     }
-    write_json(sweep_dir / "sweep.json", content)
+    with jobs.telling(
+        ids[0], sweep_dir / "sweep.json", "`dydist status` knows its runs by their folders alone"
+    ):
+        write_json(sweep_dir / "sweep.json", content)
     return ids
 
 
