@@ -7,15 +7,17 @@ expanded. tyro prints the help from the same signature, and is imported for that
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional, UseAppendAction
 
+from dydist.config.reader import fields
 from dydist.config.types import Range, convert, expanded_path, is_path, nearest, takes_text
 from dydist.errors import UserError
 from dydist.text.strict import TextError, load_yaml
@@ -110,6 +112,8 @@ def _read(command: str, options: Sequence[Option], words: list[str]) -> dict[Opt
     while words:
         word = words.pop(0)
         if word == "--":
+            if any(option.name == "run" for option in options):
+                _refuse_ours(command, words, named)
             plain += words
             break
         if word in short:
@@ -179,6 +183,23 @@ def _unknown(command: str, flag: str, options: Sequence[Option]) -> str:
         )
     near = nearest(flag, [f"--{option.name}" for option in options if not option.positional])
     return f"{flag}: {command} has no such option{near} ({command} --help lists all)"
+
+
+def _refuse_ours(command: str, words: Sequence[str], named: Mapping[str, Option]) -> None:
+    """UserError where an option of ours, or what is much like one, stands among the run's own flags, after `--`."""
+    paths = [path for path, _, _ in fields()]
+    ends = {path.rpartition(".")[2].replace("_", "-") for path in paths}
+    for word in words:
+        flag = word.partition("=")[0]
+        name = flag[2:].replace("_", "-")
+        if not flag.startswith("--") or "." in name or name in paths:
+            continue
+        close = [] if name in ends else difflib.get_close_matches(name, named, n=1, cutoff=0.8)
+        if name in named or close:
+            what = "it is" if name in named else f"did you mean --{close[0]}? That is"
+            raise UserError(
+                f"{flag}: {what} an option of {command}; write it before --, in front of the recipe"
+            )
 
 
 def _is_list(kind: Any) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -65,6 +67,7 @@ class NodeOptions:
         project = Path.cwd() if (Path.cwd() / "slurm").is_dir() else ROOT
         profile = load_profile(self.profile, project=project)
         own = ("profile", "cpu", "sbatch", "reservation")
+        options: dict[str, str | bool] = {}
         given = {
             field.name: value
             for field in dataclasses.fields(self)
@@ -84,10 +87,26 @@ class NodeOptions:
             given["sbatch"] = {**profile.sbatch, **given.get("sbatch", {}), **options}
         chosen = dataclasses.replace(profile, **given)
         if problems := check_profile(chosen):
-            raise UserError("\n".join(problems))
+            raise UserError(
+                "\n".join(self._in_flags(problem, {*given} - {*more}, options) for problem in problems)
+            )
         if chosen.note:
             tell(chosen.note)
         return chosen
+
+    def _in_flags(self, problem: str, given: Collection[str], options: Collection[str]) -> str:
+        """What check_profile says of a field, in the words of the command line where the value stood there."""
+
+        def instead(match: re.Match[str]) -> str:
+            field = match[1] or match[2]
+            return f"use --{field.replace('_', '-')}" if hasattr(self, field) else f"set {field} in a profile"
+
+        name, _, text = problem.partition(": ")
+        section, _, option = name.partition(".")
+        if section == "sbatch" and option in options:
+            text = re.sub(r"write '(\w+):' outside of sbatch|(?<=: )set ([a-z]\w*)", instead, text)
+            return f"--sbatch {option}: {text}"
+        return f"--{name.replace('_', '-')}: {text}" if name in given else problem
 
 
 @dataclass(frozen=True, kw_only=True)

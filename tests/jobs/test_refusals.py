@@ -12,6 +12,7 @@ from support import missing
 
 from dydist.errors import UserError
 from dydist.jobs.submission.profile import Profile
+from dydist.jobs.submission.refusals import explain
 from dydist.jobs.submission.submit import prepare_preflight, prepare_run
 from dydist.jobs.submission.sweep import prepare_sweep
 
@@ -54,6 +55,42 @@ def test_a_partition_that_does_not_exist(cluster: Cluster, tmp_path: Path) -> No
     line = refused(cluster, tmp_path / "runs", "--partition", "nosuch")
     assert line == f"partition: 'nosuch' is not allowed; use one of: {', '.join(sorted(names))}"
     assert len(names) > 1
+
+
+def test_what_no_node_has_is_told_with_the_field(cluster: Cluster, tmp_path: Path) -> None:
+    line = refused(cluster, tmp_path / "runs", "--constraint", "a100")
+    assert line.startswith(
+        "constraint: 'a100': Invalid feature specification: no node has that; see what nodes"
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (
+            "sbatch: error: Memory specification can not be satisfied\n"
+            "sbatch: error: Batch job submission failed: Requested node configuration is not available",
+            "mem: '900G': Memory specification can not be satisfied: no node has as much; see what nodes have: ",
+        ),
+        (
+            "sbatch: error: Batch job submission failed: Requested node configuration is not available",
+            "Requested node configuration is not available: no node of the partition has as many GPUs (gpus_per",
+        ),
+        (
+            "sbatch: error: Batch job submission failed: Invalid license specification",
+            "licenses: 'matlab:1': Invalid license specification: there are none such; see: scontrol show license",
+        ),
+        (
+            "sbatch: error: Batch job submission failed: Invalid node name specified",
+            "nodelist or exclude: Invalid node name specified: a node does not exist; see: sinfo -N",
+        ),
+        ("sbatch: error: Invalid --gres-flags specification", "error: Invalid --gres-flags specification"),
+    ],
+)
+def test_refusals_in_words(said: str, line: str) -> None:
+    """What sbatch 22.05 said on the strict cluster, of each of these."""
+    profile = Profile(gpus_per_node=0, mem="900G", sbatch={"licenses": "matlab:1"})
+    assert explain(said, profile).startswith(line)
 
 
 @pytest.mark.long

@@ -10,13 +10,45 @@ from dydist.jobs.submission.profile import Profile
 
 _FIELDS = {"account": "Invalid account", "qos": "Invalid qos", "partition": "invalid partition"}
 """What sbatch says of a value of each field that it does not take, in any case of letters."""
+_NODES = "see what nodes have: sinfo -o '%P %D %c %m %G %f'"
+_ADVICE = {
+    "Invalid feature specification": ("constraint", f"no node has that; {_NODES}"),
+    "Memory specification can not be satisfied": ("mem", f"no node has as much; {_NODES}"),
+    "Invalid generic resource (gres) specification": ("gres", f"the cluster has none such; {_NODES}"),
+    "Requested node configuration is not available": (
+        "",
+        f"no node of the partition has as many GPUs (gpus_per_node, gres), cpus_per_task or mem; {_NODES}",
+    ),
+    "Requested time limit is invalid": (
+        "time",
+        "it is above the partition's limit; see: sinfo -o '%P %l'; a shorter time does no harm, as the job comes back",
+    ),
+    "Node count specification invalid": (
+        "nodes",
+        "the partition gives fewer to one job; see: sinfo -o '%P %D %s'",
+    ),
+    "Requested reservation is invalid": ("reservation", "there is none such; see: scontrol show reservation"),
+    "Invalid license specification": ("licenses", "there are none such; see: scontrol show license"),
+    "Invalid node name specified": ("nodelist or exclude", "a node does not exist; see: sinfo -N"),
+    "Job violates accounting/QOS policy": (
+        "",
+        "a limit of the account or QOS is below what is asked for; see: sacctmgr show association where user=$USER",
+    ),
+    "User's group not permitted to use this partition": ("partition", "it is not open to you; see: sinfo -s"),
+}
+"""The field, where it is one alone, and what to do, for each refusal of sbatch; the most telling first."""
 
 
 def explain(said: str, profile: Profile) -> str:
-    """`said`: what sbatch printed, or submitit's report with it."""
+    """`said`: what sbatch printed, or submitit's report with it. What is not known here is told in sbatch's words."""
     for field, sign in _FIELDS.items():
         if sign.lower() in said.lower():
             return _unknown(field, profile)
+    for sign, (field, advice) in _ADVICE.items():
+        if sign in said:
+            given = getattr(profile, field, None) or profile.sbatch.get(field)
+            value = f" {given!r}:" if given else ""
+            return f"{field}:{value} {sign}: {advice}" if field else f"{sign}: {advice}"
     lines = [line.strip() for line in said.splitlines() if re.search(r"sbatch: (error|fatal)", line)]
     return "; ".join(line.partition("sbatch: ")[2] for line in lines) or " ".join(said.split())[-300:]
 
