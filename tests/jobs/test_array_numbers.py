@@ -24,3 +24,7 @@ def test_an_element_is_found_by_the_number_that_slurm_gave_it(cluster: Cluster, 
         return [(one["job"], one["state"]) for one in json.loads(cluster.dydist("status", "--json", array))]
 
     cluster.wait(lambda: states() == [(first, "cancelled"), (last, "pending")], 60, "the cancelling")
+    # The sweep's name means all of its runs, also those that an earlier submission left in the queue.
+    (again,) = json.loads(cluster.dydist(*words, "--", *shared))["jobs"]
+    cancelled = cluster.dydist("cancel", "s").splitlines()
+    assert cancelled == [f"job {again} is ended", f"job {last} is ended"]

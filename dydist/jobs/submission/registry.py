@@ -56,9 +56,7 @@ def find(what: str) -> list[dict[str, Any]]:
         return [record for record in records if record]
     known = remembered()
     named = [one for one in known if what in _names(one)]
-    # of a sweep's name, all runs that were submitted together
-    latest = [one for one in named if one["submission"] == named[-1]["submission"]]
-    found = _of_job(what, known) or _of_job(_element(what), known) or latest
+    found = _of_job(what, known) or _of_job(_element(what), known) or _newest(named)
     if not found:
         raise UserError(
             f"{what!r} is no job, run folder or run that was submitted from here; `dydist status` lists those that were"
@@ -70,6 +68,13 @@ def _names(record: Mapping[str, Any]) -> set[str]:
     """What a job is called by: its run's name, its sweep's, or both."""
     name = str(record["name"])
     return {name, name.partition("/")[0], Path(record["run_dir"] or "/").name}
+
+
+def _newest(named: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The newest job of each run in the newest one's folder: of a sweep all runs, whenever they were submitted."""
+    folders = [Path(one["run_dir"] or "/").parent for one in named]
+    found = {one["run_dir"]: one for one, folder in zip(named, folders, strict=True) if folder == folders[-1]}
+    return list(found.values())
 
 
 def _of_job(job: str, known: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
