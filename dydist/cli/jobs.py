@@ -216,9 +216,9 @@ def cancel(
 
     if not which:
         raise UserError("cancel: name at least one job, run folder or run")
-    records = [one for name in which for one in find(name)]
+    records = {str(one["job"]): one for name in which for one in find(name)}  # named twice, cancelled once
     code = EXIT_DONE
-    for text, well in cancel_all(records, now=now):
+    for text, well in cancel_all(list(records.values()), now=now):
         display.show(text, file=sys.stdout if well else sys.stderr)
         code = code if well else EXIT_ERROR
     return code

@@ -18,6 +18,7 @@ def test_cancel_goes_on_where_slurm_cannot_signal_one(cluster: Cluster, tmp_path
     blocked.touch()
     file.write_text(json.dumps({**record, "log_dir": str(blocked / "logs")}))  # the cancel cannot be recorded
     words = [sys.executable, "-m", "dydist.cli.main", "cancel", *(str(job.run_dir) for job in jobs)]
+    words.append(jobs[0].id)  # named twice
     result = subprocess.run(
         words, capture_output=True, text=True, env=cluster.env, cwd=cluster.folder, **cluster.user
     )

@@ -58,8 +58,10 @@ def cancel_all(records: Sequence[Mapping[str, Any]], *, now: bool = False) -> It
 def _ended_meanwhile(record: Mapping[str, Any], error: slurm.SlurmError) -> str:
     """SLURM could not signal a job that ran a moment ago: it is back in the queue, or has ended, or `error` stands."""
     status = statuses([record])[0]
-    if status.ended or status.scheduler == "COMPLETING":
+    if status.ended:
         return f"job {record['job']} has ended already ({status.state})"
+    if status.scheduler == "COMPLETING":
+        return f"job {record['job']} is ending already"
     if status.state in ("pending", "requeued"):
         slurm.cancel(str(record["job"]))
         return f"job {record['job']} is ended"
