@@ -5,17 +5,42 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from support import unpack
+from xdist.scheduler import LoadFileScheduling
 
 # the suite computes on CPUs, the same on every machine; with DYDIST_TEST_GPU=1 what needs a GPU runs too
 if os.environ.get("DYDIST_TEST_GPU") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # an example's deadline of 200 ms, and a limit on the time to make examples, say how busy the machine is, no more
-settings.register_profile("dydist", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# CI draws the same examples each time: a new one is to be found at home, not by whoever lands next
+settings.register_profile(
+    "dydist",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+)
 settings.load_profile("dydist")
+
+
+SHARE_SERVICES = ("checkpoint", "hostile", "inference", "jobs")
+"""Folders whose files share what takes long to start: SLURM, stores, a trained model."""
+
+
+class _ByService(LoadFileScheduling):
+    """Gives the tests of a file to one worker, and those of such a folder: a service starts once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        folder = Path(file).parent.name
+        return folder if folder in SHARE_SERVICES else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    return _ByService(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session", autouse=True)

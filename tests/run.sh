@@ -15,5 +15,5 @@ if [ ! -e "$stamp" ]; then
 fi
 PATH="$(cd "$venv/bin" && pwd):$PATH"
 export PATH
-[ $# -gt 0 ] || set -- -n 2 --dist worksteal
+[ $# -gt 0 ] || set -- -n 2 --dist loadfile
 exec "$venv/bin/python" -m pytest "$@"

@@ -10,14 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-import yaml
-
 from dydist.config import Config
 from dydist.config.shipped import RECIPES, find_file
 from dydist.config.types import convert, hints_of, nearest, shown, takes_text
 from dydist.errors import UserError
 from dydist.text.redaction import fill_hidden, know, redact, redact_url, refuse_hidden
-from dydist.text.strict import TextError, load_yaml, read_user_text
+from dydist.text.strict import TextError, dump_yaml, load_yaml, read_user_text
 
 
 def read_config(arguments: Sequence[str]) -> Config:
@@ -155,11 +153,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def to_yaml(config: Config) -> str:
     """Every value, as `--config` takes it back. The caller redacts secrets first."""
     return dump_yaml(to_dict(config))
-
-
-def dump_yaml(values: Mapping[str, Any]) -> str:
-    """Nested sections as YAML, in their order."""
-    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
 
 
 def fields(kind: type[Any] = Config, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

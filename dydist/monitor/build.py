@@ -43,8 +43,9 @@ def build_monitors(
     values that the log shows as the configuration, nested by section and without secrets. `said`: texts and levels of
     notes that the terminal has shown already.
     """
-    from dydist.config.reader import dump_yaml, flatten
+    from dydist.config.reader import flatten
     from dydist.monitor.outputs.tensorboard import TensorBoard, local_folder  # imports torch
+    from dydist.text.strict import dump_yaml
 
     folder, url = local_folder(config.monitor.logdir, run_dir)
     everyone = Monitors()

@@ -11,7 +11,7 @@ from typing import Any
 
 from dydist.checkpoint import Held
 from dydist.config import Config
-from dydist.config.reader import dump_yaml, to_dict
+from dydist.config.reader import to_dict
 from dydist.engine import World
 from dydist.errors import UserError
 from dydist.machine import try_to_write
@@ -20,7 +20,7 @@ from dydist.monitor.outputs.jsonlines import cut_after, read_lines
 from dydist.monitor.outputs.log_owner import LogOwner
 from dydist.storage.places import is_url, local_path
 from dydist.text.redaction import redacted, scrub
-from dydist.text.strict import whole_number
+from dydist.text.strict import dump_yaml, whole_number
 
 RECORD = "run.json"
 _PROBE = 1 << 16

@@ -66,6 +66,8 @@ _PAIRS = (
     re.compile(rf"(?i)((?<![A-Za-z0-9_]){_LONG_NAME}:\s+(?:basic\s+|bearer\s+)?)(?:{_VALUE})"),  # YAML, HTTP
     re.compile(rf"(?i)({_NAME}%3D)(?:(?!%26)[^&;\s'\"])+"),  # a query inside a query
 )
+_QUERY_VALUE = re.compile(rf"(?i)((?<=[?&]){_NAME}=)[^&#]+")
+"""In a whole URL: a semicolon and a blank belong to the value."""
 _TOKENS = re.compile(
     r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}\b"  # AWS
     r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"  # JSON web token
@@ -94,7 +96,8 @@ def redact_url(url: str) -> str:
     """One URL, from its first to its last character, without its secrets. What is no URL is returned as it is."""
     if "://" not in url:
         return url
-    return _hide_rest(_WHOLE_LOGIN.sub(_without_password, url))
+    without_login = _WHOLE_LOGIN.sub(_without_password, url)
+    return _hide_rest(_QUERY_VALUE.sub(rf"\1{HIDDEN}", without_login))
 
 
 def redact(options: Mapping[str, Any]) -> dict[str, Any]:

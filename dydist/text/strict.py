@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,11 @@ def load_yaml_words(text: str) -> Any:
     return _load(text, yaml.BaseLoader, times_in_quotes=False)
 
 
+def dump_yaml(values: Mapping[str, Any]) -> str:
+    """Nested values as YAML, in their order, which `load_yaml` reads back as they are."""
+    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
 def load_json(text: str) -> Any:
     """A JSON text. Raises TextError, also for a key that is there twice, NaN and Infinity."""
     try:
@@ -100,6 +105,18 @@ _Loader.add_implicit_resolver(
         r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
     ),
     list("-+0123456789."),
+)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Escapes NEL (U+0085): within single quotes, where SafeDumper writes it, it is read as a blank."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style='"' if "\x85" in text else None
+    ),
 )
 
 

@@ -12,13 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dydist.config import Config
 from dydist.config.reader import read_yaml, redacted_values
 from dydist.errors import UserError
 from dydist.jobs.submission.profile import Profile
 from dydist.text.redaction import SECRETS, is_secret_name, scrub, secrets_of
+from dydist.text.strict import dump_yaml
 
 
 def job_variables(config: Config, profile: Profile) -> dict[str, str]:
@@ -71,7 +70,7 @@ def recipe_to_write(recipe: Path) -> bytes:
     content = recipe.read_bytes()
     if shown == values and scrub(content.decode()) == content.decode():
         return content
-    return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True).encode()
+    return dump_yaml(shown).encode()
 
 
 def _keeper(profile: Profile) -> str:
