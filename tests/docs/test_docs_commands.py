@@ -57,6 +57,21 @@ def test_safetensors_alone_opens_a_checkpoint(tmp_path: Path, monkeypatch: pytes
     assert all(isinstance(tensor, torch.Tensor) for tensor in names["weights"].values())
 
 
+def test_the_newest_checkpoint_is_read_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of docs/api/checkpoint.md, on the checkpoint that the format's tests keep."""
+    (code,) = [block.text for block in blocks("docs/api/checkpoint.md") if block.language == "python"]
+    (tmp_path / "runs" / "cifar10").mkdir(parents=True)
+    (tmp_path / "runs" / "cifar10" / "checkpoints").symlink_to(
+        REPOSITORY / "tests" / "checkpoint" / "format-1"
+    )
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(code, names)
+    assert printed.getvalue().startswith("42 [")
+    assert names["state"].model
+
+
 def run(block: Block, folder: Path) -> None:
     home = folder / "home"
     home.mkdir(exist_ok=True)
