@@ -10,9 +10,10 @@ from pathlib import Path
 
 
 def processes_of(cluster: dict, node: str | None = None) -> Iterator[int]:
-    """The cluster's processes, or those of one node: daemons by our mark, tasks by SLURM's, stepds as parents.
+    """The cluster's processes, or those of one node: daemons by our mark, tasks by SLURM's, and their relatives.
 
-    slurmstepd's title overwrites its environment, so it is found as an ancestor of the tasks it runs.
+    slurmstepd's title overwrites its environment, so it is found as an ancestor of the tasks it runs. A task may take
+    SLURM's variables from the processes that it starts, so these are found as descendants.
     """
     ours = f"SLURM_CONF={cluster['conf']}"
     tasks = set()
@@ -28,6 +29,14 @@ def processes_of(cluster: dict, node: str | None = None) -> Iterator[int]:
     for pid in tuple(tasks):
         while (pid := parent(pid)) > 1 and command_name(pid) == "slurmstepd":
             tasks.add(pid)
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            children.setdefault(parent(int(entry.name)), []).append(int(entry.name))
+    new = list(tasks)
+    while new:
+        new = [child for pid in new for child in children.get(pid, []) if child not in tasks]
+        tasks.update(new)
     yield from tasks - {os.getpid()}
     pid_file = Path(cluster["munge"]) / "pid"
     if node is None and pid_file.exists():

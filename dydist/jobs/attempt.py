@@ -1,17 +1,18 @@
 """The folder of one start of a job, through which its nodes agree.
 
-`<log_dir>/attempt-003/` holds `start.json` (which start of which job this is) and, written by node R: `node-R.log`
-(every line of its processes, with time and rank), `preflight-R.json`, `failure-R.json` (as soon as something fails),
-`outcome-R.json` (when its processes have ended), and `exit-K/`, the DYDIST_EXIT_DIR of the K-th launch (K counts
-ports that turned out to be taken). Written by the leader: `rendezvous-K.json` and, once, `decision.json`. Beside the
-starts lies `submission.json`: a job's number may be given again, and what another submission left counts for nothing.
+`<log_dir>/attempt-003/` holds `start.json` (which start of which job this is, on which nodes) and, written by node R:
+`node-R.log` (every line of its processes, with time and rank), `preflight-R.json`, `failure-R.json` (as soon as
+something fails), `outcome-R.json` (when its processes have ended), and `exit-K/`, the DYDIST_EXIT_DIR of the K-th
+launch (K counts ports that turned out to be taken). Written by the leader: `rendezvous-K.json` and, once,
+`decision.json`. Beside the starts lies `submission.json`: a job's number may be given again, and what another
+submission left counts for nothing.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -97,6 +98,16 @@ class Attempt:
     def write_rendezvous(self, launch: int, address: str, port: int) -> None:
         write_json(self.folder / f"rendezvous-{launch}.json", {"address": address, "port": port})
 
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The names of its nodes; empty where the start told nothing."""
+        return tuple((read_json(self.folder / "start.json") or {}).get("nodes", ()))
+
+    def unheard(self) -> list[str]:
+        """The nodes that have not reported, where others have; if none has, that tells nothing of any."""
+        heard = {one.name for one in self.outcomes()}
+        return [name for name in self.nodes if name not in heard] if heard else []
+
     def decide(self, content: Mapping[str, Any]) -> bool:
         """True for the one node whose decision counts."""
         return create_json(self.folder / "decision.json", content)
@@ -125,7 +136,7 @@ def attempts(log_dir: Path) -> list[Attempt]:
     return [Attempt(path) for path in sorted(log_dir.glob("attempt-*"))]
 
 
-def claim_start(log_dir: Path, start: str) -> int:
+def claim_start(log_dir: Path, start: str, nodes: Sequence[str] = ()) -> int:
     """The number of the start of this name: the next free one, the same for all nodes of the start.
 
     SLURM's own count (SLURM_RESTART_COUNT) is not used: it may be inherited from the job that submitted this one.
@@ -136,7 +147,10 @@ def claim_start(log_dir: Path, start: str) -> int:
         others = any(path.name != file.name for path in folder.glob("[!.]*"))
         if others and not file.exists():
             continue  # an earlier version's, or what the batch script wrote of a start that could not report
-        if create_json(file, {"start": start, "time": time.time()}) or _start_of(file) == start:
+        if (
+            create_json(file, {"start": start, "time": time.time(), "nodes": list(nodes)})
+            or _start_of(file) == start
+        ):
             return number
     raise AssertionError("unreachable")
 

@@ -13,6 +13,7 @@ from dydist.jobs.attempt import Outcome, first_failure
 
 SAVED = "stopped and saved"
 """How the reason of a start begins that was asked to stop."""
+SILENT = "it has not reported (lost?)"
 Action = Literal["finish", "requeue", "cancel", "fail"]
 
 
@@ -55,12 +56,12 @@ def decide(
     ended counts as one that saved nothing when it saved less than a thousandth of the `total_steps`.
     """
     heard = {one.node for one in outcomes}
-    lost = [
-        Outcome(node=node, name=name, kind="lost", time=float("inf"), message="it has not reported (lost?)")
+    silent = [
+        Outcome(node=node, name=name, kind="lost", time=float("inf"), message=SILENT)
         for node, name in enumerate(nodes)
         if node not in heard
     ]
-    cause = first_failure([*outcomes, *lost])
+    cause = first_failure([*outcomes, *silent])
     if cause is not None and cause.kind == "usage":
         return Decision(action="fail", code=EXIT_USAGE, reason=cause.message)
     if cause is None and all(one.kind == "done" for one in outcomes):
@@ -81,6 +82,11 @@ def decide(
         reason = f"gave up after {count} starts in a row that saved {few}; the last one: {reason}"
         return Decision(action="fail", code=EXIT_ERROR, reason=reason)
     return Decision(action="requeue", code=EXIT_STOPPED, reason=reason)
+
+
+def lost(names: Sequence[str]) -> str:
+    """The reason of a start whose nodes of these names are lost."""
+    return "; ".join(f"node {name}: {SILENT}" for name in names)
 
 
 def describe(cause: Outcome) -> str:

@@ -189,6 +189,12 @@ def show(job: str, *, tries: int = TRIES) -> dict[str, str]:
     return dict(re.findall(r"(\S+?)=(\S*)", text.splitlines()[0] if text else ""))
 
 
+def down(nodes: Sequence[str]) -> list[str]:
+    """Which of these nodes SLURM says are down. Raises SlurmError."""
+    words = ("--noheader", "--Node", f"--nodes={','.join(nodes)}", "--states=down", "--format=%N")
+    return sorted(set(run("sinfo", *words, tries=1, timeout_s=10).split()))
+
+
 def end_time(job: str) -> float | None:
     """When the job's time limit ends it (unix seconds); None where it has none, or SLURM does not say."""
     try:

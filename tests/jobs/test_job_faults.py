@@ -54,6 +54,22 @@ def test_preemption_in_mid_epoch_and_then_a_killed_node(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("lost", [0, 1], ids=["the first node", "the second node"])
+def test_a_node_lost_before_the_first_save(
+    cluster: Cluster, reference: Path, tmp_path: Path, lost: int
+) -> None:
+    """Its peer fails with an error about the connection, which would be for good by itself."""
+    job = cluster.submit(tmp_path, "early", "--nodes", "2", checkpoint__every_steps="30")
+    with job.held(3):
+        cluster.testcluster("kill", cluster.nodes[lost])
+    status = job.ended()
+    assert_like(reference, job, status)
+    reasons = [one["reason"] for one in status["requeues"]]
+    assert reasons == [f"node {cluster.nodes[lost]}: it has not reported (lost?)"], job.evidence()
+    assert [one["saved_step"] for one in job.decisions()] in ([30], [0, 30])
+
+
+@pytest.mark.long
 def test_a_hung_rank(cluster: Cluster, reference: Path, tmp_path: Path) -> None:
     job = cluster.submit(tmp_path, "hung", "--nodes", "2", "--hang-timeout-s", "15")
     job.at_step(12)

@@ -98,6 +98,17 @@ def test_a_lost_node_leaves_a_start_without_a_word(job: Job) -> None:
     )
 
 
+def test_history_names_the_node_that_did_not_report_where_another_did(job: Job) -> None:
+    """SLURM requeued the job before the other could decide."""
+    job.start(0)
+    job.start(1)
+    attempt = Attempt(job.log_dir / "attempt-000")
+    write_json(attempt.folder / "start.json", {"start": "12.1", "time": 900.0, "nodes": ["n1", "n2"]})
+    assert job.status("RUNNING").requeues[0]["reason"].startswith("ended without reporting")
+    attempt.write_outcome(Outcome(node=1, name="n2", kind="error", time=901.0, message="connection closed"))
+    assert job.status("RUNNING").requeues[0]["reason"] == "node n1: it has not reported (lost?)"
+
+
 def test_what_slurm_told_of_a_killed_start(job: Job) -> None:
     job.start(0)
     job.start(1, time=950.0)

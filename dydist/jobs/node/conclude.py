@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dydist.errors import EXIT_STOPPED
 from dydist.jobs import slurm
 from dydist.jobs.attempt import Attempt, first_failure
-from dydist.jobs.decide import Decision, decide, stalled
+from dydist.jobs.decide import Decision, decide, lost, stalled
 from dydist.jobs.files import append_json, read_json, read_lines, replace_text
 from dydist.jobs.node.context import NodeContext, NodePlace
 from dydist.jobs.spec import JobSpec
@@ -28,6 +29,28 @@ def remember_start(context: NodeContext) -> None:
     line = {"attempt": context.number, "saved_step": saved_step(context.spec), "time": time.time()}
     append_json(context.log_dir / "starts.jsonl", line)
     (context.log_dir / "unreported").unlink(missing_ok=True)  # from here on this file counts starts
+
+
+def remember_lost_nodes(context: NodeContext) -> None:
+    """Where nobody was left to decide how the last start ended: write down which of its nodes SLURM says are down.
+
+    SLURM itself requeues a job whose node is lost, and kills the tasks of the other nodes.
+    """
+    last = Attempt(context.log_dir / f"attempt-{context.number - 1:03d}")
+    if context.place.scheduler != "slurm" or not last.nodes or last.decision():
+        return
+    try:
+        down = last.unheard() or slurm.down(last.nodes)
+    except slurm.SlurmError:
+        return
+    if down:
+        content = {
+            "action": "requeue",
+            "code": EXIT_STOPPED,
+            "reason": lost(down),
+            "decided_by": context.place.name,
+        }
+        last.decide(content | {"time": time.time(), "saved_step": saved_step(context.spec)})
 
 
 def starts_in_vain(context: NodeContext) -> int:

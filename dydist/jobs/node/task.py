@@ -17,7 +17,7 @@ from pathlib import Path
 from dydist.errors import EXIT_DONE, EXIT_STOPPED, UserError
 from dydist.jobs.attempt import Attempt, Outcome, attempts, claim_start, own_log_dir
 from dydist.jobs.launch import NodeLog
-from dydist.jobs.node.conclude import conclude, remember_start, starts_in_vain
+from dydist.jobs.node.conclude import conclude, remember_lost_nodes, remember_start, starts_in_vain
 from dydist.jobs.node.context import NodeContext, NodePlace, StopSignals
 from dydist.jobs.node.preflight import judge_probes, preflight
 from dydist.jobs.node.supervise import run
@@ -46,7 +46,7 @@ def run_node(spec: JobSpec, place: NodePlace, signals: StopSignals) -> int:
     """One start of the job on one node; returns the exit code of its task."""
     log_dir = Path(spec.log_dir.replace("{job}", place.job))
     own_log_dir(log_dir, str(Path(spec.code).parent), place.start)
-    number = claim_start(log_dir, place.start)
+    number = claim_start(log_dir, place.start, place.names)
     attempt = Attempt(log_dir / f"attempt-{number:03d}")
     with closing(NodeLog(attempt.log(place.node), place.node, sys.stdout)) as log:
         return _run_start(
@@ -69,6 +69,7 @@ def _run_start(context: NodeContext) -> int:
         log.write(f"killed processes of an earlier start: {found}")
     if place.node == 0:
         remember_start(context)
+        remember_lost_nodes(context)
     outcome = _checked_run(context)
     context.attempt.write_outcome(outcome)
     log.write(f"its processes: {outcome.kind} at step {outcome.step}. {outcome.message}".strip())

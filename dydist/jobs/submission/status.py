@@ -13,7 +13,7 @@ from typing import Any
 from dydist.errors import EXIT_DONE, EXIT_ERROR
 from dydist.jobs import slurm
 from dydist.jobs.attempt import Attempt, attempts, first_failure
-from dydist.jobs.decide import SAVED
+from dydist.jobs.decide import SAVED, lost
 from dydist.jobs.files import read_json, read_lines, write_json
 from dydist.jobs.submission.task_log import scheduler_words, task_log
 
@@ -237,7 +237,7 @@ def _ending(attempt: Attempt, record: Mapping[str, Any]) -> dict[str, Any]:
     decision = attempt.decision()
     number = int(attempt.folder.name.rpartition("-")[2])
     if decision is None:
-        reason = scheduler_words(record, number) or UNREPORTED
+        reason = lost(attempt.unheard()) or scheduler_words(record, number) or UNREPORTED
         return {"start": number, "reason": reason, "time": None, "saved_step": None}
     return {"start": number, **{name: decision[name] for name in ("reason", "time", "saved_step")}}
 
