@@ -62,6 +62,7 @@ IMPOSSIBLE = [
     ("--model.kind static --model.attention sigmoid", 1),
     ("--train.profile 20:10", 1),
     ("--checkpoint.resume newest", 1),
+    ("--run.dir s3://bucket/runs", 1),
     ("--checkpoint.url s3:/bucket/run", 1),
 ]
 """Flags that break one rule each, and the processes they are started on. tests/docs holds that none is missing."""

@@ -48,14 +48,12 @@ def temporary_folder() -> Path:
     return private_folder(Path(tempfile.gettempdir()) / f"dydist-{os.getuid()}")
 
 
-def try_to_write(folder: Path, size: int) -> None:
-    """Make `folder`, and write `size` bytes there and remove them: on a full disk empty files can still be made.
+def try_to_write(folder: Path, size: int = 0) -> None:
+    """Write `size` bytes where `folder` is, or is to be made, and remove them: a full disk takes empty files alone.
 
-    Raises OSError.
+    Raises OSError where they cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f".probe.{os.getpid()}"
-    try:
-        probe.write_bytes(bytes(size))
-    finally:
-        probe.unlink(missing_ok=True)
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    with tempfile.TemporaryDirectory(prefix=".probe-", dir=folder) as probe:
+        (Path(probe) / "probe").write_bytes(bytes(size))

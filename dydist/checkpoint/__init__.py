@@ -5,7 +5,7 @@
 - `survey`, `inspect`, `verify`, `load`, `Found`: what lies in a place (`_catalog`; `_content`: what files must hold);
   `find_source`: what a URL means
 - `copy_checkpoint`, `prune`, `Keep`, `remove_attempt`: what people do with it (`_copy`, `_housekeeping`)
-- `refuse_unusable`: a first look at a place (`_first_look`)
+- `refuse_unusable`, `refuse_missing_source`: a first look at a place (`_first_look`)
 - `Manifest`, `folder_name`, `step_of`: the format (`_format`)
 - `redact`, `scrub`: keeping secrets out of what is written (`dydist.text.redaction`)
 
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from dydist.checkpoint._catalog import Found, inspect, load, survey, verify
 from dydist.checkpoint._claim import Held
 from dydist.checkpoint._copy import copy_checkpoint
-from dydist.checkpoint._first_look import refuse_unusable
+from dydist.checkpoint._first_look import refuse_missing_source, refuse_unusable
 from dydist.checkpoint._format import Manifest
 from dydist.checkpoint._housekeeping import Keep, prune, remove_attempt
 from dydist.checkpoint._restore import find_source
@@ -72,6 +72,7 @@ __all__ = [
     "open_storage",
     "prune",
     "redact",
+    "refuse_missing_source",
     "refuse_unusable",
     "remove_attempt",
     "scrub",

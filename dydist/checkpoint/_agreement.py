@@ -52,18 +52,18 @@ class Agreement:
         if self.rank == 0:
             self._note(text, level=level)
 
-    def first(self, work: Callable[[], T]) -> T:
+    def first(self, work: Callable[[], T], *, field: str = "checkpoint.url") -> T:
         """Process 0's result of `work`, for all; its error is raised on all."""
-        return self.by(0, work)
+        return self.by(0, work, field=field)
 
-    def by(self, rank: int, work: Callable[[], T]) -> T:
+    def by(self, rank: int, work: Callable[[], T], *, field: str = "checkpoint.url") -> T:
         """One process's result of `work`, for all; its error is raised on all.
 
         Raises StopRequestedError on all where a signal came meanwhile.
         """
         task = Task(work) if self.rank == rank else None
         self._together(task)
-        mine = (None, None) if task is None else (task.value, task.error and told(task.error))
+        mine = (None, None) if task is None else (task.value, task.error and told(task.error, field))
         value, error = self._broadcast(mine) if rank == 0 else self.gather(mine)[rank]
         if error is not None:
             kind, text = error
@@ -115,21 +115,21 @@ class Task(Generic[T]):
             self.finished.set()
 
 
-def told(error: BaseException) -> tuple[type[Exception], str]:
-    """An error as all processes raise it: what a user can put right is a UserError."""
+def told(error: BaseException, field: str = "checkpoint.url") -> tuple[type[Exception], str]:
+    """An error as all processes raise it: what a user can put right is a UserError, which names `field`."""
     if isinstance(error, UserError | CheckpointError):
         return type(error), str(error)
     if is_refused(error) and isinstance(getattr(error, "filename", None), str):  # a folder here, not a store
         return UserError, (
-            f"checkpoint.url: access refused: {explain(error)}; give a folder that this user may write to"
+            f"{field}: access refused: {explain(error)}; give a folder that this user may write to"
         )
     if is_refused(error):
         return UserError, (
-            f"checkpoint.url: access refused: {explain(error)}; give credentials through the environment, an AWS "
+            f"{field}: access refused: {explain(error)}; give credentials through the environment, an AWS "
             "profile, ~/.ssh/config or checkpoint.storage_options"
         )
     if isinstance(error, OSError) and not is_transient(error):
         return UserError, (
-            f"checkpoint.url: the place cannot be used: {explain(error)}; give a folder or URL that can be written"
+            f"{field}: the place cannot be used: {explain(error)}; give a folder or URL that can be written"
         )
     return CheckpointError, f"the checkpoint place cannot be used: {explain(error)}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dydist.checkpoint._agreement import Agreement
 from dydist.checkpoint._restore import Candidate, find_source, load_weights, set_aside, take_back
+from dydist.config.rules import names_source
 from dydist.errors import UserError
 from dydist.storage.protocol import Storage
 from dydist.text.strict import whole_number
@@ -70,7 +71,9 @@ class Beginning:
             agreement.note(f"no checkpoint at {url} is valid: beginning at step 0", level="warning")
         if not self._is_source:
             return None
-        source, found = agreement.first(lambda: find_source(storage_at, self._resume))
+        source, found = agreement.first(
+            lambda: find_source(storage_at, self._resume), field="checkpoint.resume"
+        )
         state, problem = agreement.all_well(lambda: load_weights(storage_at(source), found))
         if problem is not None:
             raise UserError(
@@ -80,4 +83,4 @@ class Beginning:
 
     @property
     def _is_source(self) -> bool:
-        return self._resume not in ("auto", "never") and whole_number(self._resume) is None
+        return names_source(self._resume)

@@ -1,15 +1,16 @@
-"""A look at a place before anything else is done, so that a wrong `checkpoint.url` costs no download of data."""
+"""A look at places before anything else is done, so that a wrong `checkpoint.url` costs no download of data."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from dydist.checkpoint._agreement import Task, told
+from dydist.checkpoint._restore import find_source
 from dydist.errors import UserError
+from dydist.machine import try_to_write
+from dydist.storage.names import step_of
 from dydist.storage.opening import open_storage
 from dydist.storage.places import is_url, local_path
 
@@ -17,25 +18,39 @@ PATIENCE_S = 15.0
 """A store that does not answer for so long is left to the start, which waits for it."""
 
 
-def refuse_unusable(place: str, options: Mapping[str, Any] | None = None) -> None:
-    """Raise UserError where a place cannot be used, however long a start would wait. Changes nothing there."""
+def refuse_unusable(
+    place: str, options: Mapping[str, Any] | None = None, *, field: str = "checkpoint.url"
+) -> None:
+    """Raise UserError, naming `field`, where a place cannot be used however long a start would wait.
+
+    Changes nothing there.
+    """
 
     def look() -> None:
         if is_url(place):
-            open_storage(place, options).folders()
+            open_storage(place, options, field=field).folders()
         else:
-            _try_folder(Path(local_path(place)))
+            try_to_write(Path(local_path(place)))
 
-    task = Task(look)
+    _look(look, field)
+
+
+def refuse_missing_source(source: str, place: str, options: Mapping[str, Any] | None = None) -> None:
+    """Raise UserError where `checkpoint.resume` names another run's checkpoint, and there is none.
+
+    Not where the run has checkpoints of its own at `place`: it goes on from these.
+    """
+
+    def look() -> None:
+        if not any(step_of(name) is not None for name in open_storage(place, options).folders()):
+            find_source(lambda url: open_storage(url, options, field="checkpoint.resume"), source)
+
+    _look(look, "checkpoint.resume")
+
+
+def _look(work: Callable[[], None], field: str) -> None:
+    task = Task(work)
     if task.finished.wait(PATIENCE_S) and task.error is not None:
-        kind, text = told(task.error)
+        kind, text = told(task.error, field)
         if issubclass(kind, UserError):
             raise kind(text)
-
-
-def _try_folder(folder: Path) -> None:
-    """Make a folder where `folder` is, or is to be made, and remove it."""
-    while not os.path.lexists(folder):
-        folder = folder.parent
-    with tempfile.TemporaryDirectory(prefix=".probe-", dir=folder):
-        pass

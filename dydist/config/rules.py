@@ -156,10 +156,10 @@ def _combinations(config: Config, world_size: int) -> Iterator[str]:
 
 def _places(config: Config) -> Iterator[str]:
     """Folders and URLs that are none, before anything is opened."""
-    from dydist.storage.places import place_problem  # after the configuration is read: it may import fsspec
+    from dydist.storage.places import folder_problem, place_problem  # here: they may import fsspec
 
     resume = config.checkpoint.resume
-    named = not (resume in ("auto", "never") or whole_number(resume) is not None)
+    named = names_source(resume)
     if named and "/" not in resume:
         yield f"checkpoint.resume: {resume!r} is not allowed; use auto, never, a step, or a checkpoint's path or URL"
     places = {
@@ -170,6 +170,20 @@ def _places(config: Config) -> Iterator[str]:
     for field, place in places.items():
         if place is not None and (wrong := place_problem(place, step_folder=field == "checkpoint.resume")):
             yield f"{field}: {wrong}"
+    folders = {
+        "run.dir": config.run.dir,
+        "data.root": config.data.root,
+        "checkpoint.stage_dir": config.checkpoint.stage_dir,
+        "monitor.prometheus_file": config.monitor.prometheus_file,
+    }
+    for field, folder in folders.items():
+        if folder is not None and (wrong := folder_problem(folder)):
+            yield f"{field}: {wrong}"
+
+
+def names_source(resume: str) -> bool:
+    """Whether `checkpoint.resume` is another run's path or URL: neither auto, nor never, nor a step."""
+    return resume not in ("auto", "never") and whole_number(resume) is None
 
 
 def _get(config: Config, path: str) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dydist.config import Config
+from dydist.config.rules import names_source
 from dydist.errors import EXIT_DONE, EXIT_STOPPED
 from dydist.process.report import ProcessReport, job_end, job_name
 from dydist.process.stop import StopRequest
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     """Everything between a valid configuration and the exit code."""
     prepare_environment(config)
-    from dydist.checkpoint import refuse_unusable
     from dydist.data.splits import open_splits
     from dydist.models.strategies import native
 
@@ -41,8 +41,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
             show(text)
 
     with stop.at_once():  # nothing is begun: a download or a conversion can be broken off
-        if config.checkpoint.url is not None:
-            refuse_unusable(config.checkpoint.url, config.checkpoint.storage_options)
+        check_places(config, first_process=report.rank == 0)
         splits = open_splits(config, tell)
         native.library()  # every run asks for it; here it may compile it, or wait for another process that does
 
@@ -136,6 +135,29 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     monitor.close(end("done" if done else "stopped", step=progress.step, progress=progress))
     world.close()
     return EXIT_DONE if done else EXIT_STOPPED
+
+
+def check_places(config: Config, *, first_process: bool) -> None:
+    """Raise UserError where a folder or a URL of the configuration cannot be used, however long a start would wait.
+
+    A log that cannot be reached, or another run's checkpoint that is gone, matters at a run's first start alone: later
+    ones go on without.
+    """
+    from dydist.checkpoint import refuse_missing_source, refuse_unusable
+    from dydist.run.folder import RECORD, check_run_folder
+
+    options = config.checkpoint.storage_options
+    run_dir = check_run_folder(config) if first_process else None
+    if config.checkpoint.url is not None:
+        refuse_unusable(config.checkpoint.url, options)
+    if run_dir is None or (run_dir / RECORD).exists():
+        return
+    if config.monitor.logdir is not None:
+        refuse_unusable(config.monitor.logdir, options, field="monitor.logdir")
+    if names_source(config.checkpoint.resume):
+        refuse_missing_source(
+            config.checkpoint.resume, config.checkpoint.url or str(run_dir / "checkpoints"), options
+        )
 
 
 def terminal_of(config: Config, world: World) -> Monitors | NullMonitor:

@@ -33,12 +33,29 @@ def make_run_folder(config: Config, world: World) -> Path:
     problem = None
     if world.rank == 0:
         try:
-            try_to_write(run_dir, _PROBE)
+            check_run_folder(config)
+            run_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            problem = f"run.dir: cannot write {run_dir} ({error.strerror}); give a folder that can be written"
+            problem = _unwritable(run_dir, error)
+        except UserError as error:
+            problem = str(error)
     if (problem := world.broadcast(problem)) is not None:
         raise UserError(problem)
     return run_dir
+
+
+def check_run_folder(config: Config) -> Path:
+    """Raise UserError where the run folder cannot be written, or made; nothing is left there. Returns its path."""
+    run_dir = Path(config.run.dir) / config.run.name
+    try:
+        try_to_write(run_dir.absolute(), _PROBE)
+    except OSError as error:
+        raise UserError(_unwritable(run_dir, error)) from error
+    return run_dir
+
+
+def _unwritable(run_dir: Path, error: OSError) -> str:
+    return f"run.dir: cannot write {run_dir} ({error.strerror}); give a folder that can be written"
 
 
 def public_values(config: Config) -> dict[str, Any]:

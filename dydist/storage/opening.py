@@ -10,10 +10,12 @@ from dydist.storage.places import is_url, local_path
 from dydist.storage.protocol import Storage
 
 
-def open_storage(url: str, options: Mapping[str, Any] | None = None) -> Storage:
-    """The place at a path or an fsspec URL. Opens no connection yet."""
+def open_storage(
+    url: str, options: Mapping[str, Any] | None = None, *, field: str = "checkpoint.url"
+) -> Storage:
+    """The place at a path or an fsspec URL. Opens no connection yet. `field`: what errors name."""
     if not is_url(url):
         return LocalStorage(local_path(url))
     from dydist.storage.remote import RemoteStorage
 
-    return RemoteStorage(url, options or {})
+    return RemoteStorage(url, options or {}, field=field)

@@ -74,6 +74,16 @@ def place_problem(place: str, *, step_folder: bool = False) -> str | None:
     return problem or _inside_a_step(rest if is_url(place) else local_path(place), shown, allowed=step_folder)
 
 
+def folder_problem(path: str) -> str | None:
+    """What is wrong with a path that must be one of a mounted file system; None where nothing is."""
+    from fsspec.registry import known_implementations
+
+    first, colon, rest = path.partition(":")
+    if colon and (rest.startswith("//") or first in known_implementations):
+        return f"{scrub(path)!r} is a URL, and this must be a path; write ./… for a folder of that name"
+    return _inside_a_step(local_path(path), repr(path), allowed=False)
+
+
 def _url_problem(protocol: str, rest: str, shown: str) -> str | None:
     from fsspec.registry import known_implementations, registry
 

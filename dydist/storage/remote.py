@@ -46,13 +46,22 @@ class RemoteStorage:
     """A place behind fsspec. `pause` waits for some seconds."""
 
     def __init__(
-        self, url: str, options: Mapping[str, Any], *, pause: Callable[[float], None] = time.sleep
+        self,
+        url: str,
+        options: Mapping[str, Any],
+        *,
+        pause: Callable[[float], None] = time.sleep,
+        field: str = "checkpoint.url",
     ) -> None:
-        """`options` go to fsspec's file system (endpoint, credentials); without, the usual places are asked."""
+        """`options` go to fsspec's file system (endpoint, credentials); without, the usual places are asked.
+
+        `field`: what the user's mistakes are told of.
+        """
         self._full_url = url.rstrip("/")
         self._protocol = url.partition("://")[0]
         self._pause = pause
-        self._connections = Connections(lambda: open_filesystem(self._full_url, options))
+        self._connections = Connections(lambda: open_filesystem(self._full_url, options, field=field))
+        self._field = field
         self._heads = True
         self._lock = threading.Lock()
         self._refuses_taken: bool | None = None
@@ -273,7 +282,7 @@ class RemoteStorage:
             told = any("NoSuchBucket" in str(getattr(one, "response", "")) for one in chain(error))
             if told or self._info(system, bucket) is None:
                 raise UserError(
-                    f"checkpoint.url: there is no bucket {bucket!r} for {self.url}; make it, or give another URL"
+                    f"{self._field}: there is no bucket {bucket!r} for {self.url}; make it, or give another URL"
                 )
         self._bucket_seen = True
 

@@ -1,4 +1,4 @@
-"""A wrong `checkpoint.url` is told in one line before data is read; what may pass is left to the start, which waits."""
+"""A wrong place is told in one line before data is read; what may pass is left to the start, which waits."""
 
 from __future__ import annotations
 
@@ -12,12 +12,23 @@ import pytest
 from dydist.checkpoint import _first_look, refuse_unusable
 from dydist.train import main
 
+STORES = ("checkpoint.url", "checkpoint.resume", "monitor.logdir")
+FOLDERS = ("run.dir", *STORES)
 UNUSABLE = {
-    "missing bucket": ("s3://nowhere/a", "there is no bucket 'nowhere'"),
-    "no such host": ("ftp://nowhere.invalid/a", "the place cannot be used"),
-    "a file in the way": ("{tmp}/file/a", "the place cannot be used"),
-    "not a disk": ("/proc/x/a", "the place cannot be used"),
+    # place: what is said of it for run.dir, and for the others
+    "s3://nowhere/a": (STORES, "there is no bucket 'nowhere'"),
+    "ftp://nowhere.invalid/a": (STORES, "the place cannot be used"),
+    "{tmp}/file/a": (FOLDERS, "Not a directory"),
+    "{tmp}/file": (FOLDERS, "Not a directory"),
+    "/proc/x/a": (FOLDERS, "No such file or directory"),
+    "{tmp}/step-000000004/a": (FOLDERS, "lies inside a checkpoint, step-000000004"),
+    "s3:/b/x": (FOLDERS, "'s3:/b/x' is "),
+    "file:rel/x": (FOLDERS, "'file:rel/x' is "),
+    "s3://": (FOLDERS, "'s3://"),
+    " ": (FOLDERS, "is empty"),
 }
+TAKEN_FOR_EMPTY = {("checkpoint.resume", place) for place in ("{tmp}/file", "{tmp}/file/a", "/proc/x/a")}
+"""What is read alone is a place without a checkpoint there."""
 
 
 def start(tmp_path: Path, *flags: str) -> int:
@@ -26,19 +37,30 @@ def start(tmp_path: Path, *flags: str) -> int:
     return main([*data, "--run.dir", str(tmp_path / "runs"), *flags])
 
 
-@pytest.mark.parametrize("name", UNUSABLE)
+@pytest.mark.parametrize(
+    ("field", "place"), [(field, place) for place, (fields, _) in UNUSABLE.items() for field in fields]
+)
 def test_it_is_told_before_the_data_is_read(
-    name: str, tmp_path: Path, s3_server: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    field: str, place: str, tmp_path: Path, s3_server: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    url, said = UNUSABLE[name]
-    url = url.format(tmp=tmp_path)
-    options = ["--checkpoint.storage_options", json.dumps(s3_server)] if url.startswith("s3") else []
-    assert start(tmp_path, "--checkpoint.url", url, *options) == 2
+    options = ["--checkpoint.storage_options", json.dumps(s3_server)] if place == "s3://nowhere/a" else []
+    assert start(tmp_path, f"--{field}", place.format(tmp=tmp_path), *options) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("dydist: checkpoint.url: ")
+    assert line.removeprefix("dydist: ").removeprefix("--").startswith(f"{field}: ")
+    said = "no valid checkpoint at" if (field, place) in TAKEN_FOR_EMPTY else UNUSABLE[place][1]
     assert said in line
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_log_and_a_source_that_are_gone_matter_at_the_first_start_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--checkpoint.resume", str(tmp_path / "gone"), "--monitor.logdir", "/proc/x/a"]
+    (tmp_path / "runs" / "run").mkdir(parents=True)
+    (tmp_path / "runs" / "run" / "run.json").write_text("{}")
+    assert start(tmp_path, *flags) == 2
+    assert "data" in capsys.readouterr().err
 
 
 def test_a_place_that_can_be_made_is_not_made_before_the_data_is_read(

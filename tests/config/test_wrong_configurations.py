@@ -70,6 +70,12 @@ WRONG_FLAGS = [
         "checkpoint.storage_options: [1] is not allowed; it must be a mapping",
     ),
     ("--run.name a/b", "run.name: 'a/b' is not allowed; it must be a folder name"),
+    *(
+        (f"--{field} {place}", f"{field}: '{place}' is a URL, and this must be a path")
+        for field in ("run.dir", "data.root", "checkpoint.stage_dir", "monitor.prometheus_file")
+        for place in ("s3://b/x", "s3:/b/x", "file:///x", "file:x")
+    ),
+    ("--run.dir a/step-000000042/b", "lies inside a checkpoint, step-000000042"),
     ("--checkpoint.url s3:/b/x", "checkpoint.url: 's3:/b/x' is neither a path nor a URL; write s3://"),
     ("--checkpoint.url s3:b", "checkpoint.url: 's3:b' is neither a path nor a URL"),
     ("--checkpoint.url file:rel", "checkpoint.url: 'file:rel' is neither a path nor a URL"),
