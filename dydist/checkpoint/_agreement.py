@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from dydist.errors import CheckpointError, StopRequestedError, UserError
 from dydist.storage.retry import Tell
-from dydist.storage.transient import explain, is_refused, is_transient
+from dydist.storage.transient import explain, is_of_store, is_refused, is_transient
 
 T = TypeVar("T")
 
@@ -128,7 +128,8 @@ def told(error: BaseException, field: str = "checkpoint.url") -> tuple[type[Exce
             f"{field}: access refused: {explain(error)}; give credentials through the environment, an AWS "
             "profile, ~/.ssh/config or checkpoint.storage_options"
         )
-    if isinstance(error, OSError) and not is_transient(error):
+    wrong_option = isinstance(error, ValueError | TypeError) and is_of_store(error)
+    if wrong_option or (isinstance(error, OSError) and not is_transient(error)):
         return UserError, (
             f"{field}: the place cannot be used: {explain(error)}; give a folder or URL that can be written"
         )

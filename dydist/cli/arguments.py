@@ -20,6 +20,7 @@ from tyro.conf import Positional, UseAppendAction
 from dydist.config.reader import fields
 from dydist.config.types import Range, convert, expanded_path, is_path, nearest, takes_text
 from dydist.errors import UserError
+from dydist.storage.places import folder_problem
 from dydist.text.strict import TextError, load_yaml
 
 
@@ -212,10 +213,13 @@ def _values(texts: Sequence[str], kind: Any, where: str) -> tuple[Any, ...]:
 
 def _value(text: str, kind: Any, where: str) -> Any:
     """One word as a value of this type. Raises UserError."""
-    if is_path(kind):
-        return expanded_path(text, where)
-    if _mentions(Path, kind):
-        return Path(expanded_path(text, where))
+    if is_path(kind) or _mentions(Path, kind):
+        path = expanded_path(text, where)
+        if where.startswith("--") and (
+            problem := folder_problem(path)
+        ):  # words may be URLs, no option is one
+            raise UserError(f"{where}: {problem}")
+        return path if is_path(kind) else Path(path)
     if takes_text(kind) or _mentions(Literal, kind):
         return convert(text, kind, where)
     if not text.strip():

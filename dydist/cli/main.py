@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -83,7 +84,7 @@ def run_command(arguments: Sequence[str]) -> int:
         if (text := _from_outside(error)) is None:
             raise
         tell(text)
-        return EXIT_ERROR
+        return EXIT_USAGE if isinstance(error, socket.gaierror | ValueError) else EXIT_ERROR
     return EXIT_DONE if code is None else int(code)
 
 
@@ -91,6 +92,10 @@ def _from_outside(error: Exception) -> str | None:
     """What to tell of an error of a disk, a store or a damaged checkpoint; None for a mistake of the program."""
     from dydist.checkpoint import CheckpointError, explain, is_of_store
 
+    if isinstance(error, socket.gaierror):
+        return f"{explain(error)}; correct the host in the URL, or try again where the network has no names for now"
+    if isinstance(error, ValueError) and is_of_store(error):
+        return f"{explain(error)}; correct the URL or --storage-options"
     if isinstance(error, BrokenPipeError):
         return None
     if (
@@ -111,6 +116,8 @@ def parse(arguments: Sequence[str]) -> Callable[[], int | None]:
     first, second = [*arguments, "", ""][:2]
     known = {words: module for words, module, _ in _entries()}
     groups = {words.split()[0] for words in known if " " in words}
+    if first == "help" and second:
+        return parse([*arguments[1:], "--help"])
     if first in ("", "-h", "--help", "help"):
         return lambda: show(overview(), lines=True)
     if first == "--version":

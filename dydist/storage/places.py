@@ -76,10 +76,8 @@ def place_problem(place: str, *, step_folder: bool = False) -> str | None:
 
 def folder_problem(path: str) -> str | None:
     """What is wrong with a path that must be one of a mounted file system; None where nothing is."""
-    from fsspec.registry import known_implementations
-
     first, colon, rest = path.partition(":")
-    if colon and (rest.startswith("//") or first in known_implementations):
+    if colon and (rest.startswith("//") or _is_protocol(first)):
         return f"{scrub(path)!r} is a URL, and this must be a path; write ./… for a folder of that name"
     return _inside_a_step(local_path(path), repr(path), allowed=False)
 
@@ -123,6 +121,12 @@ def remedy(protocol: str) -> str:
         if module not in ("", "fsspec")
         else "install the fsspec implementation for it"
     )
+
+
+def _is_protocol(name: str) -> bool:
+    from fsspec.registry import known_implementations
+
+    return name in known_implementations
 
 
 def _nearest(protocol: str) -> str | None:

@@ -102,7 +102,17 @@ def is_refused(error: BaseException) -> bool:
 
 def is_of_store(error: BaseException) -> bool:
     """Whether a store or the network raised it, and not a mistake in a program."""
-    return any(type(one).__module__.partition(".")[0] in _STORE_MODULES for one in chain(error))
+    return any(type(one).__module__.partition(".")[0] in _STORE_MODULES for one in chain(error)) or (
+        isinstance(error, ValueError | TypeError) and _raised_in(error) in _STORE_MODULES
+    )
+
+
+def _raised_in(error: BaseException) -> str:
+    """The package whose code raised an error."""
+    trace, name = error.__traceback__, ""
+    while trace is not None:
+        name, trace = trace.tb_frame.f_globals.get("__name__", ""), trace.tb_next
+    return name.partition(".")[0]
 
 
 def is_garbled(error: BaseException) -> bool:

@@ -53,6 +53,14 @@ def test_it_is_told_before_the_data_is_read(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_an_option_that_a_store_refuses_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--checkpoint.storage_options", "{endpoint_url: nonsense}"]
+    assert start(tmp_path, "--checkpoint.url", "s3://bucket/a", *options) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "dydist: checkpoint.url: the place cannot be used: " in line
+    assert "Invalid endpoint: nonsense" in line
+
+
 def test_a_log_and_a_source_that_are_gone_matter_at_the_first_start_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
