@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from PIL import Image
 from planted import NEEDLES, PASSWORD, SECRET, TINY, World, leaks, secrets, watched_processes
 from support import REPOSITORY, free_port
 
@@ -103,6 +104,11 @@ def commands_on_a_run(world: World, url: str, options: dict[str, Any], env: dict
     world.dydist("evaluate", "runs/one", "--json", **env)
     assert "DYDIST_SECRETS" in world.dydist("evaluate", "runs/one", "--json", code=2)
     world.dydist("evaluate", url, *given)
+    picture = world.folder / "work" / "picture.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    world.dydist("predict", "runs/one", picture, "--json", **env)
+    assert "DYDIST_SECRETS" in world.dydist("predict", "runs/one", picture, code=2)
+    world.dydist("predict", url, picture, *given)
     world.dydist("export", "runs/one", "--to", "safetensors", "--output", "out.safetensors", **env)
     world.dydist("checkpoint", "list", url, *given)
     world.dydist("checkpoint", "list", url, "--json", *given)
@@ -198,12 +204,20 @@ def test_a_local_job_leaves_no_secret(world: World, s3_options: dict[str, Any]) 
     recipe = world.recipe(
         checkpoint__url="s3://bucket/local-job", checkpoint__storage_options=storage(s3_options)
     )
+    endless = ("--train.max_steps", "1000000", "--train.epochs", "1000000")
+    status = world.folder / "work" / "runs" / "job" / "status.json"
     with watched_processes() as seen:
-        answer = world.dydist(
-            "submit", "--cluster", "local", "--cpu", "--wait", "--", recipe, "--run.name", "job"
-        )
+        world.dydist("submit", "--cluster", "local", "--cpu", "--", recipe, "--run.name", "job", *endless)
+        deadline = time.monotonic() + 120
+        while (
+            not (status.exists() and json.loads(status.read_bytes())["step"]) and time.monotonic() < deadline
+        ):
+            time.sleep(0.1)
+        assert "asked to save and stop" in world.dydist("cancel", "runs/job")
+        answer = world.dydist("logs", "--follow", "runs/job", code=None)
+        assert "has ended already" in world.dydist("cancel", "runs/job")
         world.dydist("preflight", "--cpu", "--", recipe)
-    assert "done" in answer
+    assert "cancelled by dydist cancel" in answer
     assert seen == []
     for words in (("status",), ("status", "--json"), ("logs", "runs/job"), ("logs", "--json", "runs/job")):
         world.dydist(*words)

@@ -53,14 +53,17 @@ def test_a_job_and_a_sweep_on_slurm_leave_no_secret(cluster: Cluster, tmp_path: 
         ]
         submitted = json.loads(cluster.dydist("sweep", *points, "--parallel", "1", "--", str(mine), *more))
         assert len(submitted["jobs"]) == 2
+        cancelled = cluster.dydist("cancel", str(runs / "s" / "lr0.1-seed0"))  # it waits for the first
 
         def over() -> bool:
             found = json.loads(cluster.dydist("status", "--json", str(runs / "s")))
-            return all(one["state"] in ("done", "failed") for one in found)
+            return all(one["state"] in ("done", "failed", "cancelled") for one in found)
 
         cluster.wait(over, 400, "both runs")
         assert json.loads((runs / "s" / "lr0.05-seed0" / "status.json").read_text())["state"] == "done"
         (tmp_path / "outputs").mkdir()
+        (tmp_path / "outputs" / "cancel").write_text(cancelled)
+        assert cancelled == f"job {submitted['jobs'][1]} is ended\n"
         for number, command in enumerate(
             (
                 ["status", "--json"],
