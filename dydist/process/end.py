@@ -39,10 +39,10 @@ def run_to_end(function: Callable[[], int | None], *, goes_on: bool = False) -> 
         code = 128 + signal.SIGINT
     except BaseException as error:
         code = EXIT_DONE if _reader_left(error) else _code_of(error)
-    leave(EXIT_DONE if code is None else code)
+    exit_process(EXIT_DONE if code is None else code)
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """End the process, whatever signals still come. Everything of ours is closed and written by now."""
     ignore_signals()
     try:
