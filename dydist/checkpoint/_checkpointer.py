@@ -24,7 +24,7 @@ from dydist.checkpoint._restore import candidates, holdings, newest_valid, set_a
 from dydist.checkpoint._save import Identity, Save
 from dydist.checkpoint._stage import check_stage, copy_of, open_stage, prepare_stage, staged
 from dydist.checkpoint._tensors import HostMemory, TrainingState, split
-from dydist.checkpoint._transfer import Surroundings
+from dydist.checkpoint._transfer import TransferContext
 from dydist.config import CheckpointConfig
 from dydist.errors import CheckpointError, LeaseLostError, UserError
 from dydist.records import CheckpointRecord
@@ -186,7 +186,7 @@ class Checkpointer:
         self._pipeline = Pipeline(
             self._place,
             self._stage,
-            Surroundings(
+            TransferContext(
                 identity=identity,
                 node=node,
                 stage_keep=config.stage_keep,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from dydist.checkpoint._policy import ENDED, WAITING
 from dydist.checkpoint._save import Save
-from dydist.checkpoint._transfer import Surroundings, Transfer
+from dydist.checkpoint._transfer import Transfer, TransferContext
 from dydist.errors import CancelledError
 from dydist.records import CheckpointRecord
 from dydist.storage.local import LocalStorage
@@ -21,11 +21,11 @@ LATE_UPLOAD_S = 30.0
 class Pipeline:
     """The saves of one process. `place` is where checkpoints go; `stage` the node's own disk, for a remote place."""
 
-    def __init__(self, place: Storage, stage: LocalStorage | None, around: Surroundings) -> None:
-        self._around = around
+    def __init__(self, place: Storage, stage: LocalStorage | None, context: TransferContext) -> None:
+        self._context = context
         self._url = place.url
         self._staging = stage is not None
-        self._transfer = Transfer(place, stage, around, self._tell)
+        self._transfer = Transfer(place, stage, context, self._tell)
         self._changed = threading.Condition()
         self._saves: list[Save] = []
         self._problems: list[str] = []
@@ -91,7 +91,7 @@ class Pipeline:
     def upload_late(self) -> None:
         """Upload the newest staged checkpoint by this process alone, as soon as there is nothing else to do."""
         with self._changed:
-            self._late_at = self._around.clock()
+            self._late_at = self._context.clock()
             self._changed.notify_all()
 
     def close(self, wait_s: float) -> None:
@@ -119,7 +119,7 @@ class Pipeline:
                 if save is not None:
                     save.phase = active
                     return save
-                left = None if self._late_at is None or not late else self._late_at - self._around.clock()
+                left = None if self._late_at is None or not late else self._late_at - self._context.clock()
                 if left is not None and left <= 0:
                     return None
                 self._changed.wait(left)
@@ -160,7 +160,7 @@ class Pipeline:
             self._end(save, "failed", error)
         else:
             self._end(save, "done")
-            if self._around.identity.rank == 0:
+            if self._context.identity.rank == 0:
                 self._tidy(save)
 
     def _staged(self, save: Save) -> None:
@@ -173,7 +173,7 @@ class Pipeline:
 
     def _upload_left_behind(self) -> None:
         with self._changed:
-            self._late_at = self._around.clock() + LATE_UPLOAD_S
+            self._late_at = self._context.clock() + LATE_UPLOAD_S
             if any(save.phase not in ENDED for save in self._saves):
                 return
             self._interrupt_late.clear()
@@ -193,35 +193,35 @@ class Pipeline:
                 self._torn += torn
 
     def _end(self, save: Save, phase: str, error: Exception | None = None) -> None:
-        around = self._around
+        context = self._context
         save.let_go()
         with self._changed:
             save.phase = phase
             save.error = explain(error) if error is not None else None
-            if phase == "failed" and around.identity.rank == 0 and self._staging:
-                self._late_at = around.clock() + LATE_UPLOAD_S
+            if phase == "failed" and context.identity.rank == 0 and self._staging:
+                self._late_at = context.clock() + LATE_UPLOAD_S
             if phase != "done":
                 self._torn.append((save.folder, save.attempt))
             self._changed.notify_all()
-        if around.identity.rank == 0 and phase in ("done", "failed"):
-            around.on_record(
+        if context.identity.rank == 0 and phase in ("done", "failed"):
+            context.on_record(
                 CheckpointRecord(
                     step=save.step,
                     url=self._url,
                     bytes=save.bytes,
                     pause_s=save.pause_s,
-                    commit_s=around.clock() - save.started,
+                    commit_s=context.clock() - save.started,
                     error=save.error,
                 )
             )
         elif phase == "failed":
-            self._tell(f"step {save.step}: {around.identity.name(around.identity.rank)}: {save.error}")
+            self._tell(f"step {save.step}: {context.identity.name(context.identity.rank)}: {save.error}")
         save.finished.set()
 
     def _tell(self, text: str) -> None:
         """Trouble of this process: told at once by process 0, by others at the next save."""
-        if self._around.identity.rank == 0:
-            self._around.on_note(text, level="warning")
+        if self._context.identity.rank == 0:
+            self._context.on_note(text, level="warning")
         else:
             with self._changed:
                 self._problems.append(text)

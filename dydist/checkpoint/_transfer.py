@@ -25,7 +25,7 @@ TIDYING_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surroundings:
+class TransferContext:
     """What saving in the background needs from outside; clocks as in `Lease`."""
 
     identity: Identity
@@ -49,24 +49,28 @@ class Transfer:
     """
 
     def __init__(
-        self, place: Storage, stage: LocalStorage | None, around: Surroundings, tell: Callable[[str], None]
+        self,
+        place: Storage,
+        stage: LocalStorage | None,
+        context: TransferContext,
+        tell: Callable[[str], None],
     ) -> None:
         self._place = place
         self._stage = stage
-        self._around = around
+        self._context = context
         self._tell = tell
         self._read_back: set[str] = set()
         self._staged_back: set[str] = set()
 
     def to_place(self, save: Save) -> None:
         """Write this process's share to the place; process 0 then waits for the others and commits."""
-        identity = self._around.identity
+        identity = self._context.identity
         storage = self._patient(self._place, save, save.deadline)
         if not save.sources:
             save.sources = save.files([identity.rank], identity.world_size, with_state=identity.rank == 0)
         write_part(storage, save, save.sources, identity.rank)
         if identity.rank == 0:
-            self._commit(storage, save, range(identity.world_size), save.deadline, self._around.may_commit)
+            self._commit(storage, save, range(identity.world_size), save.deadline, self._context.may_commit)
 
     def to_stage(self, save: Save, staged_whole: Callable[[], None]) -> None:
         """Write this process's shares of the node's copy; a full or broken disk costs the copy, not the save.
@@ -74,10 +78,10 @@ class Transfer:
         `staged_whole` is called when the save can be uploaded. Raises CancelledError where it was given up before.
         """
         assert self._stage is not None
-        around, identity = self._around, self._around.identity
-        deadline = min(save.deadline, around.clock() + STAGE_WAIT_S)
+        context, identity = self._context, self._context.identity
+        deadline = min(save.deadline, context.clock() + STAGE_WAIT_S)
         storage = self._patient(self._stage, save, deadline)
-        leads = identity.rank == around.node[0]
+        leads = identity.rank == context.node[0]
         own = save.files([identity.rank], identity.world_size, with_state=identity.rank == 0)
         try:
             files = save.files(sorted(save.shares), identity.world_size, with_state=leads)
@@ -95,8 +99,8 @@ class Transfer:
             return
         if leads:  # the copy is complete before the upload begins
             try:
-                self._commit(storage, save, around.node, deadline, lambda: None)
-                bound_stage(self._stage, around.stage_keep, staged_step=save.step, trusted=self._staged_back)
+                self._commit(storage, save, context.node, deadline, lambda: None)
+                bound_stage(self._stage, context.stage_keep, staged_step=save.step, trusted=self._staged_back)
             except CancelledError:
                 pass
             except Exception as error:
@@ -112,21 +116,21 @@ class Transfer:
     def left_behind(self, cancelled: threading.Event) -> bool:
         """Copy the newest staged checkpoint to the place, if that has none as new; False: try again later."""
         assert self._stage is not None
-        around = self._around
-        began = around.clock()
+        context = self._context
+        began = context.clock()
         target = Retrying(
-            self._place, deadline=began + around.deadline_s, clock=around.clock, cancelled=cancelled
+            self._place, deadline=began + context.deadline_s, clock=context.clock, cancelled=cancelled
         )
         try:
             left = self._newest_staged()
-            if left is not None and copy_checkpoint(self._stage, target, left, may_commit=around.may_commit):
-                around.on_record(
+            if left is not None and copy_checkpoint(self._stage, target, left, may_commit=context.may_commit):
+                context.on_record(
                     CheckpointRecord(
                         step=left.step,
                         url=self._place.url,
                         bytes=left.bytes,
                         pause_s=0.0,
-                        commit_s=around.clock() - began,
+                        commit_s=context.clock() - began,
                     )
                 )
         except CancelledError:
@@ -152,12 +156,12 @@ class Transfer:
     def tidy(self, save: Save, torn: Sequence[tuple[str, str]], cancelled: threading.Event) -> bool:
         """After a commit: remove what the attempts `torn` (folder and attempt) have left, read the new checkpoint
         back, and remove what it supersedes. False where it was interrupted."""
-        around = self._around
-        storage = self._patient(self._place, save, around.clock() + TIDYING_S, cancelled)
+        context = self._context
+        storage = self._patient(self._place, save, context.clock() + TIDYING_S, cancelled)
         try:
             for folder, attempt in torn:
                 remove_attempt(storage, folder, attempt)
-            prune(storage, around.rule, now=around.now(), on_damaged=self._tell, trusted=self._read_back)
+            prune(storage, context.rule, now=context.now(), on_damaged=self._tell, trusted=self._read_back)
         except CancelledError:
             return False
         except Exception as error:
@@ -175,13 +179,13 @@ class Transfer:
         manifest = commit(
             storage,
             save,
-            self._around.identity,
+            self._context.identity,
             ranks=ranks,
-            now=self._around.now(),
-            clock=self._around.clock,
+            now=self._context.now(),
+            clock=self._context.clock,
             deadline=deadline,
             may_commit=may_commit,
-            on_note=self._around.on_note,
+            on_note=self._context.on_note,
         )
         save.bytes = manifest.total_bytes
 
@@ -191,7 +195,7 @@ class Transfer:
         return Retrying(
             storage,
             deadline=deadline,
-            clock=self._around.clock,
+            clock=self._context.clock,
             cancelled=cancelled or save.cancelled,
-            on_retry=lambda text: self._around.on_note(f"step {save.step}: {text}", level="warning"),
+            on_retry=lambda text: self._context.on_note(f"step {save.step}: {text}", level="warning"),
         )
