@@ -12,7 +12,7 @@
 Inside: `_policy` decides what all processes must decide alike, `_save` writes and commits one save, `_pipeline` runs
 saves in the background (`_transfer`: what becomes of one), `_stage` is the node's own disk, `_lease` allows one writer
 (`_claim`: in the run folder and at the place),
-`_restore` chooses at a start (`_beginning`: among what `checkpoint.resume` allows; `_agreement`: how processes
+`_restore` chooses at a start (`_resume`: among what `checkpoint.resume` allows; `_agreement`: how processes
 decide and wait together).
 Nothing here knows engines or clusters; docs/checkpoints.md and docs/saving.md tell users.
 """

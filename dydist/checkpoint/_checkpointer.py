@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dydist.checkpoint._agreement import Agreement
-from dydist.checkpoint._beginning import Beginning
 from dydist.checkpoint._catalog import survey
 from dydist.checkpoint._claim import FOLDER_LEASE, Admit, Claim
 from dydist.checkpoint._format import encode_json
@@ -21,6 +20,7 @@ from dydist.checkpoint._lease import LEASE, Lease, this_process
 from dydist.checkpoint._pipeline import Pipeline
 from dydist.checkpoint._policy import Decision, Status, decide, shares_on_node
 from dydist.checkpoint._restore import candidates, holdings, newest_valid, set_aside
+from dydist.checkpoint._resume import ResumePoint
 from dydist.checkpoint._save import Identity, Save
 from dydist.checkpoint._stage import check_stage, copy_of, open_stage, prepare_stage, staged
 from dydist.checkpoint._tensors import HostMemory, TrainingState, split
@@ -161,15 +161,15 @@ class Checkpointer:
         options = candidates(agreement, place, self._stage)
         if admit is not None:
             self.run_id = agreement.first(lambda: admit(holdings(place, self._stage, options)))
-        beginning = Beginning(self._config.resume, job=self._job, agreement=agreement, place=place)
-        chosen, aside_after = beginning.choose(options)
+        resume = ResumePoint(self._config.resume, job=self._job, agreement=agreement, place=place)
+        chosen, aside_after = resume.choose(options)
         if aside_after is not None and self._stage is not None and self._rank == node[0]:
-            why = beginning.why
+            why = resume.why
             self._try_stage(
                 lambda stage: set_aside(stage, [f for f in staged(stage) if f.step > aside_after], why=why)
             )
         result = newest_valid(agreement, place, self._stage, chosen, self._world_size)
-        state = beginning.without(chosen, self._patient_at) if result is None else result[0]
+        state = resume.fallback(chosen, self._patient_at) if result is None else result[0]
         self._restored_step = state.step if result is not None and state is not None else None
         pipeline = self._start(node)
         if result is not None and not result[1].remote and self._rank == 0:

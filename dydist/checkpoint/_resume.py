@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dydist.checkpoint._tensors import TrainingState
 
 
-class Beginning:
+class ResumePoint:
     """The choice of one start. `resume`: auto, never, a step, or another run's path or URL. Collective."""
 
     def __init__(self, resume: str, *, job: str, agreement: Agreement, place: Storage) -> None:
@@ -57,7 +57,7 @@ class Beginning:
         agreement.first(lambda: set_aside(place, remote, why=self.why))
         return chosen, step
 
-    def without(self, chosen: list[Candidate], storage_at: Callable[[str], Storage]) -> TrainingState | None:
+    def fallback(self, chosen: list[Candidate], storage_at: Callable[[str], Storage]) -> TrainingState | None:
         """The state of a run that has no valid checkpoint of its own to go on from; None: step 0.
 
         Raises UserError where the step asked for is damaged, or the other run has no valid checkpoint.
