@@ -139,11 +139,11 @@ def _pair(first: Path, second: Path, *, as_json: bool) -> int:
         print(json.dumps({**asdict(result), "equal": result.equal}, indent=2))
         return 0 if result.equal else 1
     show(f"logged steps that both have   {result.steps_compared}")
-    if result.parting is None:
+    if result.first_difference is None:
         show("first difference at           no step")
     else:
-        show(f"first difference at           step {result.parting.step}")
-        for name, (a, b) in result.parting.values.items():
+        show(f"first difference at           step {result.first_difference.step}")
+        for name, (a, b) in result.first_difference.values.items():
             show(f"    {name:<12} {a!r} and {b!r}, difference {abs(a - b):.3g}")
         show(f"largest difference in loss    {result.largest_loss_difference:.3g}")
     if result.fingerprints is None:

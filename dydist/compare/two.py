@@ -20,7 +20,7 @@ COMPARED = ("data_hash", "loss", "accuracy", "lr", "temperature", "grad_norm")
 
 
 @dataclass(frozen=True)
-class Parting:
+class FirstDifference:
     """The first logged step at which two runs differ: which values, and both of them."""
 
     step: int
@@ -32,7 +32,7 @@ class Comparison:
     """Two runs side by side. `weights_equal` is None where they have no checkpoint of a common step."""
 
     steps_compared: int
-    parting: Parting | None
+    first_difference: FirstDifference | None
     largest_loss_difference: float
     checkpoint_step: int | None
     weights_equal: bool | None
@@ -43,7 +43,7 @@ class Comparison:
     @property
     def equal(self) -> bool:
         """Whether nothing that was compared differs, and something was."""
-        return self.parting is None and self.weights_equal is True
+        return self.first_difference is None and self.weights_equal is True
 
 
 def compare_runs(first: Path, second: Path) -> Comparison:
@@ -62,7 +62,7 @@ def compare_runs(first: Path, second: Path) -> Comparison:
         if parting is None:
             names = [name for name in COMPARED if name in a and name in b and a[name] != b[name]]
             if names:
-                parting = Parting(step, {name: (a[name], b[name]) for name in names})
+                parting = FirstDifference(step, {name: (a[name], b[name]) for name in names})
     states = newest_common(first, second)
     if states is None:
         return Comparison(len(common), parting, largest, None, None, None, None, None)

@@ -203,9 +203,9 @@ def test_one_swapped_image_is_seen_by_the_comparison(cifar10_exact_root: Path, t
     assert broken.wait() == [0, 0], broken.text()
     result = compare_runs(tmp_path / "right", tmp_path / "broken")
     assert not result.equal
-    assert result.parting is not None
-    assert result.parting.step == 3
-    assert "data_hash" in result.parting.values
+    assert result.first_difference is not None
+    assert result.first_difference.step == 3
+    assert "data_hash" in result.first_difference.values
     assert result.weights_equal is False
 
 
