@@ -53,7 +53,7 @@ def remember_lost_nodes(context: NodeContext) -> None:
         last.decide(content | {"time": time.time(), "saved_step": saved_step(context.spec)})
 
 
-def starts_in_vain(context: NodeContext) -> int:
+def stalled_starts(context: NodeContext) -> int:
     """How many of the last starts, up to the one before this, saved nothing new.
 
     Starts that were killed with their tasks decided nothing, so the next one must count them.

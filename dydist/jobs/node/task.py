@@ -17,7 +17,7 @@ from pathlib import Path
 from dydist.errors import EXIT_DONE, EXIT_STOPPED, UserError
 from dydist.jobs.attempt import Attempt, Outcome, attempts, claim_start, own_log_dir
 from dydist.jobs.launch import NodeLog
-from dydist.jobs.node.conclude import conclude, remember_lost_nodes, remember_start, starts_in_vain
+from dydist.jobs.node.conclude import conclude, remember_lost_nodes, remember_start, stalled_starts
 from dydist.jobs.node.context import NodeContext, NodePlace, StopSignals
 from dydist.jobs.node.preflight import judge_probes, preflight
 from dydist.jobs.node.supervise import run
@@ -82,7 +82,7 @@ def _checked_run(context: NodeContext) -> Outcome:
     ended = Outcome(node=place.node, name=place.name, kind="done", time=time.time())
     if context.cancelled:
         return replace(ended, kind="stopped", message="cancelled before it started")
-    if place.node == 0 and (count := starts_in_vain(context)) >= spec.max_stalled:
+    if place.node == 0 and (count := stalled_starts(context)) >= spec.max_stalled:
         failure = replace(ended, kind="launch", message=_gave_up(context, count))
         attempt.write_failure(failure)
         return failure
