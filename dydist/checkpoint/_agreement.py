@@ -63,7 +63,7 @@ class Agreement:
         """
         task = Task(work) if self.rank == rank else None
         self._together(task)
-        mine = (None, None) if task is None else (task.value, task.error and told(task.error, field))
+        mine = (None, None) if task is None else (task.value, task.error and error_for_all(task.error, field))
         value, error = self._broadcast(mine) if rank == 0 else self.gather(mine)[rank]
         if error is not None:
             kind, text = error
@@ -115,7 +115,7 @@ class Task(Generic[T]):
             self.finished.set()
 
 
-def told(error: BaseException, field: str = "checkpoint.url") -> tuple[type[Exception], str]:
+def error_for_all(error: BaseException, field: str = "checkpoint.url") -> tuple[type[Exception], str]:
     """An error as all processes raise it: what a user can put right is a UserError, which names `field`."""
     if isinstance(error, UserError | CheckpointError):
         return type(error), str(error)

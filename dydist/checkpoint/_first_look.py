@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dydist.checkpoint._agreement import Task, told
+from dydist.checkpoint._agreement import Task, error_for_all
 from dydist.checkpoint._restore import find_source
 from dydist.errors import UserError
 from dydist.machine import try_to_write
@@ -51,6 +51,6 @@ def refuse_missing_source(source: str, place: str, options: Mapping[str, Any] | 
 def _look(work: Callable[[], None], field: str) -> None:
     task = Task(work)
     if task.finished.wait(PATIENCE_S) and task.error is not None:
-        kind, text = told(task.error, field)
+        kind, text = error_for_all(task.error, field)
         if issubclass(kind, UserError):
             raise kind(text)
