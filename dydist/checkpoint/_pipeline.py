@@ -194,7 +194,7 @@ class Pipeline:
 
     def _end(self, save: Save, phase: str, error: Exception | None = None) -> None:
         context = self._context
-        save.let_go()
+        save.close()
         with self._changed:
             save.phase = phase
             save.error = explain(error) if error is not None else None

@@ -90,7 +90,7 @@ class Save:
         if memory is not None:
             memory.release()
 
-    def let_go(self) -> None:
+    def close(self) -> None:
         """Give back the host copy and the staged files: the save has ended."""
         self.close_sources()
         self.sources = {}
