@@ -97,7 +97,7 @@ class Checkpointer:
 
         def lease(storage: Storage, name: str, field: str) -> Lease:
             made = Lease(
-                lambda seconds: self._patient(storage, seconds, given_up=not made.held),
+                lambda seconds: self._retrying(storage, seconds, given_up=not made.held),
                 this_process(run=run_name, job=job, host=self._host, now=now()),
                 interval_s=lease_interval_s,
                 timeout_s=lease_timeout_s,
@@ -157,7 +157,7 @@ class Checkpointer:
         node = tuple(rank for rank, name in enumerate(nodes) if name == nodes[self._rank])
         if self._stage is not None and self._rank == node[0]:
             self._try_stage(lambda stage: prepare_stage(stage, self._url, now=self._now()))
-        place = self._patient(self._place, self._config.deadline_s, given_up=True)
+        place = self._retrying(self._place, self._config.deadline_s, given_up=True)
         options = candidates(agreement, place, self._stage)
         if admit is not None:
             self.run_id = agreement.first(lambda: admit(holdings(place, self._stage, options)))
@@ -169,7 +169,7 @@ class Checkpointer:
                 lambda stage: set_aside(stage, [f for f in staged(stage) if f.step > aside_after], why=why)
             )
         result = newest_valid(agreement, place, self._stage, chosen, self._world_size)
-        state = resume.fallback(chosen, self._patient_at) if result is None else result[0]
+        state = resume.fallback(chosen, self._retrying_at) if result is None else result[0]
         self._restored_step = state.step if result is not None and state is not None else None
         pipeline = self._start(node)
         if result is not None and not result[1].remote and self._rank == 0:
@@ -259,7 +259,7 @@ class Checkpointer:
         Not collective.
         """
         try:
-            found = survey(self._patient(self._place, seconds))
+            found = survey(self._retrying(self._place, seconds))
         except Exception as error:
             self._on_note(f"{self._place.url} cannot be listed: {explain(error)}", level="warning")
             return None
@@ -357,7 +357,7 @@ class Checkpointer:
             raise RuntimeError("Checkpointer.restore must be called before save")
         return self._pipeline
 
-    def _patient(self, storage: Storage, seconds: float, *, given_up: bool = False) -> Retrying:
+    def _retrying(self, storage: Storage, seconds: float, *, given_up: bool = False) -> Retrying:
         """`given_up`: for work of a start, which ends when all agree to stop."""
         return Retrying(
             storage,
@@ -367,8 +367,8 @@ class Checkpointer:
             on_retry=lambda text: self._on_note(text, level="warning"),
         )
 
-    def _patient_at(self, url: str) -> Retrying:
-        return self._patient(self._open_at(url), self._config.deadline_s, given_up=True)
+    def _retrying_at(self, url: str) -> Retrying:
+        return self._retrying(self._open_at(url), self._config.deadline_s, given_up=True)
 
     def _try_stage(self, work: Callable[[LocalStorage], T]) -> T | None:
         """Do something on the stage; its trouble is told and costs nothing else."""

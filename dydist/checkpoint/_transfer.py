@@ -65,7 +65,7 @@ class Transfer:
     def to_place(self, save: Save) -> None:
         """Write this process's share to the place; process 0 then waits for the others and commits."""
         identity = self._context.identity
-        storage = self._patient(self._place, save, save.deadline)
+        storage = self._retrying(self._place, save, save.deadline)
         if not save.sources:
             save.sources = save.files([identity.rank], identity.world_size, with_state=identity.rank == 0)
         write_part(storage, save, save.sources, identity.rank)
@@ -80,7 +80,7 @@ class Transfer:
         assert self._stage is not None
         context, identity = self._context, self._context.identity
         deadline = min(save.deadline, context.clock() + STAGE_WAIT_S)
-        storage = self._patient(self._stage, save, deadline)
+        storage = self._retrying(self._stage, save, deadline)
         leads = identity.rank == context.node[0]
         own = save.files([identity.rank], identity.world_size, with_state=identity.rank == 0)
         try:
@@ -157,7 +157,7 @@ class Transfer:
         """After a commit: remove what the attempts `torn` (folder and attempt) have left, read the new checkpoint
         back, and remove what it supersedes. False where it was interrupted."""
         context = self._context
-        storage = self._patient(self._place, save, context.clock() + TIDYING_S, cancelled)
+        storage = self._retrying(self._place, save, context.clock() + TIDYING_S, cancelled)
         try:
             for folder, attempt in torn:
                 remove_attempt(storage, folder, attempt)
@@ -189,7 +189,7 @@ class Transfer:
         )
         save.bytes = manifest.total_bytes
 
-    def _patient(
+    def _retrying(
         self, storage: Storage, save: Save, deadline: float, cancelled: threading.Event | None = None
     ) -> Retrying:
         return Retrying(
