@@ -49,7 +49,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     from dydist.engine.precision import slow_precision
     from dydist.models import dynamic_layers
     from dydist.monitor.probes.probe import RunProbe
-    from dydist.run.end import Ending, tell_already_done, with_way_back
+    from dydist.run.end import Ending, tell_already_done, with_rollback_advice
     from dydist.run.folder import Provenance, make_run_folder, public_values
     from dydist.run.session import Session, build_model_for
     from dydist.run.strategies import settle_strategies
@@ -127,7 +127,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
             session.close()
         if session is None or monitor is None or world.rank != 0:
             raise
-        told = with_way_back(error, run_dir, session.held_steps, loop)
+        told = with_rollback_advice(error, run_dir, session.held_steps, loop)
         monitor.close(end("failed", step=report.step, message=str(told)))
         if told is not error:
             raise told from error

@@ -13,7 +13,7 @@ from dydist.errors import DivergedError
 from dydist.monitor import JsonLines
 from dydist.monitor.outputs.status import conclude_status
 from dydist.records import Monitor, RunSummary
-from dydist.run.way_back import way_back
+from dydist.run.rollback import rollback_advice
 from dydist.text.redaction import redacted
 
 
@@ -57,7 +57,7 @@ def tell_already_done(run_dir: Path, progress: Progress, end: Ending, terminal: 
     terminal.close(summary)
 
 
-def with_way_back(
+def with_rollback_advice(
     error: BaseException, run_dir: Path, held: Callable[[], list[int] | None], loop: Loop | None
 ) -> BaseException:
     """An error to end with: where the loss grew without bound it names the checkpoint to go back to. On process 0.
@@ -70,5 +70,5 @@ def with_way_back(
     if steps is None:
         return error
     return DivergedError(
-        f"{error}. {way_back(run_dir, steps, list(loop.losses) if loop is not None else [])}"
+        f"{error}. {rollback_advice(run_dir, steps, list(loop.losses) if loop is not None else [])}"
     )

@@ -17,7 +17,7 @@ Losses = Sequence[tuple[int, float]]
 """By ascending step: the mean loss of the weights after so many finished steps."""
 
 
-def rise(losses: Losses) -> tuple[int | None, int | None]:
+def find_rise(losses: Losses) -> tuple[int | None, int | None]:
     """The last step whose loss was in order, and the first of those after it that were not; None where there is none.
 
     A loss that rose and came down again was in order.
@@ -41,7 +41,7 @@ def last_good(held: Iterable[int], *series: Losses) -> tuple[int | None, int]:
     `series`: losses that were measured beside each other, such as training's and the test split's. Where none of them
     was seen to rise, every checkpoint is good.
     """
-    rises = [rise(losses) for losses in series if losses]
+    rises = [find_rise(losses) for losses in series if losses]
     wild = min((first for _, first in rises if first is not None), default=None)
     calm = max((last for last, _ in rises if last is not None and (wild is None or last < wild)), default=0)
     return max((step for step in held if wild is None or step <= calm), default=None), calm
@@ -61,7 +61,7 @@ def advice(held: Sequence[int], good: int | None, calm: int) -> str:
     return f"{saved}: go back to step {good} with --checkpoint.resume={good}"
 
 
-def way_back(run_dir: Path, held: Sequence[int], recent: Losses) -> str:
+def rollback_advice(run_dir: Path, held: Sequence[int], recent: Losses) -> str:
     """`advice` from a run folder's metrics.jsonl, where the steps `held` are saved.
 
     `recent`: training losses that need not be logged, by the step that they were measured in; the weights that they are

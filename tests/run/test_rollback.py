@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dydist.run.way_back import advice, last_good, rise, way_back
+from dydist.run.rollback import advice, find_rise, last_good, rollback_advice
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from dydist.run.way_back import advice, last_good, rise, way_back
     ],
 )
 def test_where_a_loss_was_last_in_order(losses: list[float], calm: int | None, wild: int | None) -> None:
-    assert rise(list(enumerate(losses))) == (calm, wild)
+    assert find_rise(list(enumerate(losses))) == (calm, wild)
 
 
 @given(
@@ -55,7 +55,7 @@ def test_a_logged_loss_is_that_of_the_weights_before_its_step(tmp_path: Path) ->
     losses = {1: 2.3, 2: 2.0, 3: 1.9, 4: 5.6e11, 5: None}
     lines = [{"kind": "step", "step": step, "loss": loss} for step, loss in losses.items()]
     (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    told = way_back(tmp_path, [1, 2, 3], [(6, math.nan)])
+    told = rollback_advice(tmp_path, [1, 2, 3], [(6, math.nan)])
     assert told == (
         "The loss was last in order at step 2, before the checkpoint of step 3: go back to step 2 with "
         "--checkpoint.resume=2"
