@@ -22,12 +22,12 @@ class FailedError(Exception):
 class DivergedError(FailedError):
     """The loss is not finite, or processes no longer hold the same weights. Nothing is saved. Exit 1.
 
-    `wild`: it is the loss or the weights that grew without bound, so an earlier checkpoint is the way back.
+    `unbounded`: it is the loss or the weights that grew without bound, so an earlier checkpoint is the way back.
     """
 
-    def __init__(self, message: str, *, wild: bool = False) -> None:
+    def __init__(self, message: str, *, unbounded: bool = False) -> None:
         super().__init__(message)
-        self.wild = wild
+        self.unbounded = unbounded
 
 
 class CheckpointError(FailedError):

@@ -62,7 +62,7 @@ def check_finite(state: Mapping[str, Tensor], step: int) -> None:
         raise DivergedError(
             f"step {step}: {name} is no longer finite; nothing was saved over the checkpoints before it. "
             "Try a lower optim.lr, optim.warmup_epochs, train.clip_norm, or train.precision=fp32",
-            wild=True,
+            unbounded=True,
         )
 
 

@@ -180,7 +180,7 @@ class Loop:
                 raise DivergedError(
                     f"step {progress.step}: the test loss is {result.loss}; nothing was saved over the checkpoints "
                     "before it. Try a lower optim.lr, train.clip_norm, or train.precision=fp32",
-                    wild=True,
+                    unbounded=True,
                 )
             best = max(result.accuracy, progress.best_accuracy or 0.0)
             last = result.accuracy if not ema else max(result.accuracy, progress.last_accuracy or 0.0)
@@ -249,7 +249,7 @@ class Loop:
                 f"step {record.step}: the loss is {sums.loss}; nothing was saved over the checkpoints before it. "
                 f"Try a lower optim.lr (now {record.lr:g}), optim.warmup_epochs, train.clip_norm, "
                 "or train.precision=fp32",
-                wild=True,
+                unbounded=True,
             )
         if self._logged(record.step):
             extra, attention = self._probe.read(record.step)

@@ -64,7 +64,7 @@ def with_rollback_advice(
 
     `held` gives the steps that have a checkpoint, None where that cannot be known.
     """
-    if not isinstance(error, DivergedError) or not error.wild:
+    if not isinstance(error, DivergedError) or not error.unbounded:
         return error
     steps = held()
     if steps is None:
