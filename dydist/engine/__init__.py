@@ -5,7 +5,7 @@
   `ddp.DdpEngine` (reduce=fast), `exact.ExactEngine` (reduce=exact), `deepspeed.DeepSpeedEngine` (ZeRO);
   `core.TorchEngine` is what they share, with `optimizer`, `ema` and `loss_scale`.
 - `deepspeed_config`, `deepspeed_import`, `deepspeed_state`: its JSON, its import, whole tensors out of ZeRO's slices.
-- `World`, `start_world`: the processes of a run; `meeting` waits until all are there.
+- `World`, `start_world`: the processes of a run; `rendezvous` waits until all are there.
 - `evaluate`: a split's accuracy. `check_agreement`: the guard. `tree`: the fixed order of sums, without torch.
 - `precision`: whether a CPU has instructions for half precision.
 """

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from dydist.config import Config
-from dydist.engine.meeting import meet
+from dydist.engine.rendezvous import rendezvous
 from dydist.errors import UserError
 from dydist.process.end import close_process_group
 from dydist.process.launcher import Process, check_meeting
@@ -88,7 +88,7 @@ def start_world(config: Config, stop_requested: Callable[[], bool] = lambda: Fal
             "OMP_NUM_THREADS", str(thread_count(config) or 1)
         )  # else Accelerate warns and guesses
         # kept until the process group is there
-        store = meet(process, timeout_s=parallel.timeout_s, stop_requested=stop_requested)
+        store = rendezvous(process, timeout_s=parallel.timeout_s, stop_requested=stop_requested)
     elif "MASTER_ADDR" not in os.environ:
         os.environ.pop(
             "LOCAL_RANK", None

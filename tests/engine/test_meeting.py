@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support import Run, free_port
 
-from dydist.engine.meeting import meet
+from dydist.engine.rendezvous import rendezvous
 from dydist.errors import StopRequestedError
 from dydist.process.launcher import Process
 
@@ -29,7 +29,7 @@ def flags(folder: Path) -> list[object]:
 
 
 def hold_one_back() -> None:
-    """In a training process: rank DYDIST_TEST_LATE waits, the other tells that it is about to meet."""
+    """In a training process: rank DYDIST_TEST_LATE waits, the other tells that it is about to rendezvous."""
     import dydist.engine.world as world
 
     folder, rank = Path(os.environ["DYDIST_TEST_PLACE"]), os.environ["RANK"]
@@ -37,13 +37,13 @@ def hold_one_back() -> None:
         (folder / "late").touch()
     while rank == os.environ["DYDIST_TEST_LATE"] and not (folder / "go").exists():
         time.sleep(0.01)
-    before = world.meet
+    before = world.rendezvous
 
     def telling(*arguments: object, **more: object) -> object:
         (folder / f"meets-{rank}").touch()
         return before(*arguments, **more)  # type: ignore[arg-type]
 
-    world.meet = telling  # type: ignore[assignment]
+    world.rendezvous = telling  # type: ignore[assignment]
 
 
 def wait_for(path: Path, run: Run, lines: int = 0) -> None:
@@ -101,7 +101,7 @@ def test_all_go_on_or_none_whenever_the_signal_comes(seed: int, monkeypatch: pyt
         time.sleep(delay)
         try:
             stores.append(
-                meet(
+                rendezvous(
                     Process(rank=rank, world_size=size),
                     timeout_s=30,
                     stop_requested=lambda: time.monotonic() > signalled,
@@ -127,4 +127,4 @@ def test_who_waits_in_vain_says_for_whom(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
     for rank, what in ((1, "nobody answered"), (0, "1 of 2 processes came")):
         with pytest.raises(TimeoutError, match=f"^rendezvous: {what} at 127"):
-            meet(Process(rank=rank, world_size=2), timeout_s=0.1, stop_requested=lambda: False)
+            rendezvous(Process(rank=rank, world_size=2), timeout_s=0.1, stop_requested=lambda: False)

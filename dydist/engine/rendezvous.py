@@ -23,7 +23,7 @@ ROUND_S, CONNECT_S = 0.2, 1.0
 _ARRIVED, _DECISION, _LEFT = "dydist/arrived", "dydist/decision", "dydist/left"
 
 
-def meet(process: Process, *, timeout_s: float, stop_requested: Callable[[], bool]) -> Store:
+def rendezvous(process: Process, *, timeout_s: float, stop_requested: Callable[[], bool]) -> Store:
     """Wait at MASTER_ADDR:MASTER_PORT until all processes are there; on process 0 the store is served from there.
 
     What this returns is kept until the process group is set up: both use one server. Nobody goes on while another
