@@ -31,7 +31,7 @@ from dydist.errors import (
 )
 from dydist.machine import check_working_folder
 from dydist.process.end import run_to_end
-from dydist.process.launcher import Process, check_meeting, has_launcher, join_step
+from dydist.process.launcher import Process, check_rendezvous, has_launcher, join_step
 from dydist.process.launcher_settings import obey_launcher
 from dydist.process.report import ProcessReport, job_end
 from dydist.process.stop import StopRequest, stop_with_parent
@@ -61,7 +61,7 @@ def run_process(arguments: Sequence[str], stop: StopRequest) -> int:
         given, notes = obey_launcher(read_given(arguments), os.environ)
         config: Config = build(Config, given)
         check_config(config, world_size=Process.from_environment(os.environ).world_size)
-        check_meeting(os.environ)
+        check_rendezvous(os.environ)
         if report.rank == 0 and not config.monitor.quiet:
             for note in notes:
                 display.show(note)

@@ -21,7 +21,7 @@ from dydist.config import Config
 from dydist.engine.rendezvous import rendezvous
 from dydist.errors import UserError
 from dydist.process.end import close_process_group
-from dydist.process.launcher import Process, check_meeting
+from dydist.process.launcher import Process, check_rendezvous
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ def start_world(config: Config, stop_requested: Callable[[], bool] = lambda: Fal
             "parallel.device: cuda is not there; use cpu or auto, or check the driver with nvidia-smi"
         )
     use_cpu = parallel.device == "cpu" or not torch.cuda.is_available()
-    check_meeting(os.environ)
+    check_rendezvous(os.environ)
     process = Process.from_environment(os.environ)
     expected = process.world_size
     group = InitProcessGroupKwargs(timeout=timedelta(seconds=parallel.timeout_s))

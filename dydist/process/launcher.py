@@ -41,7 +41,7 @@ class Process:
     def from_environment(cls, environ: Mapping[str, str]) -> Process:
         """What the launcher says; a process that no launcher started is alone.
 
-        Raises UserError where a variable is malformed. Whether they fit together: `check_meeting`.
+        Raises UserError where a variable is malformed. Whether they fit together: `check_rendezvous`.
         """
         return cls(
             rank=_number(environ, "RANK", 0, low=0),
@@ -51,7 +51,7 @@ class Process:
         )
 
 
-def check_meeting(environ: Mapping[str, str]) -> None:
+def check_rendezvous(environ: Mapping[str, str]) -> None:
     """Raise UserError where the variables contradict each other, or what several processes need is missing."""
     size = Process.from_environment(environ).world_size
     for name in ("RANK", "LOCAL_RANK"):

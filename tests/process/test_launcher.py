@@ -15,7 +15,7 @@ from support import REPOSITORY
 from dydist.errors import UserError
 from dydist.process.launcher import (
     Process,
-    check_meeting,
+    check_rendezvous,
     first_host,
     has_launcher,
     join_step,
@@ -50,20 +50,20 @@ def test_a_process_is_what_its_launcher_says_or_alone() -> None:
 @pytest.mark.parametrize("text", ["abc", "", "-1", "1.0", "²", "１", "99999999999999999999", " 1", "0x1"])
 def test_a_malformed_variable_is_named(name: str, text: str) -> None:
     with pytest.raises(UserError, match=rf"^{name}: "):
-        check_meeting(TWO | {name: text})
+        check_rendezvous(TWO | {name: text})
 
 
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"])
 def test_what_several_processes_need_is_asked_for(name: str) -> None:
     with pytest.raises(UserError, match=rf"^{name}: is not set, but WORLD_SIZE is 2"):
-        check_meeting({key: value for key, value in TWO.items() if key != name})
+        check_rendezvous({key: value for key, value in TWO.items() if key != name})
 
 
 @given(name=st.sampled_from(sorted(TWO)), text=st.text(max_size=8))
 def test_any_text_is_a_process_or_a_user_error(name: str, text: str) -> None:
     try:
         process = Process.from_environment(TWO | {name: text})
-        check_meeting(TWO | {name: text})
+        check_rendezvous(TWO | {name: text})
     except UserError:
         return
     assert 0 <= process.rank < process.world_size
