@@ -32,7 +32,7 @@ from dydist.errors import (
 from dydist.machine import check_working_folder
 from dydist.process.end import run_to_end
 from dydist.process.launcher import Process, check_rendezvous, has_launcher, join_step
-from dydist.process.launcher_settings import obey_launcher
+from dydist.process.launcher_settings import apply_launcher_settings
 from dydist.process.report import ProcessReport, job_end
 from dydist.process.stop import StopRequest, stop_with_parent
 from dydist.text import display
@@ -58,7 +58,7 @@ def run_process(arguments: Sequence[str], stop: StopRequest) -> int:
         return EXIT_USAGE
     report.start()
     try:
-        given, notes = obey_launcher(read_given(arguments), os.environ)
+        given, notes = apply_launcher_settings(read_given(arguments), os.environ)
         config: Config = build(Config, given)
         check_config(config, world_size=Process.from_environment(os.environ).world_size)
         check_rendezvous(os.environ)

@@ -53,14 +53,14 @@ def evaluate(
     from dydist.engine import start_world
     from dydist.inference import evaluate_trained
     from dydist.process.launcher import join_step
-    from dydist.process.launcher_settings import obey_launcher
+    from dydist.process.launcher_settings import apply_launcher_settings
     from dydist.run.assemble import prepare_environment
 
     model = open_trained(checkpoint, step=step, ema=ema, options=storage_options, data_root=data_root)
     config = model.config
     prepare_environment(config)  # before the first product of matrices: MKL then reads what it was told
     dataset = open_dataset(replace(config.data, root=data_root or config.data.root, download=False), split)
-    here, _ = obey_launcher(
+    here, _ = apply_launcher_settings(
         {
             "train": {"precision": config.train.precision, "compile": False},
             "parallel": {"engine": "ddp", "device": device},

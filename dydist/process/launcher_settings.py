@@ -54,7 +54,9 @@ class Setting:
     needs: str | None = None
 
 
-def obey_launcher(values: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+def apply_launcher_settings(
+    values: Mapping[str, Any], environ: Mapping[str, str]
+) -> tuple[dict[str, Any], list[str]]:
     """The configuration `values` (nested, what the user gave) with what the launcher says, and a note on each.
 
     Raises UserError with every contradiction and every setting that cannot be done, one a line.

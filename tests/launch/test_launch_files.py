@@ -20,7 +20,7 @@ from dydist.config.reader import to_dict
 from dydist.config.rules import check_config
 from dydist.engine.deepspeed_config import deepspeed_config
 from dydist.errors import UserError
-from dydist.process.launcher_settings import obey_launcher
+from dydist.process.launcher_settings import apply_launcher_settings
 
 LAUNCH = REPOSITORY / "launch"
 FILES = {
@@ -61,7 +61,7 @@ def test_parsers_take_the_file_and_dydist_agrees_with_it(name: str, monkeypatch:
     environment = environment_of(LAUNCH / name, monkeypatch)
     config = config_for(stage, offload)
     check_config(config, world_size=processes)
-    obey_launcher(to_dict(config), environment)
+    apply_launcher_settings(to_dict(config), environment)
     made = deepspeed_config(config, processes, environment)
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     from deepspeed.runtime.config import DeepSpeedConfig
@@ -107,7 +107,7 @@ def test_a_file_that_contradicts_is_refused_with_both_fields(
         "WORLD_SIZE": "2",
     }
     with pytest.raises(UserError, match=rf"^{field}.*{named}"):
-        obey_launcher(to_dict(config_for(2, "none")), environment)
+        apply_launcher_settings(to_dict(config_for(2, "none")), environment)
 
 
 @pytest.mark.parametrize(
@@ -123,13 +123,15 @@ def test_a_file_that_contradicts_is_refused_with_both_fields(
 )
 def test_a_launcher_flag_that_contradicts_is_refused(variable: str, value: str, field: str) -> None:
     with pytest.raises(UserError, match=rf"^{field}: .*launcher's .* = {value} ?(cannot be done)?;"):
-        obey_launcher(to_dict(config_for(2, "none")), {"ACCELERATE_USE_DEEPSPEED": "true", variable: value})
+        apply_launcher_settings(
+            to_dict(config_for(2, "none")), {"ACCELERATE_USE_DEEPSPEED": "true", variable: value}
+        )
 
 
 def test_what_agrees_or_says_nothing_passes() -> None:
     config = config_for(3, "optimizer", clip_norm=1.0, precision="bf16")
-    obey_launcher(to_dict(config), {})
-    obey_launcher(
+    apply_launcher_settings(to_dict(config), {})
+    apply_launcher_settings(
         to_dict(config),
         {
             "ACCELERATE_USE_DEEPSPEED": "true",
@@ -148,7 +150,7 @@ def test_deepspeeds_launcher_with_another_engine_is_refused() -> None:
     with pytest.raises(
         UserError, match=r"^parallel\.engine: ddp contradicts the launcher's use_deepspeed = true"
     ):
-        obey_launcher(to_dict(config), {"ACCELERATE_USE_DEEPSPEED": "true"})
+        apply_launcher_settings(to_dict(config), {"ACCELERATE_USE_DEEPSPEED": "true"})
 
 
 def test_what_two_places_keep_in_host_memory_is_one_field(tmp_path: Path) -> None:
@@ -157,11 +159,11 @@ def test_what_two_places_keep_in_host_memory_is_one_field(tmp_path: Path) -> Non
     environment = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(path)}
     optimizer, param = (f"ACCELERATE_DEEPSPEED_OFFLOAD_{kind}_DEVICE" for kind in ("OPTIMIZER", "PARAM"))
     for variables, offload in (({}, "param"), ({optimizer: "cpu"}, "all"), ({optimizer: "none"}, "param")):
-        values, _ = obey_launcher({}, environment | variables)
+        values, _ = apply_launcher_settings({}, environment | variables)
         assert values["parallel"]["offload"] == offload
     for variables in ({param: "none"}, {optimizer: "nvme"}):
         with pytest.raises(UserError, match=r"^parallel\.offload: "):
-            obey_launcher({}, environment | variables)
+            apply_launcher_settings({}, environment | variables)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_a_file_that_is_none_is_named(text: str | None, said: str, tmp_path: Pat
         path.write_text(text)
     environment = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(path)}
     with pytest.raises(UserError, match=rf"^deepspeed_config_file: .*{said}.*zero2\.json"):
-        obey_launcher(to_dict(config_for(2, "none")), environment)
+        apply_launcher_settings(to_dict(config_for(2, "none")), environment)
 
 
 def accelerate_launch(file: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -26,7 +26,7 @@ from dydist.config import Config
 from dydist.config.reader import build, flatten
 from dydist.config.rules import check_config
 from dydist.errors import UserError
-from dydist.process.launcher_settings import SETTINGS, WITHOUT_EFFECT, obey_launcher
+from dydist.process.launcher_settings import SETTINGS, WITHOUT_EFFECT, apply_launcher_settings
 
 TAKEN = [
     ("ACCELERATE_MIXED_PRECISION", "bf16", "train.precision", "bf16", "fp32"),
@@ -119,12 +119,12 @@ def test_a_setting_is_taken_over_or_agrees_or_is_refused(
     variable: str, text: str, field: str, value: object, other: object
 ) -> None:
     environ = environment(variable, text)
-    values, notes = obey_launcher({}, environ)
+    values, notes = apply_launcher_settings({}, environ)
     assert flatten(values)[field] == value
     assert any(note.startswith(f"{field}: ") for note in notes)
-    assert flatten(obey_launcher(nested(field, value), environ)[0])[field] == value
+    assert flatten(apply_launcher_settings(nested(field, value), environ)[0])[field] == value
     with pytest.raises(UserError) as refused:
-        obey_launcher(nested(field, other), environ)
+        apply_launcher_settings(nested(field, other), environ)
     assert field in str(refused.value)
     assert f"contradicts the launcher's {OPTIONS[variable].option} = {text}" in str(refused.value)
     assert variable in str(refused.value)
@@ -134,7 +134,7 @@ def test_a_setting_is_taken_over_or_agrees_or_is_refused(
 @pytest.mark.parametrize(("variable", "text"), REFUSED)
 def test_what_cannot_be_done_is_refused_in_one_line(variable: str, text: str) -> None:
     with pytest.raises(UserError) as refused:
-        obey_launcher({}, environment(variable, text))
+        apply_launcher_settings({}, environment(variable, text))
     setting = OPTIONS[variable]
     assert str(refused.value).startswith(
         f"{setting.field}: the launcher's {setting.option} = {text} cannot be done; "
@@ -148,16 +148,16 @@ def test_a_default_of_the_launcher_is_no_statement(variable: str, text: str) -> 
     default = flatten_config()[setting.field]
     needed = environment(variable, text)
     without = {name: value for name, value in needed.items() if name != variable}
-    assert obey_launcher({}, needed) == obey_launcher({}, without)
+    assert apply_launcher_settings({}, needed) == apply_launcher_settings({}, without)
     if without == {}:
         given = nested(setting.field, default)
-        assert obey_launcher(given, needed) == (given, [])
+        assert apply_launcher_settings(given, needed) == (given, [])
 
 
 @pytest.mark.parametrize("variable", [setting.variable for setting in SETTINGS if setting.needs])
 def test_what_accelerate_ignores_is_ignored(variable: str) -> None:
     text = next(text for name, text, *_ in [*TAKEN, *REFUSED] if name == variable)
-    assert obey_launcher({}, {variable: text}) == ({}, [])
+    assert apply_launcher_settings({}, {variable: text}) == ({}, [])
 
 
 def flatten_config() -> dict[str, Any]:
@@ -168,13 +168,15 @@ def flatten_config() -> dict[str, Any]:
 
 def test_a_device_left_open_is_the_launchers() -> None:
     given = {"parallel": {"device": "auto"}}
-    assert obey_launcher(given, {"ACCELERATE_USE_CPU": "True"})[0] == {"parallel": {"device": "cpu"}}
+    assert apply_launcher_settings(given, {"ACCELERATE_USE_CPU": "True"})[0] == {
+        "parallel": {"device": "cpu"}
+    }
     assert given == {"parallel": {"device": "auto"}}
 
 
 def test_every_problem_is_told_at_once() -> None:
     with pytest.raises(UserError) as refused:
-        obey_launcher(
+        apply_launcher_settings(
             {"train": {"precision": "fp32"}},
             {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_USE_FSDP": "true"},
         )
@@ -245,9 +247,9 @@ def test_options_of_accelerate_launch(how: Any, options: list[str], expected: An
     environ = launched("--config_file", str(empty(tmp_path, how)), *how, *options, folder=tmp_path)
     if isinstance(expected, str):
         with pytest.raises(UserError, match=f"^{re.escape(expected)}: "):
-            obey_launcher({}, environ)
+            apply_launcher_settings({}, environ)
     else:
-        assert flatten(obey_launcher({}, environ)[0]) == expected
+        assert flatten(apply_launcher_settings({}, environ)[0]) == expected
 
 
 def empty(folder: Path, how: Any) -> Path:
@@ -267,8 +269,10 @@ def test_options_that_start_other_ways_of_training_are_refused(tmp_path: Path) -
         with pytest.raises(
             UserError, match=f"^parallel.engine: the launcher's {named} = true cannot be done"
         ):
-            obey_launcher({}, environ)
-    assert obey_launcher({}, launched("--cpu", folder=tmp_path))[0] == {"parallel": {"device": "cpu"}}
+            apply_launcher_settings({}, environ)
+    assert apply_launcher_settings({}, launched("--cpu", folder=tmp_path))[0] == {
+        "parallel": {"device": "cpu"}
+    }
 
 
 @pytest.mark.parametrize(
@@ -330,9 +334,9 @@ def test_a_file_of_accelerate_config(config: dict[str, Any], expected: Any, tmp_
     environ = launched(config=common | config, folder=tmp_path)
     if isinstance(expected, str):
         with pytest.raises(UserError, match=f"^{re.escape(expected)}: "):
-            obey_launcher({}, environ)
+            apply_launcher_settings({}, environ)
         return
-    values, _ = obey_launcher({}, environ)
+    values, _ = apply_launcher_settings({}, environ)
     assert flatten(values) == expected
     assert flatten_config().keys() >= expected.keys()
     check_config(build(Config, values), world_size=1)
@@ -346,7 +350,7 @@ def test_deepspeeds_own_file_is_taken_over_where_dydist_has_nothing(tmp_path: Pa
     }  # fmt: skip
     path.write_text(json.dumps(file))
     environ = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(path)}
-    values, notes = obey_launcher({"train": {"clip_norm": 2.0}}, environ)
+    values, notes = apply_launcher_settings({"train": {"clip_norm": 2.0}}, environ)
     assert flatten(values) == {
         "train.clip_norm": 2.0, "train.precision": "bf16",
         "parallel.engine": "deepspeed", "parallel.zero": 3, "parallel.offload": "param",
