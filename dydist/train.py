@@ -111,4 +111,4 @@ def ended_by_launcher(stop: StopRequest, within_s: float = 10) -> bool:
 
 if __name__ == "__main__":
     stop = StopRequest().listen()  # before anything slow is imported
-    run_to_end(lambda: run_process(sys.argv[1:], stop), goes_on=True)
+    run_to_end(lambda: run_process(sys.argv[1:], stop), ignore_stream_errors=True)

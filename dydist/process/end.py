@@ -26,13 +26,13 @@ from dydist.text.display import show
 from dydist.text.redaction import know_environment, scrub
 
 
-def run_to_end(function: Callable[[], int | None], *, goes_on: bool = False) -> NoReturn:
+def run_to_end(function: Callable[[], int | None], *, ignore_stream_errors: bool = False) -> NoReturn:
     """Call `function` and end the process with the code that it returns, whatever it raises.
 
-    A reader that closes standard output (`| head`) has had enough: the process ends quietly with code 0. With
-    `goes_on` no failure of a standard stream (a closed pipe, a lost terminal, a full disk) stops the function.
+    If the reader of standard output closes it (`| head`), the process exits quietly with code 0. With
+    `ignore_stream_errors`, a failed write to a standard stream (closed pipe, lost terminal, full disk) is ignored.
     """
-    prepare_streams(goes_on=goes_on)
+    prepare_streams(ignore_stream_errors=ignore_stream_errors)
     try:
         code = function()
     except KeyboardInterrupt:
@@ -65,7 +65,7 @@ def exit_process(code: int) -> NoReturn:
     os._exit(code)
 
 
-def prepare_streams(*, goes_on: bool = False) -> None:
+def prepare_streams(*, ignore_stream_errors: bool = False) -> None:
     """Make the standard streams safe to print to: open, and able to show every character in some way.
 
     COLUMNS or LINES that no terminal has (0, or no number) would make rich print nothing, or fail: they are unset.
@@ -93,7 +93,7 @@ def prepare_streams(*, goes_on: bool = False) -> None:
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the life of the process)
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-            if goes_on:
+            if ignore_stream_errors:
                 stream = _lasting(stream)
         setattr(sys, name, stream)
 

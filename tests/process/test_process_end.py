@@ -28,9 +28,10 @@ def python(code: str, *, redirect: str = "", before: str = "") -> subprocess.Com
     return done
 
 
-def ending(function: str, *, goes_on: bool = False) -> str:
+def ending(function: str, *, ignore_stream_errors: bool = False) -> str:
     """A program that ends through `run_to_end`."""
-    return f"from dydist.process.end import run_to_end\n{function}\nrun_to_end(function, goes_on={goes_on})"
+    options = f"ignore_stream_errors={ignore_stream_errors}"
+    return f"from dydist.process.end import run_to_end\n{function}\nrun_to_end(function, {options})"
 
 
 @pytest.mark.parametrize(
@@ -73,11 +74,11 @@ MANY = (
 )
 
 
-@pytest.mark.parametrize("goes_on", [False, True])
-def test_a_reader_that_leaves_is_no_error(goes_on: bool) -> None:
-    done = python(ending(MANY, goes_on=goes_on), redirect="| head -1")
+@pytest.mark.parametrize("ignore_stream_errors", [False, True])
+def test_a_reader_that_leaves_is_no_error(ignore_stream_errors: bool) -> None:
+    done = python(ending(MANY, ignore_stream_errors=ignore_stream_errors), redirect="| head -1")
     assert (done.returncode, done.stdout) == (0, "line\n")
-    assert done.stderr == ("end\n" if goes_on else "")
+    assert done.stderr == ("end\n" if ignore_stream_errors else "")
 
 
 def test_another_broken_pipe_is_an_error() -> None:
@@ -88,7 +89,7 @@ def test_another_broken_pipe_is_an_error() -> None:
 
 def test_a_full_disk_behind_standard_output_is_an_error_unless_the_work_goes_on() -> None:
     assert python(ending(MANY), redirect="> /dev/full").returncode == 1
-    assert python(ending(MANY, goes_on=True), redirect="> /dev/full 2>&1").returncode == 0
+    assert python(ending(MANY, ignore_stream_errors=True), redirect="> /dev/full 2>&1").returncode == 0
 
 
 @pytest.mark.parametrize("redirect", [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-"])
@@ -106,10 +107,14 @@ def function():
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "gbk", "euc-jp", "iso-8859-1", "ascii:strict", "utf-8"])
-@pytest.mark.parametrize("goes_on", [False, True])
-def test_every_character_is_shown_in_some_way(encoding: str, goes_on: bool) -> None:
+@pytest.mark.parametrize("ignore_stream_errors", [False, True])
+def test_every_character_is_shown_in_some_way(encoding: str, ignore_stream_errors: bool) -> None:
     body = "def function():\n    print('a ä × – … 2⁻³ 汉 ▇ \\udc80 z')"
-    done = python(ending(body, goes_on=goes_on), before=f"PYTHONIOENCODING={encoding} ", redirect="| cat -v")
+    done = python(
+        ending(body, ignore_stream_errors=ignore_stream_errors),
+        before=f"PYTHONIOENCODING={encoding} ",
+        redirect="| cat -v",
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("a ")
     assert done.stdout.endswith(" z\n")
