@@ -38,7 +38,7 @@ def run_to_end(function: Callable[[], int | None], *, ignore_stream_errors: bool
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     except BaseException as error:
-        code = EXIT_DONE if _reader_left(error) else _code_of(error)
+        code = EXIT_DONE if _reader_closed(error) else _exit_code(error)
     exit_process(EXIT_DONE if code is None else code)
 
 
@@ -54,7 +54,7 @@ def exit_process(code: int) -> NoReturn:
         threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are no daemons, as Python does
         atexit._run_exitfuncs()
     except BaseException as error:
-        code = code or _code_of(error)
+        code = code or _exit_code(error)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -94,7 +94,7 @@ def prepare_streams(*, ignore_stream_errors: bool = False) -> None:
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
             if ignore_stream_errors:
-                stream = _lasting(stream)
+                stream = _tolerant(stream)
         setattr(sys, name, stream)
 
 
@@ -103,7 +103,7 @@ def _without_secrets(kind: type[BaseException], error: BaseException, trace: Tra
     sys.stderr.write(scrub("".join(traceback.format_exception(kind, error, trace))))
 
 
-class _LastingFile(io.FileIO):
+class _TolerantFile(io.FileIO):
     """Takes every write; from the first that fails on, what is written is dropped."""
 
     _failed = False
@@ -117,9 +117,9 @@ class _LastingFile(io.FileIO):
         return memoryview(data).nbytes
 
 
-def _lasting(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+def _tolerant(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     stream.flush()
-    raw = _LastingFile(stream.fileno(), "w", closefd=False)
+    raw = _TolerantFile(stream.fileno(), "w", closefd=False)
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=stream.encoding,
@@ -129,7 +129,7 @@ def _lasting(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     )
 
 
-def _reader_left(error: BaseException) -> bool:
+def _reader_closed(error: BaseException) -> bool:
     """Whether standard output was closed on us. rich turns that into SystemExit."""
     cause = error.__context__ if isinstance(error, SystemExit) else error
     if not isinstance(cause, BrokenPipeError):
@@ -139,7 +139,7 @@ def _reader_left(error: BaseException) -> bool:
     return any(events & select.POLLERR for _, events in poll.poll(0))  # a pipe that nobody reads
 
 
-def _code_of(error: BaseException) -> int:
+def _exit_code(error: BaseException) -> int:
     """The exit code that Python gives an exception, which is printed as Python prints it."""
     if isinstance(error, SystemExit):
         if error.code is None or isinstance(error.code, int):
@@ -150,7 +150,7 @@ def _code_of(error: BaseException) -> int:
     return EXIT_ERROR
 
 
-_LEFT: list[object] = []
+_KEPT_GROUPS: list[object] = []
 
 
 def close_process_group() -> None:
@@ -161,5 +161,7 @@ def close_process_group() -> None:
     """
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        _LEFT.extend(distributed.distributed_c10d._world.pg_map)  # of all groups; torch has no public list
+        _KEPT_GROUPS.extend(
+            distributed.distributed_c10d._world.pg_map
+        )  # of all groups; torch has no public list
         distributed.destroy_process_group()
