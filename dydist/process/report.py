@@ -69,7 +69,7 @@ class ProcessReport:
             f"pid-{self.rank}.json", {"rank": self.rank, "pid": os.getpid(), "host": socket.gethostname()}
         )
 
-    def stands_at(self, step: int) -> None:
+    def set_step(self, step: int) -> None:
         """Nothing is done yet, but an end before the next step is told as one at `step`."""
         self.step = step
 

@@ -77,7 +77,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
             job_end=job_end(os.environ),
         )
         progress = session.restore()
-        report.stands_at(progress.step)
+        report.set_step(progress.step)
         to_do = progress.step < end.total_steps
         if not to_do and progress.last_accuracy is not None:
             session.close()
