@@ -21,7 +21,7 @@ from dydist.models.strategies.problem import Geometry, Pair
 
 
 @dataclass(frozen=True)
-class Meetings:
+class TapPairs:
     """Where taps meet a map of `output` pixels: for each row-major tap that does, its (output pixel, input pixel)
     pairs, which are row-major too.
     """
@@ -30,7 +30,7 @@ class Meetings:
     pairs: dict[int, list[Pair]]
 
 
-def meetings(size: Pair, kernel: Pair, geometry: Geometry) -> Meetings:
+def tap_pairs(size: Pair, kernel: Pair, geometry: Geometry) -> TapPairs:
     """Where the taps of a `kernel` (height, width) meet a map of `size` pixels."""
     output = geometry.output_size(size, kernel)
 
@@ -55,10 +55,10 @@ def meetings(size: Pair, kernel: Pair, geometry: Geometry) -> Meetings:
         for i in range(kernel[0])
         for j in range(kernel[1])
     }
-    return Meetings(output, {tap: met for tap, met in pairs.items() if met})
+    return TapPairs(output, {tap: met for tap, met in pairs.items() if met})
 
 
-def _by_tap(weight: Tensor, met: Meetings, groups: int) -> Tensor:
+def _by_tap(weight: Tensor, met: TapPairs, groups: int) -> Tensor:
     """Kernels as [taps, groups, K, out/groups, C/groups], of the taps that meet the map."""
     apart = split_taps(weight, list(met.pairs)).unflatten(2, (groups, weight.shape[1] // groups))
     return apart.transpose(1, 2).contiguous()
@@ -85,7 +85,7 @@ def _sum_products(totals: Tensor, products: Iterable[tuple[int, Tensor, Tensor]]
 def _forward(x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     size, kernel = (x.shape[2], x.shape[3]), (weight.shape[3], weight.shape[4])
     images, (kernels, out_channels), groups = x.shape[0], weight.shape[:2], geometry.groups
-    met = meetings(size, kernel, geometry)
+    met = tap_pairs(size, kernel, geometry)
     pixels = _pixels_first(x, groups)
     each = x.new_empty(met.output[0] * met.output[1], groups, images, kernels * (out_channels // groups))
     columns = (
@@ -114,7 +114,7 @@ def _backward(
     for_x, for_kernels = wanted
     size, kernel = (x.shape[2], x.shape[3]), (weight.shape[3], weight.shape[4])
     images, kernels, groups = x.shape[0], weight.shape[0], geometry.groups
-    met = meetings(size, kernel, geometry)
+    met = tap_pairs(size, kernel, geometry)
     by_tap = _by_tap(weight, met, groups)
     grads = _pixels_first(grad, groups)  # [P, groups, N, out/groups]
     # Gradient of x through each kernel by itself: mixed it is x's, and its product with x is that of π.
