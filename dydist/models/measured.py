@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dydist.models.strategies import Geometry, Shape, dynamic_conv2d, rule
 from dydist.models.strategies.native import build, identity, library
-from dydist.models.strategies.winograd import suits
+from dydist.models.strategies.winograd import is_supported
 from dydist.private_files import is_own_file, own_folder
 
 MEASURED_IMAGES = {"cpu": 32, "cuda": 512}
@@ -60,7 +60,7 @@ class Problem:
         """Strategies worth timing. Not `grouped`: `blocked` is that with less memory."""
         if self.device.type == "cpu":
             names = ["mix", "blocked", "fused"]
-            if suits(self.shape.kernel, self.geometry):
+            if is_supported(self.shape.kernel, self.geometry):
                 names.append("winograd")
         else:  # of those that keep no K outputs; GPUs are slow at convolutions with a group for every image
             names = list(dict.fromkeys(["stacked", rule(self.shape, self.device.type)]))

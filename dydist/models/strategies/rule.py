@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dydist.models.strategies.problem import Shape
-from dydist.models.strategies.winograd import suits
+from dydist.models.strategies.winograd import is_supported
 
 FEW_PIXELS = 8
 """Up to so many output pixels, `taps`: vectors would be half empty, and many taps meet only padding."""
@@ -31,6 +31,6 @@ def rule(shape: Shape, device: str = "cpu") -> str:
     if shape.pixels == 1 or (shape.pixels <= FEW_PIXELS and shape.kernel != (1, 1)):
         return "taps"
     filled = min(shape.in_channels, shape.out_channels) >= WINOGRAD_CHANNELS
-    if filled and shape.pixels >= WINOGRAD_PIXELS and suits(shape.kernel, shape.geometry):
+    if filled and shape.pixels >= WINOGRAD_PIXELS and is_supported(shape.kernel, shape.geometry):
         return "winograd"
     return "fused" if shape.pixels <= MANY_PIXELS else "blocked"

@@ -20,7 +20,7 @@ SMALL_MAP = 36
 costs more than their products save."""
 
 
-def suits(kernel: Pair, geometry: Geometry) -> bool:
+def is_supported(kernel: Pair, geometry: Geometry) -> bool:
     """Whether a convolution can be computed so: 3x3, next to next pixel, at most two pixels of padding."""
     plain = geometry.stride == (1, 1) and geometry.dilation == (1, 1) and geometry.groups == 1
     return plain and kernel == (3, 3) and max(geometry.padding) <= 2
@@ -50,7 +50,7 @@ def _backward(
 
 
 def _can_run(x: Tensor, weight: Tensor, geometry: Geometry, size: Pair) -> bool:
-    return suits((weight.shape[3], weight.shape[4]), geometry) and fused.can_run(x, size)
+    return is_supported((weight.shape[3], weight.shape[4]), geometry) and fused.can_run(x, size)
 
 
 winograd = operator("winograd", _forward, _backward)
