@@ -13,7 +13,7 @@ from torch import Tensor
 from dydist.models.strategies import blocked
 from dydist.models.strategies.custom import operator
 from dydist.models.strategies.native import library
-from dydist.models.strategies.native.call import call, takes
+from dydist.models.strategies.native.call import call, supports_dtype
 from dydist.models.strategies.problem import Geometry
 
 
@@ -44,7 +44,7 @@ def backward(
 
 def run_forward(kernel: str, x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """The output, by the C++ function `kernel`; where there is none for x's dtype, in float32."""
-    if not takes(x.dtype):
+    if not supports_dtype(x.dtype):
         return run_forward(kernel, x.float(), attention.float(), weight.float(), geometry).to(x.dtype)
     size = geometry.output_size((x.shape[2], x.shape[3]), (weight.shape[3], weight.shape[4]))
     out = x.new_empty(x.shape[0], weight.shape[1], *size)
@@ -62,7 +62,7 @@ def run_backward(
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, and of attention and weight, by the C++ functions `kernels`; dtypes as in `run_forward`."""
-    if not takes(x.dtype):
+    if not supports_dtype(x.dtype):
         single = (grad.float(), x.float(), attention.float(), weight.float())
         made = run_backward(kernels, *single, geometry, wanted)
         return made[0].to(x.dtype), made[1].to(x.dtype), made[2].to(x.dtype)

@@ -13,7 +13,7 @@ from dydist.models.strategies.native.build import library
 _SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 
 
-def takes(dtype: torch.dtype) -> bool:
+def supports_dtype(dtype: torch.dtype) -> bool:
     """Whether there are kernels for a dtype."""
     return dtype in _SUFFIXES
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from dydist.models.strategies.native.build import library
-from dydist.models.strategies.native.call import call, takes
+from dydist.models.strategies.native.call import call, supports_dtype
 
 
 def split_taps(weight: Tensor, chosen: Sequence[int]) -> Tensor:
@@ -29,7 +29,7 @@ def join_taps(apart: Tensor, chosen: Sequence[int], like: Tensor) -> Tensor:
 
 def _native(name: str, source: Tensor, target: Tensor, chosen: Sequence[int], weight: Tensor) -> bool:
     """Whether the C++ copy could be used; then `target` is filled."""
-    if weight.device.type != "cpu" or not takes(weight.dtype) or library() is None:
+    if weight.device.type != "cpu" or not supports_dtype(weight.dtype) or library() is None:
         return False
     taps = weight.shape[-2] * weight.shape[-1]
     call(name, weight.dtype, source, weight.numel() // taps, taps, chosen, len(chosen), target)
