@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dydist.errors import UserError
 from dydist.models.dynamic_conv import DynamicConv2d
-from dydist.models.measured import Problem, Times
+from dydist.models.measured import Problem, TimingCache
 from dydist.models.strategies import Geometry, Shape, check_strategy, rule
 from dydist.models.strategies.native import cache_folder, reason
 from dydist.models.strategies.stacked import triton_reason
@@ -112,7 +112,7 @@ def choose_strategies(
         for name, layer in asked.items()
     }
     problems = {name: problem for name, problem in problems.items() if len(problem.candidates()) > 1}
-    times = Times(cache or cache_folder() / "strategies.json", clock)
+    times = TimingCache(cache or cache_folder() / "strategies.json", clock)
     for name, seconds in times.measure(problems).items():
         best = min(seconds, key=lambda strategy: (seconds[strategy], strategy))
         if seconds[best] < MARGIN * seconds.get(ruled[name], float("inf")):

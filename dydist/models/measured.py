@@ -69,7 +69,7 @@ class Problem:
         return tuple(names)
 
 
-class Times:
+class TimingCache:
     """Least seconds of forward and backward, by problem and strategy: read from `path`, or measured and kept there.
 
     One process of a machine measures at a time, and others that want the same take its figures: two runs that

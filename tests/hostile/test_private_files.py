@@ -17,7 +17,7 @@ from dydist.checkpoint._stage import NAMES, check_stage, open_stage, prepare_sta
 from dydist.data.cifar import LAYOUTS
 from dydist.data.store import open_cifar
 from dydist.jobs.node.scratch import PREFIX, Scratch, sweep
-from dydist.models.measured import Times
+from dydist.models.measured import TimingCache
 from dydist.models.strategies.native import build
 from dydist.private_files import NotPrivateError, check_private, is_own_file, own_folder, private_folder
 from dydist.train import main
@@ -147,7 +147,7 @@ def test_measured_choices_of_another_are_not_believed(
     path = tmp_path / "cache" / "strategies.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"a": {"mix": 1.0}}))
-    times = Times(path, lambda: 0.0)
+    times = TimingCache(path, lambda: 0.0)
     assert times._read() == {"a": {"mix": 1.0}}
     neighbour(path)
     assert times._read() == {}

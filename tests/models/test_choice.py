@@ -15,7 +15,7 @@ from torch import nn
 from dydist.errors import UserError
 from dydist.models import DynamicConv2d, apply_strategies, choose_strategies, dy_resnet18, dynamic_layers
 from dydist.models.choice import choice_table, describe_choice
-from dydist.models.measured import Problem, Times
+from dydist.models.measured import Problem, TimingCache
 from dydist.models.strategies import Geometry, Shape
 
 CANDIDATES = ("mix", "blocked", "fused", "winograd")
@@ -199,4 +199,4 @@ def test_times_are_real(tmp_path: Path) -> None:
     assert set(seconds) == {*CANDIDATES, "taps"}
     assert all(0 < value < 10 for value in seconds.values())
     assert chosen["0"] in seconds
-    assert Times(tmp_path / "s.json", never).measure({}) == {}
+    assert TimingCache(tmp_path / "s.json", never).measure({}) == {}
