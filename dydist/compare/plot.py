@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from io import BytesIO
 
 from dydist.compare.many import Row
-from dydist.compare.statistics import reach_of_mean
+from dydist.compare.statistics import confidence_half_width
 from dydist.errors import UserError
 from dydist.text import display
 
@@ -32,7 +32,7 @@ def draw(rows: Sequence[Row], baseline: str) -> bytes:
             markeredgecolor="white",
             zorder=3,
         )
-        reach = reach_of_mean(percent)
+        reach = confidence_half_width(percent)
         axes.errorbar(
             statistics.fmean(percent), place, xerr=reach, fmt="|", color=colour, capsize=4, markersize=14
         )

@@ -41,7 +41,7 @@ def difference(accuracies: Sequence[float], baseline: Sequence[float]) -> Differ
     return Difference(mean, mean - reach, mean + reach)
 
 
-def reach_of_mean(values: Sequence[float]) -> float | None:
+def confidence_half_width(values: Sequence[float]) -> float | None:
     """Half the width of the mean's confidence interval (Student's t); None for a single value."""
     if len(values) < 2:
         return None

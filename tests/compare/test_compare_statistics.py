@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dydist.compare.statistics import Difference, difference, reach_of_mean
+from dydist.compare.statistics import Difference, confidence_half_width, difference
 
 
 @pytest.mark.parametrize(("first", "second"), [(3, 3), (2, 7), (5, 2)])
@@ -18,10 +18,10 @@ def test_welch(first: int, second: int) -> None:
     assert found.mean == pytest.approx(np.mean(a) - np.mean(b))
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     low, high = stats.t.interval(0.95, first - 1, loc=np.mean(a), scale=stats.sem(a))
-    assert reach_of_mean(a) == pytest.approx((high - low) / 2)
+    assert confidence_half_width(a) == pytest.approx((high - low) / 2)
 
 
 def test_one_run_has_no_interval_and_equal_runs_a_sharp_one() -> None:
     assert difference([0.75], [0.5, 0.25]) == Difference(0.375, None, None)
     assert difference([0.75, 0.75], [0.5, 0.5]) == Difference(0.25, 0.25, 0.25)
-    assert reach_of_mean([0.5]) is None
+    assert confidence_half_width([0.5]) is None
