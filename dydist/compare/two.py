@@ -66,7 +66,7 @@ def compare_runs(first: Path, second: Path) -> Comparison:
     states = newest_common(first, second)
     if states is None:
         return Comparison(len(common), parting, largest, None, None, None, None, None)
-    name, difference = first_difference(*(everything(state) for state in states))
+    name, difference = first_difference(*(all_tensors(state) for state in states))
     marks = (fingerprint(states[0]), fingerprint(states[1]))
     return Comparison(
         len(common), parting, largest, states[0].step, marks[0] == marks[1], name, difference, marks
@@ -99,7 +99,7 @@ def newest_common(first: Path, second: Path) -> tuple[TrainingState, TrainingSta
     return load(places[0], found[0][step]), load(places[1], found[1][step])
 
 
-def everything(state: TrainingState) -> dict[str, Tensor]:
+def all_tensors(state: TrainingState) -> dict[str, Tensor]:
     """All tensors of a state under one name space."""
     averaged = {f"ema.{name}": tensor for name, tensor in state.ema.items()}
     return {**state.model, **state.optimizer, **averaged}
@@ -108,7 +108,7 @@ def everything(state: TrainingState) -> dict[str, Tensor]:
 def fingerprint(state: TrainingState) -> str:
     """SHA-256 over the step and every tensor's name, type, shape and bytes, in order of name."""
     digest = hashlib.sha256(f"step {state.step}\n".encode())
-    for name, tensor in sorted(everything(state).items()):
+    for name, tensor in sorted(all_tensors(state).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(_bits(tensor))
     return digest.hexdigest()
