@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dydist.bench.local import run_processes
 from dydist.bench.pairs import Ratio, take_turns
 from dydist.bench.place import Place
-from dydist.bench.reference import PublicDynamicConv2d
+from dydist.bench.reference import ReferenceDynamicConv2d
 from dydist.config import Config
 from dydist.engine.core import begin_step
 from dydist.engine.world import set_numerics
@@ -127,7 +127,7 @@ def network(kind: Kind, stem: Stem, width: float) -> ResNet18:
         return dy_resnet18(stem=stem, width=width)
     if kind == "static":
         return static_resnet18(stem=stem, width=width)
-    return ResNet18(10, stem=stem, width=width, dropout=0.1, convolution=PublicDynamicConv2d)
+    return ResNet18(10, stem=stem, width=width, dropout=0.1, convolution=ReferenceDynamicConv2d)
 
 
 def train_step(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class PublicDynamicConv2d(nn.Module):
+class ReferenceDynamicConv2d(nn.Module):
     """Images [N, C, H, W] → [N, out, H', W'] with K kernels and temperature 30."""
 
     def __init__(

@@ -12,7 +12,7 @@ from dydist.bench.conv import limit, peak_memory, step_costs
 from dydist.bench.elsewhere import steps_elsewhere
 from dydist.bench.pairs import Ratio, take_turns
 from dydist.bench.place import Place
-from dydist.bench.reference import PublicDynamicConv2d
+from dydist.bench.reference import ReferenceDynamicConv2d
 from dydist.cli.main import main
 from dydist.models.strategies import Geometry, Shape, dynamic_conv2d
 
@@ -129,7 +129,7 @@ def test_the_limit_on_paper() -> None:
 
 def test_the_reference_is_dynamic_convolution() -> None:
     torch.manual_seed(0)
-    layer = PublicDynamicConv2d(6, 8, 3, 2, 1).double()
+    layer = ReferenceDynamicConv2d(6, 8, 3, 2, 1).double()
     torch.nn.init.normal_(layer.weight)
     x = torch.randn(3, 6, 9, 9, dtype=torch.float64)
     attention = torch.softmax(layer.attention(x) / 30.0, 1)
