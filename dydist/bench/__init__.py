@@ -4,5 +4,5 @@
 - `engines`, `exact`: one back end or reduction against another
 - `loader`, `loop`, `monitor`, `checkpoint`: what a run does beside arithmetic
 - `scaling`: two processes against one here; `scaling_model`: many GPUs, on paper
-- `pairs`, `place`, `local`, `elsewhere`: measuring in turns, on what device, and the processes of a measurement
+- `pairs`, `place`, `local`, `subprocess_steps`: measuring in turns, on what device, and the processes of a measurement
 """

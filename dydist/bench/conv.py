@@ -100,7 +100,7 @@ def step_costs(
 ) -> dict[str, list[float]]:
     """Seconds of whole training steps (forward, backward, SGD with momentum) of each kind of network, in turns.
 
-    `beside`: more ways by name, such as steps of another process (`dydist.bench.elsewhere`). `measure`: see
+    `beside`: more ways by name, such as steps of another process (`dydist.bench.subprocess_steps`). `measure`: see
     `train_step`.
     """
     ways: dict[str, Callable[[], Any]] = {

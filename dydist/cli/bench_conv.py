@@ -132,9 +132,9 @@ def bench_step(
     import torch
 
     from dydist.bench.conv import Kind, peak_memory, step_costs, train_step
-    from dydist.bench.elsewhere import steps_elsewhere
     from dydist.bench.pairs import Ratio, describe_machine
     from dydist.bench.place import Place
+    from dydist.bench.subprocess_steps import subprocess_steps
     from dydist.errors import UserError
 
     place = Place.of(device, precision, compile)
@@ -155,7 +155,7 @@ def bench_step(
             beside["public"] = train_step("public", **network, place=plain)
         elif public:
             beside["public"] = processes.enter_context(
-                steps_elsewhere("public", **network, precision=precision)
+                subprocess_steps("public", **network, precision=precision)
             )
         here = [kind for kind in kinds if kind != "public"]
         if public_in_large_pages:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from dydist.bench.conv import limit, peak_memory, step_costs
-from dydist.bench.elsewhere import steps_elsewhere
 from dydist.bench.pairs import Ratio, take_turns
 from dydist.bench.place import Place
 from dydist.bench.reference import ReferenceDynamicConv2d
+from dydist.bench.subprocess_steps import subprocess_steps
 from dydist.cli.main import main
 from dydist.models.strategies import Geometry, Shape, dynamic_conv2d
 
@@ -90,7 +90,7 @@ def test_a_compiled_step_can_be_measured() -> None:
 
 def test_a_process_that_ends_is_said_with_its_code(capfd: pytest.CaptureFixture[str]) -> None:
     with (
-        steps_elsewhere("public", stem="nowhere", batch_size=1, width=0.0625) as step,  # type: ignore[arg-type]
+        subprocess_steps("public", stem="nowhere", batch_size=1, width=0.0625) as step,  # type: ignore[arg-type]
         pytest.raises(RuntimeError, match="the process of the public network ended with 1"),
     ):
         step()

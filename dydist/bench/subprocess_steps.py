@@ -20,7 +20,7 @@ from dydist.process.end import run_to_end
 
 
 @contextmanager
-def steps_elsewhere(
+def subprocess_steps(
     kind: Kind, *, stem: Stem, batch_size: int, width: float, precision: Precision = "fp32"
 ) -> Iterator[Callable[[], None]]:
     """A function that has one training step taken on the CPU, and returns when it is done.
@@ -31,7 +31,7 @@ def steps_elsewhere(
     environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
     arguments = [kind, stem, str(batch_size), str(width), precision, str(torch.get_num_threads())]
     process = subprocess.Popen(
-        [sys.executable, "-m", "dydist.bench.elsewhere", *arguments],
+        [sys.executable, "-m", "dydist.bench.subprocess_steps", *arguments],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
