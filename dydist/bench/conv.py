@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dydist.bench.local import run_processes
-from dydist.bench.pairs import Ratio, take_turns
+from dydist.bench.pairs import Ratio, interleave
 from dydist.bench.place import Place
 from dydist.bench.reference import ReferenceDynamicConv2d
 from dydist.config import Config
@@ -106,7 +106,7 @@ def step_costs(
     ways: dict[str, Callable[[], Any]] = {
         kind: train_step(kind, stem, batch_size, width, place=place, measure=measure) for kind in kinds
     }
-    return take_turns(ways | dict(beside or {}), pairs=pairs, clock=place.clock, repeat=place.repeat)
+    return interleave(ways | dict(beside or {}), pairs=pairs, clock=place.clock, repeat=place.repeat)
 
 
 def peak_memory(
@@ -203,7 +203,7 @@ def _layer_cost(
     ways: dict[str, Callable[[], Any]] = {"static": run(static)}
     for name in strategies:
         ways[name] = run(DynamicConv2d(*arguments, strategy=name))
-    seconds = take_turns(ways, pairs=pairs, clock=place.clock, repeat=place.repeat)
+    seconds = interleave(ways, pairs=pairs, clock=place.clock, repeat=place.repeat)
     shape = Shape.of(x, layer.weight, Geometry(layer.stride, layer.padding, layer.dilation, layer.groups))
     kernel, rows = layer.kernel_size[0], shape.output[0]
     return LayerCost(

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dydist.bench.conv import train_step
-from dydist.bench.pairs import Ratio, take_turns
+from dydist.bench.pairs import Ratio, interleave
 from dydist.config import DataConfig
 from dydist.data import ImageDataset
 from dydist.data.loader import ShardedLoader
@@ -69,7 +69,7 @@ def loader_cost(
             step()
 
     ways: dict[str, Callable[[], Any]] = {"loader": ours, "torchvision": theirs, "step": one_step}
-    seconds = take_turns(ways, pairs=pairs)
+    seconds = interleave(ways, pairs=pairs)
     counts = {
         "loader": len(dataset) // batch_size * batch_size,
         "torchvision": quarter,

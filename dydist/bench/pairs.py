@@ -27,7 +27,7 @@ class Ratio:
         return f"{self.median:.2f} ({self.low:.2f}–{self.high:.2f})"
 
 
-def take_turns(
+def interleave(
     ways: dict[str, Callable[[], Any]],
     *,
     pairs: int,

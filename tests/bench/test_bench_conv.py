@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dydist.bench.conv import limit, peak_memory, step_costs
-from dydist.bench.pairs import Ratio, take_turns
+from dydist.bench.pairs import Ratio, interleave
 from dydist.bench.place import Place
 from dydist.bench.reference import ReferenceDynamicConv2d
 from dydist.bench.subprocess_steps import subprocess_steps
@@ -106,11 +106,11 @@ def test_turns_alternate_and_one_round_does_not_count() -> None:
     calls: list[str] = []
     ticks = iter(range(100))
     ways = {name: (lambda name=name: calls.append(name)) for name in "ab"}
-    seconds = take_turns(ways, pairs=3, clock=lambda: float(next(ticks)))
+    seconds = interleave(ways, pairs=3, clock=lambda: float(next(ticks)))
     assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
     assert seconds == {"a": [1.0] * 3, "b": [1.0] * 3}
     calls.clear()
-    seconds = take_turns(ways, pairs=2, clock=lambda: float(next(ticks)), repeat=2)
+    seconds = interleave(ways, pairs=2, clock=lambda: float(next(ticks)), repeat=2)
     assert "".join(calls) == "aabb" + "aabb" + "bbaa"
     assert seconds == {"a": [0.5] * 2, "b": [0.5] * 2}
 
