@@ -147,7 +147,7 @@ def choice_table(layers: Mapping[str, DynamicLayer], chosen: Mapping[str, str]) 
     return "\n".join(rows)
 
 
-def lost_speed(chosen: Mapping[str, str], device: torch.device | str) -> str | None:
+def slow_kernels(chosen: Mapping[str, str], device: torch.device | str) -> str | None:
     """Why layers are slower here than where they were chosen, in words for the user; None where none is."""
     device = torch.device(device).type
     native = sum(name in ("fused", "winograd") for name in chosen.values())

@@ -52,7 +52,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     from dydist.run.end import Ending, tell_already_done, with_rollback_advice
     from dydist.run.folder import Provenance, make_run_folder, public_values
     from dydist.run.session import Session, build_model_for
-    from dydist.run.strategies import settle_strategies
+    from dydist.run.strategies import assign_strategies
 
     began = time.monotonic()
     world = start_world(config, lambda: stop.requested)
@@ -90,7 +90,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
         values = public_values(config) if to_do else session.trained_with
         monitor = monitors_of(config, run_dir, world, terminal, values, session.said)
         session.report_to(monitor)
-        session.strategies = settle_strategies(
+        session.strategies = assign_strategies(
             config, engine.model, layers, world, monitor, recorded=session.strategies
         )
         if (

@@ -11,11 +11,11 @@ from dydist.config import Config
 from dydist.engine import World
 from dydist.engine.core import AUTOCAST
 from dydist.models import DynamicLayer, apply_strategies, choose_strategies
-from dydist.models.choice import choice_table, describe_choice, lost_speed
+from dydist.models.choice import choice_table, describe_choice, slow_kernels
 from dydist.records import Monitor, TextRecord
 
 
-def settle_strategies(
+def assign_strategies(
     config: Config,
     model: nn.Module,
     layers: Mapping[str, DynamicLayer],
@@ -34,7 +34,7 @@ def settle_strategies(
     way the monitor is told of kernels that the layers are made for and that are not there.
     """
     if config.model.strategy != "auto":
-        _tell_lost_speed({name: layer.strategy for name, layer in layers.items()}, world, monitor)
+        _warn_of_slow_kernels({name: layer.strategy for name, layer in layers.items()}, world, monitor)
         return {}
     if not layers:
         return {}
@@ -54,10 +54,10 @@ def settle_strategies(
         monitor.note(f"dynamic convolutions: {describe_choice(chosen)} ({how})")
     apply_strategies(model, chosen)
     monitor.detail(TextRecord(tag="model/strategies", text=choice_table(layers, chosen)))
-    _tell_lost_speed(chosen, world, monitor)
+    _warn_of_slow_kernels(chosen, world, monitor)
     return chosen
 
 
-def _tell_lost_speed(chosen: Mapping[str, str], world: World, monitor: Monitor) -> None:
-    if (lost := lost_speed(chosen, world.device)) is not None:
+def _warn_of_slow_kernels(chosen: Mapping[str, str], world: World, monitor: Monitor) -> None:
+    if (lost := slow_kernels(chosen, world.device)) is not None:
         monitor.note(lost, level="warning")

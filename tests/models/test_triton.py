@@ -13,7 +13,7 @@ import pytest
 import torch
 from support import REPOSITORY
 
-from dydist.models.choice import lost_speed
+from dydist.models.choice import slow_kernels
 from dydist.models.strategies.stacked import _tried, triton_reason
 
 needs_triton = pytest.mark.skipif(
@@ -51,9 +51,9 @@ def test_kernels_compile_for_gpus_that_are_not_here() -> None:
 
 
 def test_who_asks_for_kernels_and_cannot_have_them_is_told() -> None:
-    native = lost_speed({"layer": "fused", "other": "winograd"}, "cuda") or ""
+    native = slow_kernels({"layer": "fused", "other": "winograd"}, "cuda") or ""
     assert "2 dynamic convolutions are made for C++ kernels, which run on CPUs alone" in native
-    on_cpu = lost_speed({"layer": "stacked", "other": "mix"}, "cpu") or ""
+    on_cpu = slow_kernels({"layer": "stacked", "other": "mix"}, "cpu") or ""
     assert "1 dynamic convolution is made for GPUs, and slow on a CPU" in on_cpu
 
 
@@ -67,6 +67,6 @@ def test_kernels_that_do_not_start_are_told_and_done_without(monkeypatch: pytest
     else:
         assert re.match(r"\w+: .", why)
         assert f"1 dynamic convolution is without Triton's kernels ({why})" in (
-            lost_speed({"layer": "stacked"}, "cuda") or ""
+            slow_kernels({"layer": "stacked"}, "cuda") or ""
         )
     _tried.cache_clear()

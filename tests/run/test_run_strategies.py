@@ -16,7 +16,7 @@ from dydist.engine import World
 from dydist.models import DynamicConv2d, dy_resnet18, dynamic_layers
 from dydist.monitor import NullMonitor
 from dydist.records import Detail, TextRecord
-from dydist.run.strategies import settle_strategies
+from dydist.run.strategies import assign_strategies
 
 
 def flags(runs: Path, name: str, steps: int, *more: object) -> list[object]:
@@ -83,7 +83,7 @@ def settle(recorded: dict[str, str], **sections: Any) -> tuple[dict[str, str], l
     told = Told()
     layers = dynamic_layers(model, (3, 32, 32))
     world = World(0, 1, torch.device("cpu"))
-    chosen = settle_strategies(config, model, layers, world, told, recorded=recorded)
+    chosen = assign_strategies(config, model, layers, world, told, recorded=recorded)
     return chosen, [m.strategy for m in model.modules() if isinstance(m, DynamicConv2d)], told
 
 

@@ -57,7 +57,7 @@ def break_strategies() -> None:
     def settle(*arguments: Any, **more: Any) -> Any:
         raise RuntimeError("no kernels")
 
-    run_strategies.settle_strategies = settle
+    run_strategies.assign_strategies = settle
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
