@@ -22,7 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dydist.checkpoint._catalog import Found, inspect, load, survey, verify
-from dydist.checkpoint._claim import Held
+from dydist.checkpoint._claim import StoredRun
 from dydist.checkpoint._copy import copy_checkpoint
 from dydist.checkpoint._first_look import refuse_missing_source, refuse_unusable
 from dydist.checkpoint._format import Manifest
@@ -51,7 +51,7 @@ __all__ = [
     "Checkpointer",
     "DamagedError",
     "Found",
-    "Held",
+    "StoredRun",
     "Keep",
     "LeaseHeldError",
     "LeaseLostError",

@@ -19,7 +19,7 @@ from dydist.checkpoint._housekeeping import Keep
 from dydist.checkpoint._lease import LEASE, Lease, this_process
 from dydist.checkpoint._pipeline import Pipeline
 from dydist.checkpoint._policy import Decision, Status, decide, shares_on_node
-from dydist.checkpoint._restore import candidates, holdings, newest_valid, set_aside
+from dydist.checkpoint._restore import candidates, newest_valid, set_aside, stored_run
 from dydist.checkpoint._resume import ResumePoint
 from dydist.checkpoint._save import Identity, Save
 from dydist.checkpoint._stage import check_stage, copy_of, open_stage, prepare_stage, staged
@@ -160,7 +160,7 @@ class Checkpointer:
         place = self._retrying(self._place, self._config.deadline_s, given_up=True)
         options = candidates(agreement, place, self._stage)
         if admit is not None:
-            self.run_id = agreement.first(lambda: admit(holdings(place, self._stage, options)))
+            self.run_id = agreement.first(lambda: admit(stored_run(place, self._stage, options)))
         resume = ResumePoint(self._config.resume, job=self._job, agreement=agreement, place=place)
         chosen, aside_after = resume.choose(options)
         if aside_after is not None and self._stage is not None and self._rank == node[0]:
@@ -253,7 +253,7 @@ class Checkpointer:
         """Process 0's result of work that may take long, for all, waited for as `restore` waits. Collective."""
         return self._agreement.first(work)
 
-    def held_steps(self, seconds: float = 10.0) -> list[int] | None:
+    def saved_steps(self, seconds: float = 10.0) -> list[int] | None:
         """Steps that have a whole checkpoint which was not set aside; None where the store does not answer in time.
 
         Not collective.

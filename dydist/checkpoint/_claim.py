@@ -12,7 +12,7 @@ FOLDER_LEASE = ".LEASE.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
+class StoredRun:
     """What a place holds of a run, as a start finds it. `steps`: of all its checkpoints, damaged ones too.
 
     `run`: the id that its newest whole checkpoint was written with; None where there is none, or it is of dydist 0.1.
@@ -22,7 +22,7 @@ class Held:
     run: str | None
 
 
-Admit = Callable[[Held], str]
+Admit = Callable[[StoredRun], str]
 """Process 0 decides whether a run folder and what its place holds are one run's: its id. Raises UserError."""
 
 

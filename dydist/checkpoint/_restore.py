@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dydist.checkpoint._agreement import Agreement
 from dydist.checkpoint._catalog import Found, inspect, load, survey
-from dydist.checkpoint._claim import Held
+from dydist.checkpoint._claim import StoredRun
 from dydist.checkpoint._copy import copy_checkpoint
 from dydist.checkpoint._format import aside_file, encode_json
 from dydist.checkpoint._stage import staged
@@ -51,7 +51,7 @@ def candidates(agreement: Agreement, place: Storage, stage: LocalStorage | None)
     return sorted(result, key=lambda c: (-c.found.step, not c.remote))
 
 
-def holdings(place: Storage, stage: LocalStorage | None, options: list[Candidate]) -> Held:
+def stored_run(place: Storage, stage: LocalStorage | None, options: list[Candidate]) -> StoredRun:
     """What process 0 sees of a run in its place and on its stage."""
     run = None
     for option in options:
@@ -61,7 +61,7 @@ def holdings(place: Storage, stage: LocalStorage | None, options: list[Candidate
         with contextlib.suppress(DamagedError):
             run = load(where, option.found, kinds=()).extra.get("run")
             break
-    return Held(steps=tuple(option.found.step for option in options), run=run)
+    return StoredRun(steps=tuple(option.found.step for option in options), run=run)
 
 
 def _holders(found: Found, local: list[list[Found]]) -> tuple[int, ...]:

@@ -127,7 +127,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
             session.close()
         if session is None or monitor is None or world.rank != 0:
             raise
-        told = with_rollback_advice(error, run_dir, session.held_steps, loop)
+        told = with_rollback_advice(error, run_dir, session.saved_steps, loop)
         monitor.close(end("failed", step=report.step, message=str(told)))
         if told is not error:
             raise told from error

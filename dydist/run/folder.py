@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dydist.checkpoint import Held
+from dydist.checkpoint import StoredRun
 from dydist.config import Config
 from dydist.config.reader import to_dict
 from dydist.engine import World
@@ -80,7 +80,7 @@ class RunFolder:
         self._id = ""
         self._anew = False
 
-    def admit(self, held: Held) -> str:
+    def admit(self, held: StoredRun) -> str:
         """The run's id, where this folder and what the place holds are one run's, or one of them is new.
 
         Raises UserError where the folder belongs to another run, or to one that got further than the place holds, and
@@ -109,7 +109,7 @@ class RunFolder:
             self._run_dir / RECORD, json_bytes({"run": self._id, "checkpoints": self._place}, indent=1)
         )
 
-    def _problem(self, saved: int, place: str, held: Held, *, strangers: bool) -> str:
+    def _problem(self, saved: int, place: str, held: StoredRun, *, strangers: bool) -> str:
         newest = max(held.steps, default=None)
         there = "no checkpoint" if newest is None else f"nothing after step {newest}"
         if strangers:

@@ -176,9 +176,9 @@ class Session:
         """Let what is being saved finish, and give the place back. Not collective; also after a failure."""
         self._checkpointer.close()
 
-    def held_steps(self) -> list[int] | None:
+    def saved_steps(self) -> list[int] | None:
         """Steps that have a checkpoint; None where the place does not say. Not collective; after `close` too."""
-        return self._checkpointer.held_steps()
+        return self._checkpointer.saved_steps()
 
     def _record(self, record: CheckpointRecord) -> None:
         self._monitor.checkpoint(record)

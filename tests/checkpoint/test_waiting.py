@@ -78,7 +78,9 @@ class Dead(LocalStorage):
 def held(operation: str) -> type[Held]:
     """A kind of disk of its own for a test."""
     return type(
-        "HeldDisk", (Held,), {"go": threading.Event(), "begun": threading.Event(), "operation": operation}
+        "HeldDisk",
+        (Held,),
+        {"go": threading.Event(), "begun": threading.Event(), "operation": operation},
     )
 
 

@@ -12,7 +12,7 @@ from support import Run, metrics, train
 from test_starts import FEW, STEPS, files
 from test_train import flags, steps_saved
 
-from dydist.checkpoint import Held, open_storage, survey
+from dydist.checkpoint import StoredRun, open_storage, survey
 from dydist.cli.main import main
 from dydist.config import CheckpointConfig, Config, MonitorConfig
 from dydist.errors import UserError
@@ -195,7 +195,7 @@ def test_which_places_a_folder_goes_on_with(
     if mine is not None:
         (folder / RECORD).write_text(json.dumps({"run": mine, "checkpoints": "/old"}))
     start = RunFolder(Config(checkpoint=CheckpointConfig(url=place, resume=resume)), folder)
-    held = Held(steps=steps, run=theirs)
+    held = StoredRun(steps=steps, run=theirs)
     if fine:
         assert start.admit(held) == (theirs or mine) or (theirs, mine) == (None, None)
     else:
@@ -213,7 +213,7 @@ def test_a_folder_whose_run_saved_nothing_takes_the_place_s_run_and_drops_its_ow
     (folder / RECORD).write_text(json.dumps({"run": "mine", "checkpoints": "/old"}))
     (folder / "metrics.jsonl").write_text('{"kind": "step", "step": 1}\n')
     start = RunFolder(Config(checkpoint=CheckpointConfig(url="/new")), folder)
-    assert start.admit(Held(steps=(6,), run="theirs")) == "theirs"
+    assert start.admit(StoredRun(steps=(6,), run="theirs")) == "theirs"
     assert (folder / "metrics.jsonl").read_text()  # not before it is certain
     start.record()
     assert (folder / "metrics.jsonl").read_text() == ""
@@ -232,7 +232,7 @@ def test_two_runs_do_not_share_a_log_folder(remote: bool, tmp_path: Path) -> Non
     fsspec.filesystem("memory").store.clear()
     logdir = "memory://logs/shared" if remote else str(tmp_path / "shared")
     config = Config(monitor=MonitorConfig(logdir=logdir))
-    nothing, folders = Held(steps=(), run=None), [tmp_path / name for name in "ab"]
+    nothing, folders = StoredRun(steps=(), run=None), [tmp_path / name for name in "ab"]
     for folder in folders:
         folder.mkdir()
     first = RunFolder(config, folders[0])
@@ -247,7 +247,7 @@ def test_two_runs_do_not_share_a_log_folder(remote: bool, tmp_path: Path) -> Non
 def test_a_log_folder_that_cannot_be_reached_costs_no_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     start = RunFolder(Config(monitor=MonitorConfig(logdir=str(tmp_path / "file" / "log"))), tmp_path)
-    start.admit(Held(steps=(), run=None))
+    start.admit(StoredRun(steps=(), run=None))
     start.record()
 
 
