@@ -70,7 +70,7 @@ class Agreement:
             raise kind(text)
         return value
 
-    def all_well(self, work: Callable[[], T]) -> tuple[T | None, str | None]:
+    def all_succeed(self, work: Callable[[], T]) -> tuple[T | None, str | None]:
         """Every process does `work`; the first error in words, by rank, where one failed. Raises as `by` does."""
         task = Task(work)
         self._together(task)

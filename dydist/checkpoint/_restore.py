@@ -91,13 +91,13 @@ def newest_valid(
         everywhere = stage is not None and len(option.holders) == world_size
         if everywhere:
             assert stage is not None
-            state, problem = agreement.all_well(lambda found=found: load(stage, found))  # type: ignore[misc]
+            state, problem = agreement.all_succeed(lambda found=found: load(stage, found))  # type: ignore[misc]
             if problem is None and state is not None:
                 return state, option
             agreement.note(f"{found.folder} on the local stage is passed over: {problem}", level="warning")
         if not option.remote and (everywhere or not _bring(agreement, place, stage, option)):
             continue
-        state, problem = agreement.all_well(lambda found=found: load(place, found))  # type: ignore[misc]
+        state, problem = agreement.all_succeed(lambda found=found: load(place, found))  # type: ignore[misc]
         if problem is None and state is not None:
             return state, option
         agreement.note(f"{found.folder} is passed over: {problem}", level="warning")

@@ -74,7 +74,7 @@ class ResumePoint:
         source, found = agreement.first(
             lambda: find_source(storage_at, self._resume), field="checkpoint.resume"
         )
-        state, problem = agreement.all_well(lambda: load_weights(storage_at(source), found))
+        state, problem = agreement.all_succeed(lambda: load_weights(storage_at(source), found))
         if problem is not None:
             raise UserError(
                 f"checkpoint.resume: {problem}; use another checkpoint, or checkpoint.resume=never"

@@ -172,7 +172,7 @@ def test_errors_and_values_are_those_of_the_process_that_works() -> None:
 
     with pytest.raises(UserError, match="no such place"):
         agreement.first(fail(UserError("no such place")))
-    assert agreement.all_well(fail(SystemExit("gone"))) == (None, "process 0: SystemExit: gone")
+    assert agreement.all_succeed(fail(SystemExit("gone"))) == (None, "process 0: SystemExit: gone")
 
 
 def flags(runs: Path, *more: object) -> list[object]:
