@@ -52,11 +52,11 @@ class Agreement:
         if self.rank == 0:
             self._note(text, level=level)
 
-    def first(self, work: Callable[[], T], *, field: str = "checkpoint.url") -> T:
+    def on_rank0(self, work: Callable[[], T], *, field: str = "checkpoint.url") -> T:
         """Process 0's result of `work`, for all; its error is raised on all."""
-        return self.by(0, work, field=field)
+        return self.on_rank(0, work, field=field)
 
-    def by(self, rank: int, work: Callable[[], T], *, field: str = "checkpoint.url") -> T:
+    def on_rank(self, rank: int, work: Callable[[], T], *, field: str = "checkpoint.url") -> T:
         """One process's result of `work`, for all; its error is raised on all.
 
         Raises StopRequestedError on all where a signal came meanwhile.
@@ -71,7 +71,7 @@ class Agreement:
         return value
 
     def all_succeed(self, work: Callable[[], T]) -> tuple[T | None, str | None]:
-        """Every process does `work`; the first error in words, by rank, where one failed. Raises as `by` does."""
+        """Every process does `work`; the first error in words, by rank, where one failed. Raises as `on_rank` does."""
         task = Task(work)
         self._together(task)
         problem = None if task.error is None else explain(task.error)

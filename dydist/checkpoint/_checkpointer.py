@@ -138,7 +138,7 @@ class Checkpointer:
         """
         agreement = self._agreement
         try:
-            agreement.first(lambda: self._claim.acquire(self._config.deadline_s))
+            agreement.on_rank0(lambda: self._claim.acquire(self._config.deadline_s))
             return self._restore(agreement, admit)
         except BaseException:
             if self._rank == 0:
@@ -160,7 +160,7 @@ class Checkpointer:
         place = self._retrying(self._place, self._config.deadline_s, given_up=True)
         options = candidates(agreement, place, self._stage)
         if admit is not None:
-            self.run_id = agreement.first(lambda: admit(stored_run(place, self._stage, options)))
+            self.run_id = agreement.on_rank0(lambda: admit(stored_run(place, self._stage, options)))
         resume = ResumePoint(self._config.resume, job=self._job, agreement=agreement, place=place)
         chosen, aside_after = resume.choose(options)
         if aside_after is not None and self._stage is not None and self._rank == node[0]:
@@ -251,7 +251,7 @@ class Checkpointer:
 
     def together(self, work: Callable[[], T]) -> T:
         """Process 0's result of work that may take long, for all, waited for as `restore` waits. Collective."""
-        return self._agreement.first(work)
+        return self._agreement.on_rank0(work)
 
     def saved_steps(self, seconds: float = 10.0) -> list[int] | None:
         """Steps that have a whole checkpoint which was not set aside; None where the store does not answer in time.

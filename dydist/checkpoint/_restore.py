@@ -37,7 +37,7 @@ class Candidate:
 
 def candidates(agreement: Agreement, place: Storage, stage: LocalStorage | None) -> list[Candidate]:
     """Everything a start can choose from, newest first; the same on all processes."""
-    remote: list[Found] = agreement.first(lambda: survey(place))
+    remote: list[Found] = agreement.on_rank0(lambda: survey(place))
     local: list[list[Found]] = agreement.gather(staged(stage)) if stage is not None else []
     result = [Candidate(found=found, remote=True, holders=_holders(found, local)) for found in remote]
     known = {
@@ -107,7 +107,7 @@ def newest_valid(
 def _bring(agreement: Agreement, place: Storage, stage: LocalStorage | None, option: Candidate) -> bool:
     """Upload a checkpoint that lies on one node alone, so that all can read it."""
     try:
-        agreement.by(option.holders[0], lambda: copy_checkpoint(stage, place, option.found))  # type: ignore[arg-type]
+        agreement.on_rank(option.holders[0], lambda: copy_checkpoint(stage, place, option.found))  # type: ignore[arg-type]
     except CheckpointError as error:
         agreement.note(
             f"{option.found.folder} lies on one node alone and cannot be uploaded, so it is passed over: {error}",

@@ -48,13 +48,13 @@ class ResumePoint:
             raise UserError(
                 f"checkpoint.resume: no step {step} at {place.url}; there are: {there}; use one, or auto"
             )
-        agreement.first(lambda: take_back(place, [o.found for o in chosen if o.remote]))
+        agreement.on_rank0(lambda: take_back(place, [o.found for o in chosen if o.remote]))
         later = [option.found for option in live if option.found.step > step]
         if not later:
             return chosen, None
         agreement.note(f"{len(later)} checkpoints after step {max(step, 0)} are set aside at {place.url}")
         remote = [o.found for o in live if o.remote and o.found.step > step]
-        agreement.first(lambda: set_aside(place, remote, why=self.why))
+        agreement.on_rank0(lambda: set_aside(place, remote, why=self.why))
         return chosen, step
 
     def fallback(self, chosen: list[Candidate], storage_at: Callable[[str], Storage]) -> TrainingState | None:
@@ -71,7 +71,7 @@ class ResumePoint:
             agreement.note(f"no checkpoint at {url} is valid: beginning at step 0", level="warning")
         if not self._is_source:
             return None
-        source, found = agreement.first(
+        source, found = agreement.on_rank0(
             lambda: find_source(storage_at, self._resume), field="checkpoint.resume"
         )
         state, problem = agreement.all_succeed(lambda: load_weights(storage_at(source), found))

@@ -162,7 +162,7 @@ def leave_lease(place: Path) -> bytes:
 
 def test_errors_and_values_are_those_of_the_process_that_works() -> None:
     agreement = Agreement(0, lambda value: value, lambda value: [value], lambda text, *, level="info": None)
-    assert agreement.first(lambda: 7) == 7
+    assert agreement.on_rank0(lambda: 7) == 7
 
     def fail(error: BaseException) -> Callable[[], None]:
         def work() -> None:
@@ -171,7 +171,7 @@ def test_errors_and_values_are_those_of_the_process_that_works() -> None:
         return work
 
     with pytest.raises(UserError, match="no such place"):
-        agreement.first(fail(UserError("no such place")))
+        agreement.on_rank0(fail(UserError("no such place")))
     assert agreement.all_succeed(fail(SystemExit("gone"))) == (None, "process 0: SystemExit: gone")
 
 
