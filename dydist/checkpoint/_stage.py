@@ -73,7 +73,7 @@ def prepare_stage(stage: LocalStorage, url: str, *, now: float) -> None:
                 (other / PLACE).unlink(missing_ok=True)
 
 
-def bound_stage(stage: LocalStorage, keep: int, *, staged_step: int, trusted: set[str]) -> None:
+def prune_stage(stage: LocalStorage, keep: int, *, staged_step: int, trusted: set[str]) -> None:
     """Keep the newest `keep` staged checkpoints, and nothing of saves before `staged_step` that were given up.
 
     What is kept in place of others is read back whole first, as by `prune`. `trusted`: attempts that were read back

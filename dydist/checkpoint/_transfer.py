@@ -10,7 +10,7 @@ from dydist.checkpoint._catalog import Found, verify
 from dydist.checkpoint._copy import copy_checkpoint
 from dydist.checkpoint._housekeeping import Keep, prune, remove_attempt
 from dydist.checkpoint._save import Identity, Save, commit, write_part
-from dydist.checkpoint._stage import OpenFiles, bound_stage, staged
+from dydist.checkpoint._stage import OpenFiles, prune_stage, staged
 from dydist.errors import CancelledError, DamagedError
 from dydist.records import CheckpointRecord
 from dydist.storage.local import LocalStorage
@@ -100,7 +100,7 @@ class Transfer:
         if leads:  # the copy is complete before the upload begins
             try:
                 self._commit(storage, save, context.node, deadline, lambda: None)
-                bound_stage(self._stage, context.stage_keep, staged_step=save.step, trusted=self._staged_back)
+                prune_stage(self._stage, context.stage_keep, staged_step=save.step, trusted=self._staged_back)
             except CancelledError:
                 pass
             except Exception as error:

@@ -37,7 +37,7 @@ from dydist.checkpoint._format import FileEntry, _seal, encode_json
 from dydist.checkpoint._housekeeping import remove_attempt
 from dydist.checkpoint._lease import _decode, this_process
 from dydist.checkpoint._save import Save, write_hashed
-from dydist.checkpoint._stage import bound_stage
+from dydist.checkpoint._stage import prune_stage
 from dydist.checkpoint._tensors import encode
 from dydist.storage.local import LocalStorage
 
@@ -169,7 +169,7 @@ def test_what_cannot_be_loaded_takes_no_place_on_the_stage(tmp_path: Path, name:
     for step in (1, 2, 3):
         good(stage, step)
     forged(stage, 9, UNLOADABLE[name], accuracy=1.0)
-    bound_stage(stage, 2, staged_step=9, trusted=trusted)
+    prune_stage(stage, 2, staged_step=9, trusted=trusted)
     assert [item.step for item in survey(stage)] == [3, 2]
     assert trusted == {f"{step:012x}" for step in (2, 3)}
 
