@@ -125,7 +125,7 @@ def set_aside(storage: Storage, found: list[Found], *, why: str) -> None:
             storage.write(f"{item.folder}/{aside_file(item.manifest.attempt)}", lambda: [mark])
 
 
-def take_back(storage: Storage, found: list[Found]) -> None:
+def undo_set_aside(storage: Storage, found: list[Found]) -> None:
     """Unmark checkpoints that were set aside."""
     for item in found:
         if item.manifest is not None and item.set_aside:

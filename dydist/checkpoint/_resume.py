@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dydist.checkpoint._agreement import Agreement
-from dydist.checkpoint._restore import Candidate, find_source, load_weights, set_aside, take_back
+from dydist.checkpoint._restore import Candidate, find_source, load_weights, set_aside, undo_set_aside
 from dydist.config.rules import names_source
 from dydist.errors import UserError
 from dydist.storage.protocol import Storage
@@ -48,7 +48,7 @@ class ResumePoint:
             raise UserError(
                 f"checkpoint.resume: no step {step} at {place.url}; there are: {there}; use one, or auto"
             )
-        agreement.on_rank0(lambda: take_back(place, [o.found for o in chosen if o.remote]))
+        agreement.on_rank0(lambda: undo_set_aside(place, [o.found for o in chosen if o.remote]))
         later = [option.found for option in live if option.found.step > step]
         if not later:
             return chosen, None
