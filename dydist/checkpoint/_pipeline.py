@@ -147,7 +147,7 @@ class Pipeline:
         elif self._closing:
             return False
         else:
-            self._upload_left_behind()
+            self._upload_newest_staged()
         return True
 
     def _bring_to_place(self, save: Save) -> None:
@@ -171,13 +171,13 @@ class Pipeline:
                     self._end(save, "cancelled")
             self._changed.notify_all()
 
-    def _upload_left_behind(self) -> None:
+    def _upload_newest_staged(self) -> None:
         with self._changed:
             self._late_at = self._context.clock() + LATE_UPLOAD_S
             if any(save.phase not in ENDED for save in self._saves):
                 return
             self._interrupt_late.clear()
-        if self._transfer.left_behind(self._interrupt_late):
+        if self._transfer.upload_newest_staged(self._interrupt_late):
             with self._changed:
                 self._late_at = None
 

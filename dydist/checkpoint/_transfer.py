@@ -113,7 +113,7 @@ class Transfer:
         opened = OpenFiles(self._stage, {name: f"{working}/{name}" for name in names})
         save.sources, save.close_sources = opened.sources(), opened.close
 
-    def left_behind(self, cancelled: threading.Event) -> bool:
+    def upload_newest_staged(self, cancelled: threading.Event) -> bool:
         """Copy the newest staged checkpoint to the place, if that has none as new; False: try again later."""
         assert self._stage is not None
         context = self._context
