@@ -276,7 +276,7 @@ class Checkpointer:
             same_step=RESTORED if step == self._restored_step else same_step,
             memory=self._memory.free,
             lost=self._claim.lost,
-            problems=pipeline.take_problems(),
+            problems=pipeline.pop_problems(),
         )
         statuses = self._agreement.gather(status)
         for problem in (problem for other in statuses for problem in other.problems):

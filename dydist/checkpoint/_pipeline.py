@@ -62,7 +62,7 @@ class Pipeline:
         with self._changed:
             return next((save for save in self._saves if save.attempt == attempt), None)
 
-    def take_problems(self) -> tuple[str, ...]:
+    def pop_problems(self) -> tuple[str, ...]:
         """What went wrong on this process since the last call."""
         with self._changed:
             problems, self._problems = tuple(self._problems), []

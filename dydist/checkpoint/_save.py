@@ -229,12 +229,12 @@ def _await_parts(
             return files
         if clock() >= deadline:
             raise CheckpointError(
-                f"step {save.step}: {_laggards(missing.values(), present, save, identity)} in time"
+                f"step {save.step}: {_unconfirmed(missing.values(), present, save, identity)} in time"
             )
         if not told and clock() - began > NOTICE_S:
             told = True
             on_note(
-                f"step {save.step}: {_laggards(missing.values(), present, save, identity)} yet; waiting",
+                f"step {save.step}: {_unconfirmed(missing.values(), present, save, identity)} yet; waiting",
                 level="warning",
             )
         if save.cancelled.wait(min(pause, max(0.0, deadline - clock()))):
@@ -242,7 +242,7 @@ def _await_parts(
         pause = min(pause * 1.5, LONGEST_POLL_S)
 
 
-def _laggards(ranks: object, present: Mapping[str, int], save: Save, identity: Identity) -> str:
+def _unconfirmed(ranks: object, present: Mapping[str, int], save: Save, identity: Identity) -> str:
     named = []
     for rank in sorted(ranks):  # type: ignore[call-overload]
         marks = (f"-{rank:05d}-of-{identity.world_size:05d}-{save.attempt}.safetensors",)
