@@ -5,7 +5,7 @@
 - `survey`, `inspect`, `verify`, `load`, `Found`: what lies in a place (`_catalog`; `_content`: what files must hold);
   `find_source`: what a URL means
 - `copy_checkpoint`, `prune`, `Keep`, `remove_attempt`: what people do with it (`_copy`, `_housekeeping`)
-- `refuse_unusable`, `refuse_missing_source`: a first look at a place (`_first_look`)
+- `check_store`, `refuse_missing_source`: a first look at a place (`_store_check`)
 - `Manifest`, `folder_name`, `step_of`: the format (`_format`)
 - `redact`, `scrub`: keeping secrets out of what is written (`dydist.text.redaction`)
 
@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 from dydist.checkpoint._catalog import Found, inspect, load, survey, verify
 from dydist.checkpoint._claim import StoredRun
 from dydist.checkpoint._copy import copy_checkpoint
-from dydist.checkpoint._first_look import refuse_missing_source, refuse_unusable
+from dydist.checkpoint._store_check import refuse_missing_source, check_store
 from dydist.checkpoint._format import Manifest
 from dydist.checkpoint._housekeeping import Keep, prune, remove_attempt
 from dydist.checkpoint._restore import find_source
+from dydist.checkpoint._store_check import check_store
 from dydist.errors import (
     CheckpointError,
     DamagedError,
@@ -51,7 +52,6 @@ __all__ = [
     "Checkpointer",
     "DamagedError",
     "Found",
-    "StoredRun",
     "Keep",
     "LeaseHeldError",
     "LeaseLostError",
@@ -59,7 +59,9 @@ __all__ = [
     "NewerFormatError",
     "Retrying",
     "Storage",
+    "StoredRun",
     "TrainingState",
+    "check_store",
     "copy_checkpoint",
     "explain",
     "find_source",
@@ -73,7 +75,7 @@ __all__ = [
     "prune",
     "redact",
     "refuse_missing_source",
-    "refuse_unusable",
+    "check_store",
     "remove_attempt",
     "scrub",
     "step_of",

@@ -143,17 +143,17 @@ def check_places(config: Config, *, first_process: bool) -> None:
     A log that cannot be reached, or another run's checkpoint that is gone, matters at a run's first start alone: later
     ones go on without.
     """
-    from dydist.checkpoint import refuse_missing_source, refuse_unusable
+    from dydist.checkpoint import refuse_missing_source, check_store
     from dydist.run.folder import RECORD, check_run_folder
 
     options = config.checkpoint.storage_options
     run_dir = check_run_folder(config) if first_process else None
     if config.checkpoint.url is not None:
-        refuse_unusable(config.checkpoint.url, options)
+        check_store(config.checkpoint.url, options)
     if run_dir is None or (run_dir / RECORD).exists():
         return
     if config.monitor.logdir is not None:
-        refuse_unusable(config.monitor.logdir, options, field="monitor.logdir")
+        check_store(config.monitor.logdir, options, field="monitor.logdir")
     if names_source(config.checkpoint.resume):
         refuse_missing_source(
             config.checkpoint.resume, config.checkpoint.url or str(run_dir / "checkpoints"), options

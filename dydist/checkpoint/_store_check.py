@@ -18,7 +18,7 @@ PATIENCE_S = 15.0
 """A store that does not answer for so long is left to the start, which waits for it."""
 
 
-def refuse_unusable(
+def check_store(
     place: str, options: Mapping[str, Any] | None = None, *, field: str = "checkpoint.url"
 ) -> None:
     """Raise UserError, naming `field`, where a place cannot be used however long a start would wait.

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dydist.checkpoint import _first_look, refuse_unusable
+from dydist.checkpoint import _store_check, check_store
 from dydist.train import main
 
 STORES = ("checkpoint.url", "checkpoint.resume", "monitor.logdir")
@@ -80,7 +80,7 @@ def test_a_place_that_can_be_made_is_not_made_before_the_data_is_read(
 
 
 def test_a_store_that_does_not_answer_is_left_to_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_first_look, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(_store_check, "PATIENCE_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        refuse_unusable(f"ftp://127.0.0.1:{silent.getsockname()[1]}/a")
-        refuse_unusable("s3://bucket/a", {"endpoint_url": "http://127.0.0.1:9", "key": "k", "secret": "s"})
+        check_store(f"ftp://127.0.0.1:{silent.getsockname()[1]}/a")
+        check_store("s3://bucket/a", {"endpoint_url": "http://127.0.0.1:9", "key": "k", "secret": "s"})
