@@ -155,7 +155,7 @@ def test_a_store_that_fails_is_told_and_tried_again(tmp_path: Path) -> None:
     assert twice.acquire(timeout=10)
     assert twice.acquire(timeout=10)
     shipper.close()
-    messages = list(shipper.news())
+    messages = list(shipper.pop_messages())
     assert [level for _, level in messages] == ["warning", "warning"]
     assert "no route to host" in messages[0][0]
     assert str(tmp_path) in messages[1][0]

@@ -23,7 +23,7 @@ _CLOSE_S = 60.0
 
 
 class Shipper:
-    """Uploads from a thread, which tells nobody anything: what there is to say waits for `news`.
+    """Uploads from a thread, which tells nobody anything: what there is to say waits for `pop_messages`.
 
     (Telling from the thread would deadlock with a monitor that is closed, which waits for the thread.)
     """
@@ -35,17 +35,17 @@ class Shipper:
         self._connected: tuple[Any, str] | None = None
         self._sent: dict[str, int] | None = None
         self._failing = False
-        self._news: deque[tuple[str, str]] = deque()
+        self._messages: deque[tuple[str, str]] = deque()
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=self._work, args=(every_s,), name="dydist-log-upload", daemon=True
         )
         self._thread.start()
 
-    def news(self) -> Iterator[tuple[str, str]]:
+    def pop_messages(self) -> Iterator[tuple[str, str]]:
         """What happened since the last call: (text, level). A failure is told at its start and its end."""
-        while self._news:
-            yield self._news.popleft()
+        while self._messages:
+            yield self._messages.popleft()
 
     def close(self) -> None:
         """Send the rest; give up after a minute, for a store that hangs must not keep a run from ending."""
@@ -53,7 +53,7 @@ class Shipper:
         self._thread.join(_CLOSE_S)
         if self._thread.is_alive() or self._failing:
             text = f"the end of the TensorBoard log is not at {scrub(self._url)}; it is in {self._folder}"
-            self._news.append((text, "warning"))
+            self._messages.append((text, "warning"))
 
     def _work(self, every_s: float) -> None:
         while True:
@@ -63,12 +63,12 @@ class Shipper:
             except Exception as error:  # any store, any error: training must not care
                 if not self._failing:
                     text = f"TensorBoard log: cannot write to {scrub(self._url)}: {explain(error)}; trying on"
-                    self._news.append((text, "warning"))
+                    self._messages.append((text, "warning"))
                 self._failing = True
                 self._connected = None  # a broken connection is not used again
             else:
                 if self._failing:
-                    self._news.append((f"TensorBoard log: {scrub(self._url)} takes writes again", "info"))
+                    self._messages.append((f"TensorBoard log: {scrub(self._url)} takes writes again", "info"))
                 self._failing = False
             if last:
                 return

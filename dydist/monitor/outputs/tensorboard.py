@@ -91,7 +91,7 @@ class TensorBoard(NullMonitor):
 
     def step(self, record: StepRecord) -> None:
         self._step = record.step
-        self._tell_news()
+        self._tell_messages()
         scalars = {
             "loss/train": record.loss,
             "accuracy/train": record.accuracy,
@@ -173,11 +173,11 @@ class TensorBoard(NullMonitor):
                 self._log.add(end, self._step)
         if self._shipper is not None:
             self._shipper.close()
-            self._tell_news()
+            self._tell_messages()
         self._log = self._shipper = None
 
-    def _tell_news(self) -> None:
-        for text, level in self._shipper.news() if self._shipper is not None else ():
+    def _tell_messages(self) -> None:
+        for text, level in self._shipper.pop_messages() if self._shipper is not None else ():
             self._tell(text, level)
 
     def _confusion(self, record: ConfusionRecord) -> None:
