@@ -233,11 +233,11 @@ def open_place(url: str, options: Mapping[str, Any], *, field: str = "url") -> R
     from dydist.checkpoint import Retrying, open_storage
     from dydist.config import CheckpointConfig
     from dydist.storage.places import check_place
-    from dydist.text.redaction import fill_hidden, know
+    from dydist.text.redaction import fill_hidden, register_secrets
 
     values = fill_hidden({"checkpoint": {"url": url, "storage_options": options}}, os.environ)["checkpoint"]
     url, options = values["url"], values["storage_options"]
-    know(CheckpointConfig(url=url, storage_options=dict(options)))
+    register_secrets(CheckpointConfig(url=url, storage_options=dict(options)))
 
     check_place(url, field)
     return Retrying(

@@ -14,7 +14,7 @@ from dydist.config import Config
 from dydist.config.shipped import RECIPES, find_file
 from dydist.config.types import convert, hints_of, nearest, shown, takes_text
 from dydist.errors import UserError
-from dydist.text.redaction import fill_hidden, know, redact, redact_url, refuse_hidden
+from dydist.text.redaction import fill_hidden, redact, redact_url, refuse_hidden, register_secrets
 from dydist.text.strict import TextError, dump_yaml, load_yaml, read_user_text
 
 
@@ -43,7 +43,7 @@ def read_given(arguments: Sequence[str]) -> dict[str, Any]:
         _set(values, path, _parse(text, _field_type(path), f"--{path}"))
     values = fill_hidden(values, os.environ)
     refuse_hidden(values)
-    know(build(Config, values))
+    register_secrets(build(Config, values))
     return values
 
 

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from dydist.errors import EXIT_DONE, EXIT_ERROR, EXIT_STOPPED
 from dydist.process.stop import ignore_signals
 from dydist.text.display import show
-from dydist.text.redaction import know_environment, scrub
+from dydist.text.redaction import register_environment, scrub
 
 
 def run_to_end(function: Callable[[], int | None], *, ignore_stream_errors: bool = False) -> NoReturn:
@@ -77,7 +77,7 @@ def prepare_streams(*, ignore_stream_errors: bool = False) -> None:
     threading.excepthook = lambda found: _without_secrets(
         found.exc_type, found.exc_value or found.exc_type(), found.exc_traceback
     )
-    know_environment(os.environ)
+    register_environment(os.environ)
     for name, least in (("COLUMNS", 20), ("LINES", 2)):
         text = os.environ.get(name, "")
         if not re.fullmatch(r"\d{1,6}", text, re.ASCII) or int(text) < least:

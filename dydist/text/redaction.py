@@ -84,7 +84,7 @@ _known: set[str] = set()
 
 def scrub(text: str) -> str:
     """Any text without the secrets in it: passwords in URLs, values of names such as `token=`, keys and tokens of known
-    forms, and the secrets of this process's own configuration (`know`) in whatever spelling."""
+    forms, and the secrets of this process's own configuration (`register_secrets`) in whatever spelling."""
     for secret in sorted(_known, key=len, reverse=True):
         if secret in text:
             text = _exactly(secret).sub(HIDDEN, text)
@@ -134,21 +134,21 @@ def secrets_of(config: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def know(config: Any) -> None:
+def register_secrets(config: Any) -> None:
     """Have `scrub` hide the secrets of `config` by their value too, from now on in this process."""
-    _know(secrets_of(config))
+    _register(secrets_of(config))
 
 
-def know_environment(environ: Mapping[str, str]) -> None:
+def register_environment(environ: Mapping[str, str]) -> None:
     """Have `scrub` hide what environment variables hold whose name tells of a secret, and DYDIST_SECRETS."""
-    _know([value for name, value in environ.items() if is_secret_name(name) and not value.startswith("/")])
+    _register([value for name, value in environ.items() if is_secret_name(name) and not value.startswith("/")])
     if SECRETS in environ:
         with contextlib.suppress(ValueError, RecursionError):
             # the values alone, each of a name that is there twice: `fill_hidden` tells what is wrong
-            _know(json.loads(environ[SECRETS], object_pairs_hook=lambda pairs: [value for _, value in pairs]))
+            _register(json.loads(environ[SECRETS], object_pairs_hook=lambda pairs: [value for _, value in pairs]))
 
 
-def _know(secrets: Any) -> None:
+def _register(secrets: Any) -> None:
     for secret in _texts(secrets):
         for part in _parts_of_url(secret) if "://" in secret else [secret]:
             spellings = {part, urllib.parse.unquote(part)}

@@ -18,12 +18,12 @@ from dydist.text.redaction import (
     HIDDEN,
     SECRETS,
     fill_hidden,
-    know,
-    know_environment,
     redact,
     redact_url,
     redacted,
     refuse_hidden,
+    register_environment,
+    register_secrets,
     scrub,
     secrets_of,
 )
@@ -241,15 +241,15 @@ def test_secrets_that_do_not_fit_are_told(secrets: str, told: str) -> None:
 
 
 def test_secrets_that_are_there_twice_are_hidden_all_the_same() -> None:
-    know_environment({SECRETS: '{"a": {"key": "first-of-two-1"}, "a": {"key": "second-of-two-2"}}'})
-    know_environment({SECRETS: "[" * 100_000})
+    register_environment({SECRETS: '{"a": {"key": "first-of-two-1"}, "a": {"key": "second-of-two-2"}}'})
+    register_environment({SECRETS: "[" * 100_000})
     assert scrub("it says first-of-two-1 and second-of-two-2") == f"it says {HIDDEN} and {HIDDEN}"
 
 
 @given(passwords.filter(lambda text: any(one.isalnum() for one in text)))
 @example("s3cr3t/with+signs=")
 def test_a_known_secret_is_hidden_wherever_it_stands(password: str) -> None:
-    know(config(password))
+    register_secrets(config(password))
     for spelling in (
         password,
         quote(password, safe=""),

@@ -22,7 +22,7 @@ from dydist.jobs.node.context import NodeContext, NodePlace, StopSignals
 from dydist.jobs.node.preflight import judge_probes, preflight
 from dydist.jobs.node.supervise import run
 from dydist.jobs.spec import JobSpec
-from dydist.text.redaction import know_environment
+from dydist.text.redaction import register_environment
 
 
 class NodeTask:
@@ -32,7 +32,7 @@ class NodeTask:
         self.spec = spec
 
     def __call__(self) -> None:
-        know_environment(os.environ)
+        register_environment(os.environ)
         code = run_node(self.spec, NodePlace.from_environment(), StopSignals())
         if code != EXIT_DONE:
             raise SystemExit(code)
