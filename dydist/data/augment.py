@@ -150,12 +150,12 @@ def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.devic
     """The values on the device."""
     # what an export traces with must not be kept
     if device.type == "cuda" and not torch.compiler.is_compiling():
-        return _kept(values, dtype, device)
+        return _cached_constant(values, dtype, device)
     return torch.tensor(values, dtype=dtype, device=device)
 
 
 @cache
-def _kept(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _cached_constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """The values, made once: a GPU finishes all that it was given before it takes them."""
     return torch.tensor(values, dtype=dtype, device=device)
 

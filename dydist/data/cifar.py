@@ -86,7 +86,7 @@ class Split:
     labels: np.ndarray
 
 
-def how_to_get(layout: Layout, root: Path) -> str:
+def download_remedy(layout: Layout, root: Path) -> str:
     """The remedy of every message about missing or damaged files."""
     return (
         f"get {layout.archive} from {layout.url} (or with `dydist data prepare --name {layout.name}` on a "
@@ -116,7 +116,7 @@ def missing_files(layout: Layout, root: Path) -> list[Path]:
     if root_occupied:
         raise UserError(
             f"data.root: {root} is not a folder; expected one that holds {layout.folder}. Move it away, then "
-            + how_to_get(layout, root)
+            + download_remedy(layout, root)
         )
     absent = []
     for path in (folder / name for name in layout.files):
@@ -130,7 +130,7 @@ def missing_files(layout: Layout, root: Path) -> list[Path]:
             kind = "a folder" if path.is_dir() else "not a regular file"
             raise UserError(
                 f"{path} is {kind}; expected a file of {layout.name}. Move it away, then "
-                + how_to_get(layout, root)
+                + download_remedy(layout, root)
             )
         absent.append(path)
     return absent
@@ -197,7 +197,7 @@ def _labels(value: Any) -> np.ndarray | None:
 
 def _damaged(layout: Layout, path: Path, root: Path, what: str) -> UserError:
     return UserError(
-        f"{path} is not a file of {layout.name}: {what}. Move it away, then {how_to_get(layout, root)}"
+        f"{path} is not a file of {layout.name}: {what}. Move it away, then {download_remedy(layout, root)}"
     )
 
 

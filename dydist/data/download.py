@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dydist.data.cifar import Layout, how_to_get
+from dydist.data.cifar import Layout, download_remedy
 from dydist.errors import UserError
 
 
@@ -62,14 +62,14 @@ def download(
             shutil.rmtree(stale, ignore_errors=True)
         if given.is_file() and not check_integrity(given, source.md5):
             raise UserError(
-                f"{given} is damaged: its MD5 is not {source.md5}. Move it away, then {how_to_get(layout, root)}"
+                f"{given} is damaged: its MD5 is not {source.md5}. Move it away, then {download_remedy(layout, root)}"
             )
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=prefix, dir=root) as partial:
             archive = given
             if not given.is_file():
                 progress(f"downloading {source.url} to {root} (about 170 MB)")
-                with _quick_to_give_up(timeout_s), contextlib.redirect_stdout(io.StringIO()):
+                with _socket_timeout(timeout_s), contextlib.redirect_stdout(io.StringIO()):
                     download_url(source.url, partial, filename=layout.archive, md5=source.md5)
                 archive = Path(partial) / layout.archive
             progress(f"unpacking {archive}")
@@ -80,12 +80,12 @@ def download(
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"data.root: {root / layout.folder} is missing and could not be got ({reason}). Without network, "
-            + how_to_get(layout, root)
+            + download_remedy(layout, root)
         ) from None
 
 
 @contextlib.contextmanager
-def _quick_to_give_up(seconds: float) -> Iterator[None]:
+def _socket_timeout(seconds: float) -> Iterator[None]:
     """Time out on a network that swallows packets; urllib as torchvision calls it would wait for ever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)

@@ -21,7 +21,7 @@ from dydist.data.cache import (
 from dydist.data.cifar import (
     Layout,
     data_root,
-    how_to_get,
+    download_remedy,
     missing_files,
     read_classes,
     read_split,
@@ -109,11 +109,11 @@ def _complete(layout: Layout, root: Path, *, allow_download: bool) -> bool:
         names = ", ".join(path.name for path in missing)
         raise UserError(
             f"{folder} is there but lacks {names}; expected {', '.join(layout.files)}. Complete it, or move it "
-            f"away and {how_to_get(layout, root)}"
+            f"away and {download_remedy(layout, root)}"
         )
     if missing and not allow_download and not (root / layout.archive).is_file():
         raise UserError(
-            f"data.root: {folder} is missing, and data.download is false; {how_to_get(layout, root)}"
+            f"data.root: {folder} is missing, and data.download is false; {download_remedy(layout, root)}"
         )
     return not missing
 
