@@ -28,7 +28,7 @@ NOTHING = _Nothing()
 
 
 @dataclass(frozen=True)
-class Among:
+class OneOf:
     """The values of a field that agree with the launcher, and the one that is taken where the field is not given."""
 
     values: tuple[Any, ...]
@@ -43,7 +43,7 @@ _TRUE, _FALSE = ("1", "true", "yes", "y", "t", "on"), ("0", "false", "no", "n", 
 class Setting:
     """One variable, or one key of DeepSpeed's file. `option`: how its user wrote it. `field`: dydist's.
 
-    `meaning` turns its text (in lower case) into the field's value, into NOTHING or Among, or raises ValueError with
+    `meaning` turns its text (in lower case) into the field's value, into NOTHING or OneOf, or raises ValueError with
     what to do where dydist cannot do that. `needs`: the variable without which Accelerate ignores this one.
     """
 
@@ -62,7 +62,7 @@ def apply_launcher_settings(
     Raises UserError with every contradiction and every setting that cannot be done, one a line.
     """
     result, notes, problems = copy.deepcopy(dict(values)), [], []
-    for setting, text, where in _said(environ):
+    for setting, text, where in _stated(environ):
         section, name = setting.field.split(".")
         try:
             said = setting.meaning(text.strip().lower())
@@ -73,7 +73,7 @@ def apply_launcher_settings(
             continue
         if said is NOTHING:
             continue
-        allowed = said if isinstance(said, Among) else Among((said,), said)
+        allowed = said if isinstance(said, OneOf) else OneOf((said,), said)
         value = result.get(section, {}).get(name, NOTHING)
         given = value is not NOTHING and (setting.field, value) not in _LEFT_OPEN
         value = value if given else allowed.taken
@@ -119,10 +119,10 @@ def at(values: Any, dotted: str) -> Any:
     return values
 
 
-def _said(environ: Mapping[str, str]) -> Iterator[tuple[Setting, str, str]]:
+def _stated(environ: Mapping[str, str]) -> Iterator[tuple[Setting, str, str]]:
     """What the variables and DeepSpeed's file say: the setting, its text, and where that stands."""
     for setting in SETTINGS:
-        if _is_said(setting, environ):
+        if _is_stated(setting, environ):
             yield setting, environ[setting.variable], f"it comes from {setting.variable}"
     if environ.get(_DEEPSPEED, "").strip().lower() not in _TRUE:
         return
@@ -158,8 +158,8 @@ def _offload(kind: str, together: Any) -> Callable[[str], Any]:
     """What DeepSpeed keeps in host memory is two settings of its, and one field: `together`."""
     return _one_of(
         {
-            "cpu": Among((kind, "all"), together),
-            "none": Among(tuple({"none", "optimizer", "param"} - {kind}), together),
+            "cpu": OneOf((kind, "all"), together),
+            "none": OneOf(tuple({"none", "optimizer", "param"} - {kind}), together),
         },
         "dydist offloads to host memory alone; say cpu or none",
         unsaid=(),
@@ -170,7 +170,7 @@ _LEFT_OPEN = (("parallel.device", "auto"),)
 """Values that a user may give and that leave the choice to the launcher."""
 
 
-def _is_said(setting: Setting, environ: Mapping[str, str]) -> bool:
+def _is_stated(setting: Setting, environ: Mapping[str, str]) -> bool:
     if setting.variable not in environ:
         return False
     return setting.needs is None or environ.get(setting.needs, "").strip().lower() not in (*UNSAID, *_FALSE)
@@ -209,7 +209,7 @@ def _never(remedy: str) -> Callable[[str], Any]:
 
 def _precision(name: str) -> Callable[[str], Any]:
     """A switch for one precision: off says that it is another one."""
-    others = Among(tuple({"fp32", "bf16", "fp16"} - {name}))
+    others = OneOf(tuple({"fp32", "bf16", "fp16"} - {name}))
     return _one_of(dict.fromkeys(_TRUE, name) | dict.fromkeys(_FALSE, others), "it must be true or false")
 
 
@@ -334,7 +334,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
 )
 """Every variable of Accelerate's launcher that says something about the training, but for two: what DeepSpeed keeps in
-host memory (`_said`)."""
+host memory (`_stated`)."""
 
 
 def in_file(world_size: int) -> tuple[Setting, ...]:
@@ -364,7 +364,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "ACCELERATE_FP8_ FP8_": "parts of mixed_precision fp8, which is refused",
     "ACCELERATE_USE_SAGEMAKER": "the cloud that it runs in",
     "ACCELERATE_NUM_PROCESSES": "read by Accelerate's own tests alone",
-    "ACCELERATE_DEEPSPEED_CONFIG_FILE ACCELERATE_DEEPSPEED_OFFLOAD_": "read by `_said`",
+    "ACCELERATE_DEEPSPEED_CONFIG_FILE ACCELERATE_DEEPSPEED_OFFLOAD_": "read by `_stated`",
     "ACCELERATE_CONFIG_DS_FIELDS": "which of the above stand in Accelerate's file",
     "ACCELERATE_DEEPSPEED_ZERO3_INIT": "where weights are before the first step, not what they are",
     "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "checkpoints are dydist's own",
