@@ -141,7 +141,9 @@ def register_secrets(config: Any) -> None:
 
 def register_environment(environ: Mapping[str, str]) -> None:
     """Have `scrub` hide what environment variables hold whose name tells of a secret, and DYDIST_SECRETS."""
-    _register([value for name, value in environ.items() if is_secret_name(name) and not value.startswith("/")])
+    _register(
+        [value for name, value in environ.items() if is_secret_name(name) and not value.startswith("/")]
+    )
     if SECRETS in environ:
         with contextlib.suppress(ValueError, RecursionError):
             # the values alone, each of a name that is there twice: `fill_hidden` tells what is wrong
