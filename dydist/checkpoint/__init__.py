@@ -1,4 +1,4 @@
-"""Checkpoints that survive: written in the background, complete or not at all, verified before they are trusted.
+"""Checkpoints: written in the background, committed atomically, verified before they are loaded.
 
 - `Checkpointer`, `TrainingState`: what a run uses (`_checkpointer`, `_tensors`)
 - `open_storage`, `Storage`: a place at a path or fsspec URL (`dydist.storage`)
@@ -9,12 +9,11 @@
 - `Manifest`, `folder_name`, `step_of`: the format (`_format`)
 - `redact`, `scrub`: keeping secrets out of what is written (`dydist.text.redaction`)
 
-Inside: `_policy` decides what all processes must decide alike, `_save` writes and commits one save, `_pipeline` runs
-saves in the background (`_transfer`: what becomes of one), `_stage` is the node's own disk, `_lease` allows one writer
-(`_claim`: in the run folder and at the place),
-`_restore` chooses at a start (`_resume`: among what `checkpoint.resume` allows; `_agreement`: how processes
-decide and wait together).
-Nothing here knows engines or clusters; docs/checkpoints.md and docs/saving.md tell users.
+Inside: `_policy` makes the decisions on which all processes must agree, `_save` writes and commits one save,
+`_pipeline` runs saves in the background (`_transfer`: the steps of one save), `_stage` is the node's own disk,
+`_lease` admits one writer (`_claim`: to the run folder and to the store), `_restore` chooses the checkpoint of a
+start (`_resume`: by `checkpoint.resume`; `_agreement`: how processes decide and wait together). This package knows
+neither engines nor clusters. For users: docs/checkpoints.md, docs/saving.md.
 """
 
 from __future__ import annotations
@@ -85,7 +84,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The two that need torch are imported when they are asked for, so that the command line stays quick."""
+    """Import the two classes that need torch on first use, to keep the command line fast."""
     if name == "Checkpointer":
         from dydist.checkpoint._checkpointer import Checkpointer
 

@@ -1,8 +1,8 @@
-"""What the processes of a run say to each other at a start and at a last save, and how they wait together.
+"""How the processes of a run agree, and wait for each other, at a start and at a final save.
 
-Whatever may take long runs on a thread of its own. The main threads meet in short rounds meanwhile, in which each says
-whether it is ready and whether a signal asked it to stop: no collective is held open for longer than a round, whatever
-a store needs, and a signal to any process is heeded by all.
+Slow work runs on its own thread. Meanwhile the main threads gather, once a round, whether each process is ready and
+whether a signal asked it to stop. So no collective lasts longer than a round, however slow the store is, and a signal
+to one process stops all of them.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from dydist.storage.transient import explain, is_of_store, is_refused, is_transi
 T = TypeVar("T")
 
 ROUND_S = 1.0
-"""How long a round lasts at most: the time to heed a signal."""
+"""Maximum length of a round, in seconds; also the time until a signal takes effect."""
 GIVE_UP_S = 2.0
-"""How long work that was given up may take to put things right, such as to give a lease back."""
+"""Seconds that cancelled work may take to clean up, such as to release a lease."""
 
 
 class Agreement:
-    """Collective, on the main threads.
+    """Collective operations, called on the main threads.
 
-    `stop`: whether a signal asked this process to stop. `cancelled` is set when all have agreed to stop, so that work
-    which waits ends.
+    `stop`: whether a signal asked this process to stop. `cancelled` is set when all processes have agreed to stop,
+    which ends work that waits.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Agreement:
         self._cancelled = cancelled or threading.Event()
 
     def note(self, text: str, *, level: str = "info") -> None:
-        """Tell the user once, by process 0."""
+        """Show a note to the user, from process 0 alone."""
         if self.rank == 0:
             self._note(text, level=level)
 
@@ -59,7 +59,7 @@ class Agreement:
     def on_rank(self, rank: int, work: Callable[[], T], *, field: str = "checkpoint.url") -> T:
         """One process's result of `work`, for all; its error is raised on all.
 
-        Raises StopRequestedError on all where a signal came meanwhile.
+        Raises StopRequestedError on every process if one received a signal meanwhile.
         """
         task = Task(work) if self.rank == rank else None
         self._together(task)
@@ -71,7 +71,8 @@ class Agreement:
         return value
 
     def all_succeed(self, work: Callable[[], T]) -> tuple[T | None, str | None]:
-        """Every process does `work`; the first error in words, by rank, where one failed. Raises as `on_rank` does."""
+        """Run `work` on every process; return this process's result and the message of the lowest rank that failed,
+        or None. Raises StopRequestedError as `on_rank` does."""
         task = Task(work)
         self._together(task)
         problem = None if task.error is None else explain(task.error)
@@ -79,7 +80,8 @@ class Agreement:
         return task.value, None if not problems else f"process {problems[0][0]}: {problems[0][1]}"
 
     def wait(self, ready: Callable[[float], bool]) -> None:
-        """Wait until `ready(seconds)`, which waits at most so long, is true on every process; signals do not end it."""
+        """Wait until `ready(seconds)`, which blocks for at most `seconds`, is true on every process. Ignores
+        signals."""
         while not all(self.gather(ready(ROUND_S))):
             continue
 
@@ -98,7 +100,7 @@ class Agreement:
 
 
 class Task(Generic[T]):
-    """Work on a thread that never keeps a process from ending; it begins at once."""
+    """Work on a daemon thread, started at once."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self.value: T | None = None

@@ -1,4 +1,4 @@
-"""What lies in a place: which folders are checkpoints, whether their bytes are right, and what they hold."""
+"""Reading a store: which folders are checkpoints, whether their bytes are intact, and what they contain."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from dydist.checkpoint._tensors import TrainingState
 
 MANIFEST_LIMIT = 64 << 20
-"""A manifest is never larger; a file that is has been damaged, and is not read into memory."""
+"""Maximum bytes of a manifest. A larger file is damaged, and is not read into memory."""
 AT_ONCE = 16
-"""Checkpoints that a survey looks at together: each costs a request or more, and one to a far store takes long."""
+"""Checkpoints that a survey inspects concurrently, since each takes a request or more to the store."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A checkpoint's folder. `problem` says why it is not a checkpoint; None: sizes and manifest agree."""
+    """A checkpoint's folder. `problem`: why it is not a checkpoint; None if the file sizes match the manifest."""
 
     folder: str
     step: int
@@ -36,17 +36,17 @@ class Found:
 
     @property
     def intact(self) -> Manifest:
-        """The manifest. Raises DamagedError where the folder is not a checkpoint."""
+        """The manifest. Raises DamagedError if the folder is not a checkpoint."""
         if self.manifest is None or self.problem is not None:
             raise DamagedError(f"{self.folder}: {self.problem}")
         return self.manifest
 
 
 def survey(storage: Storage) -> list[Found]:
-    """Every checkpoint folder of a place, highest step first; reads manifests and sizes, not the tensors.
+    """Every checkpoint folder of a store, highest step first; reads manifests and sizes, not tensors.
 
-    One folder that may not be read is a checkpoint with a problem; where that is so of all, the error is raised: it is
-    the place that refuses. Raises NewerFormatError where one was written by a newer dydist.
+    A folder that may not be read is reported as a checkpoint with a problem. If that holds for every folder, the
+    store itself refuses access, and PermissionError is raised. Raises NewerFormatError if a newer dydist wrote one.
     """
     listing = storage.listing(STEP_PREFIX)
     names = storage.folders() if listing is None else listing
@@ -80,7 +80,7 @@ def _look(
 
 
 def inspect(storage: Storage, folder: str, sizes: dict[str, int] | None = None) -> Found:
-    """One checkpoint folder, by its manifest and `sizes`, the bytes of its files, where they are known already."""
+    """Inspect one checkpoint folder. `sizes`: bytes of its files, if they are known already."""
     step = step_of(folder)
     assert step is not None, folder
     manifest, problem = None, None
@@ -122,13 +122,13 @@ def _read_manifest(storage: Storage, folder: str, sizes: dict[str, int]) -> Mani
         return Manifest.decode(b"".join(storage.read(name)))
     except FileNotFoundError:
         raise DamagedError(f"no {MANIFEST}: the save never finished") from None
-    except DamagedError:  # bytes may have been spoilt on the way: believe it the second time
+    except DamagedError:  # a transfer may have damaged it: read it once more
         return Manifest.decode(b"".join(storage.read(name)))
 
 
 def read_checked(storage: Storage, found: Found, name: str, seen: Seen | None = None) -> Iterator[bytes]:
-    """A file's bytes in chunks; DamagedError after the last one if size or hash are not the manifest's, or if the file
-    cannot be loaded. `seen`: the tensors of the checkpoint's files that were read before."""
+    """A file's bytes in chunks. Raises DamagedError after the last one if size or hash differ from the manifest, or
+    if the file cannot be loaded. `seen`: the tensors of the checkpoint's files read so far."""
     manifest = found.intact
     yield from checked(storage, f"{found.folder}/{name}", manifest.files[name], manifest.step, seen)
 
@@ -136,7 +136,7 @@ def read_checked(storage: Storage, found: Found, name: str, seen: Seen | None = 
 def checked(
     storage: Storage, path: str, entry: FileEntry, step: int, seen: Seen | None = None
 ) -> Iterator[bytes]:
-    """As `read_checked`, of a file that need not be part of a checkpoint yet."""
+    """As `read_checked`, for a file that need not belong to a committed checkpoint."""
     name, digest, size = path.rpartition("/")[2], hashlib.sha256(), 0
     folder = path.rpartition("/")[0]
     content = Content(name, entry.bytes, step)
@@ -159,7 +159,7 @@ def checked(
 
 
 def verify(storage: Storage, found: Found) -> None:
-    """Read every byte. Raises DamagedError that names the file; memory stays at one chunk."""
+    """Read every byte, one chunk at a time. Raises DamagedError, which names the file."""
     seen: Seen = {}
     for name in found.intact.files:
         if name == STATE:
@@ -168,20 +168,20 @@ def verify(storage: Storage, found: Found) -> None:
         try:
             for _ in read_checked(storage, found, name, seen):
                 pass
-        except DamagedError:  # believe it the second time
+        except DamagedError:  # a transfer may have damaged it: read it once more
             for _ in read_checked(storage, found, name, seen):
                 pass
     require_weights(found, seen)
 
 
 def require_weights(found: Found, seen: Seen) -> None:
-    """Raise DamagedError where the files that were read hold no weights."""
+    """Raise DamagedError if the files that were read contain no weights."""
     if not any(kind == "model" for kind, _ in seen):
         raise DamagedError(f"{found.folder}: its files hold no weights")
 
 
 def load(storage: Storage, found: Found, kinds: tuple[str, ...] = KINDS) -> TrainingState:
-    """Read a checkpoint's tensors (of some kinds of file) and state.json, every byte verified on the way."""
+    """Read state.json and the tensors of `kinds`; verifies every byte that it reads."""
     from dydist.checkpoint._tensors import TrainingState, decode
 
     manifest = found.intact
@@ -204,7 +204,7 @@ def _state(storage: Storage, found: Found) -> dict[str, Any]:
 
 
 def state_bytes(storage: Storage, found: Found) -> bytes:
-    """What a checkpoint's state.json holds, verified; also where another save has written over it."""
+    """The verified content of state.json, even if another save has overwritten that file."""
     try:
         return _whole(storage, found, STATE)
     except DamagedError:
@@ -214,10 +214,10 @@ def state_bytes(storage: Storage, found: Found) -> bytes:
 
 
 def _embedded(storage: Storage, folder: str, manifest: Manifest) -> bytes:
-    """What state.json is to hold, from a tensor file's header, which no other save can write over.
+    """The content of state.json from a tensor file's header, which no other save can overwrite.
 
-    Where a save writes straight into the checkpoint's folder, a slower save of the same step, by a run that was taken
-    for dead, may have written its own `state.json` after this one was committed.
+    On a store without rename, a save writes into the checkpoint's folder directly. A run that was presumed dead may
+    then overwrite `state.json` with its own, for the same step, after this checkpoint was committed.
     """
     for name, entry in manifest.files.items():
         match = TENSOR_FILE.fullmatch(name)

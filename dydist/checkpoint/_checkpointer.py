@@ -1,4 +1,4 @@
-"""The one object a run talks to: restore at the start, save at step boundaries, close at the end."""
+"""A run's interface to checkpoints: restore at the start, save at step boundaries, close at the end."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ from dydist.text.redaction import scrub
 T = TypeVar("T")
 
 GIVEN_UP_EVERY_S = 30.0
-"""Saves that newer ones replaced are told together, at most so often."""
+"""Minimum seconds between two notes about saves that newer ones replaced."""
 RESTORED = "restored"
-"""Stands for the attempt of the checkpoint that the run was restored from."""
+"""Stands in for the attempt of the checkpoint from which the run was restored."""
 
 
 class Checkpointer:
-    """Saves a run's state in the background and finds it again.
+    """Saves a run's state in the background, and restores it.
 
-    Every process of a run has one; `restore`, `save` and `close` are called by all of them at the same step, on the
-    main thread. `broadcast` gives process 0's object to all, `gather` all objects to all; both are collective.
-    `on_record` and `on_note` are called on process 0, also by background threads: they must be safe for that and
-    quick. `job` is the cluster job's identifier, the same after it was requeued, or "". `folder`: the run folder, which
-    is claimed together with the place. `clock` is monotonic, `now` the time of day, both in seconds. `stop` says
+    Every process has one, and calls `restore`, `save` and `close` at the same step, on the main thread. `broadcast`
+    returns process 0's object on every process, `gather` the objects of all processes; both are collective.
+    `on_record` and `on_note` are called on process 0, also from background threads: they must be thread-safe and
+    fast. `job` is the cluster job's identifier, which a requeue keeps, or "". `folder`: the run folder, whose lease
+    is taken together with the store's. `clock` is monotonic, `now` the time of day, both in seconds. `stop()`:
     whether a signal asked this process to stop. `host` and `open_at` are for simulated nodes and stores in tests.
     """
 
@@ -115,7 +115,7 @@ class Checkpointer:
             leases.insert(0, lease(LocalStorage(folder, durable=False), FOLDER_LEASE, "run.name"))
         self._claim = Claim(leases)
         self.run_id: str | None = None
-        """The run's id, as `restore` has it from its `admit`."""
+        """The run's id, which `admit` returned in `restore`."""
         self._pipeline: Pipeline | None = None
         self._restored_step: int | None = None
         self._memory = HostMemory()
@@ -123,18 +123,18 @@ class Checkpointer:
         self._given_up_told = float("-inf")
 
     def restore(self, admit: Admit | None = None) -> TrainingState | None:
-        """Claim run folder and place, and read the state to go on from; None: begin at step 0.
+        """Take the leases of run folder and store, and read the state to resume from; None means step 0.
 
-        `admit` is asked by process 0 before anything is changed at the place.
+        Process 0 calls `admit` before it changes anything in the store.
 
-        By `config.resume`: "auto" the newest valid checkpoint (damaged ones are named and passed over); "never" none,
-        the existing ones are set aside; a step, that one, and those after it are set aside; a URL, the newest of this
-        run, or where there is none the weights alone of that other run's (step 0, no optimizer). A requeued job goes
-        on from what it wrote itself, whatever `resume` says.
+        `config.resume` is "auto": the newest valid checkpoint (damaged ones are reported and skipped); "never": none,
+        and existing ones are set aside; a step: that checkpoint, and later ones are set aside; a URL: this run's
+        newest checkpoint, or if there is none, the other run's weights alone (step 0, no optimizer state). A requeued
+        job always resumes from its own newest checkpoint.
 
-        Raises UserError where another run holds the lease or the step asked for is not there, NewerFormatError, and
-        CheckpointError where the store cannot be reached within `config.deadline_s`; StopRequestedError where `stop`
-        says so on any process meanwhile. All processes raise alike.
+        Raises UserError if another run holds the lease or the requested step does not exist, NewerFormatError,
+        CheckpointError if the store cannot be reached within `config.deadline_s`, and StopRequestedError if `stop()`
+        becomes true on any process. All processes raise the same error.
         """
         agreement = self._agreement
         try:
@@ -210,21 +210,22 @@ class Checkpointer:
         final: bool = False,
         deadline_s: float | None = None,
     ) -> None:
-        """Save the state after `step`; returns when it is copied. Collective.
+        """Save the state after `step`; returns when it is copied to host memory. Collective.
 
-        `state` is called at once, on the main thread; its tensors may change as soon as this returns. `accuracy` is
-        the last test accuracy, a fraction, where there is one. A `final` save is waited for, at most `deadline_s`
-        (default: config.deadline_s). Failures of other saves are told through `on_record` and `on_note`.
+        `state` is called at once, on the main thread; its tensors may change as soon as `save` returns. `accuracy`:
+        the test accuracy of this step, a fraction, or None. A `final` save returns when it is committed, after at
+        most `deadline_s` seconds (default: config.deadline_s). Failures of other saves are reported through
+        `on_record` and `on_note`.
 
-        Raises CheckpointError where a final save was not committed in time, saying where the local copy is, and
-        LeaseLostError where another run took the place over. All processes raise alike.
+        Raises CheckpointError, which names the local copy, if a final save was not committed in time, and
+        LeaseLostError if another run took the lease. All processes raise the same error.
         """
         began = self._clock()
         pipeline = self._running()
         limit = self._config.deadline_s if deadline_s is None else deadline_s
         decision = self._decide(pipeline, step, final=final)
         if decision.reuse is None and decision.skip is None:
-            # A little less than the limit, so that a final save's own error is there when the wait for it ends.
+            # Slightly less than the limit, so that a final save fails, with its own error, before the wait for it ends.
             self._submit(
                 pipeline, step, state(), decision.attempt, accuracy, final, began, began + 0.95 * limit
             )
@@ -234,9 +235,9 @@ class Checkpointer:
             self._await(pipeline, step, decision.reuse or decision.attempt, began + limit)
 
     def close(self, wait_s: float = 30.0) -> None:
-        """Let what is in flight finish for at most `wait_s`, stop the threads and give the lease back.
+        """Wait up to `wait_s` seconds for saves in flight, stop the threads and release the leases.
 
-        Not collective; for the end of a run, also of one that failed.
+        Not collective. Call it at the end of a run, also of one that failed.
         """
         if self._pipeline is not None:
             self._pipeline.close(wait_s)
@@ -246,15 +247,16 @@ class Checkpointer:
 
     @property
     def lost(self) -> bool:
-        """Whether process 0 knows that another run took folder or place over: the next save raises LeaseLostError."""
+        """Whether process 0 knows that another run took a lease: the next save raises LeaseLostError."""
         return self._claim.lost is not None
 
     def together(self, work: Callable[[], T]) -> T:
-        """Process 0's result of work that may take long, for all, waited for as `restore` waits. Collective."""
+        """Run slow `work` on process 0 and return its result on every process; waits as `restore` does.
+        Collective."""
         return self._agreement.on_rank0(work)
 
     def saved_steps(self, seconds: float = 10.0) -> list[int] | None:
-        """Steps that have a whole checkpoint which was not set aside; None where the store does not answer in time.
+        """Steps with a complete checkpoint that is not set aside; None if the store does not answer in time.
 
         Not collective.
         """
@@ -266,7 +268,7 @@ class Checkpointer:
         return [item.step for item in found if item.problem is None and not item.set_aside]
 
     def _decide(self, pipeline: Pipeline, step: int, *, final: bool) -> Decision:
-        """Agree on what happens to this save and those before it."""
+        """Decide, on all processes, which saves to cancel and whether to start this one."""
         latest = pipeline.latest()
         same_step = latest.attempt if latest is not None and latest.step == step else None
         status = Status(
@@ -306,7 +308,7 @@ class Checkpointer:
         began: float,
         deadline: float,
     ) -> None:
-        """Copy this process's shares and hand them to the background."""
+        """Copy this process's shares and queue them for the background threads."""
         memory = self._memory.reserve()
         mine = (
             [self._rank] if self._stage is None else shares_on_node(self._rank, self._node, self._world_size)
@@ -330,7 +332,7 @@ class Checkpointer:
         )
 
     def _await(self, pipeline: Pipeline, step: int, attempt: str, until: float) -> None:
-        """Wait for a save's end; all processes raise alike where process 0 has not committed it."""
+        """Wait for a save to end; all processes raise CheckpointError if process 0 has not committed it."""
         save = pipeline.find(attempt)
 
         def ready(seconds: float) -> bool:
@@ -358,7 +360,7 @@ class Checkpointer:
         return self._pipeline
 
     def _retrying(self, storage: Storage, seconds: float, *, given_up: bool = False) -> Retrying:
-        """`given_up`: for work of a start, which ends when all agree to stop."""
+        """`given_up`: for work of a start, which ends when all processes agree to stop."""
         return Retrying(
             storage,
             deadline=self._clock() + seconds,
@@ -371,7 +373,7 @@ class Checkpointer:
         return self._retrying(self._open_at(url), self._config.deadline_s, given_up=True)
 
     def _try_stage(self, work: Callable[[LocalStorage], T]) -> T | None:
-        """Do something on the stage; its trouble is told and costs nothing else."""
+        """Run `work` on the stage; a failure is only reported."""
         assert self._stage is not None
         try:
             return work(self._stage)

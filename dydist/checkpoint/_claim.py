@@ -1,4 +1,4 @@
-"""What a run claims at a start: its run folder and its checkpoint place, one writer each, both or neither."""
+"""The two leases that a start takes, both or neither: of its run folder and of its store."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from dydist.checkpoint._lease import Lease
 
 FOLDER_LEASE = ".LEASE.json"
-"""The run folder's own lease. The place's may lie in the same folder under its own name."""
+"""File name of the run folder's lease. The store's lease, which may be in the same folder, has another name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRun:
-    """What a place holds of a run, as a start finds it. `steps`: of all its checkpoints, damaged ones too.
+    """What a store contains at a start. `steps`: of all checkpoints, including damaged ones.
 
-    `run`: the id that its newest whole checkpoint was written with; None where there is none, or it is of dydist 0.1.
+    `run`: the run id in the newest complete checkpoint; None if there is none, or if dydist 0.1 wrote it.
     """
 
     steps: tuple[int, ...]
@@ -23,7 +23,7 @@ class StoredRun:
 
 
 Admit = Callable[[StoredRun], str]
-"""Process 0 decides whether a run folder and what its place holds are one run's: its id. Raises UserError."""
+"""Returns the run's id if run folder and store belong to one run; else raises UserError. Called on process 0."""
 
 
 class Claim:
@@ -33,7 +33,7 @@ class Claim:
         self._leases = leases
 
     def acquire(self, deadline_s: float) -> None:
-        """Take all; where one cannot be had, none. Raises as `Lease.acquire` does."""
+        """Take all leases, or none if one of them cannot be taken. Raises as `Lease.acquire` does."""
         try:
             for lease in self._leases:
                 lease.acquire(deadline_s)
@@ -42,16 +42,16 @@ class Claim:
             raise
 
     def check(self) -> None:
-        """Raises LeaseLostError where another run took one over."""
+        """Raise LeaseLostError if another run took one of the leases."""
         for lease in self._leases:
             lease.check()
 
     def release(self) -> None:
-        """Give back what is still ours."""
+        """Release the leases that this run still holds."""
         for lease in reversed(self._leases):
             lease.release()
 
     @property
     def lost(self) -> tuple[str, str] | None:
-        """What was taken over, and by whom, in words; None while all are held."""
+        """Which lease was lost, and the description of its new holder; None while this run holds all."""
         return next(((lease.url, lease.lost) for lease in self._leases if lease.lost is not None), None)

@@ -1,8 +1,8 @@
-"""What a checkpoint's files must hold to be loaded: checked while they are read, beside their hashes.
+"""Checks that a checkpoint's files can be loaded, made while their hashes are computed.
 
-A hash says that the bytes are those which the manifest's writer meant, not that they can be used. What is checked here
-is what `load` needs: headers of safetensors files that cover their data, each tensor once, and a state that belongs to
-the step. No torch, so that the command line stays quick.
+A matching hash proves that the bytes are the ones that were written, not that they can be loaded. `load` needs
+safetensors headers that cover their data, each tensor once, and a state of the right step. This module does not
+import torch, to keep the command line fast.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from dydist.checkpoint._format import STATE, TENSOR_FILE, is_integer, is_number, read_json
 
 HEADER_LIMIT = 100_000_000
-"""The safetensors package reads no longer header either."""
+"""Maximum bytes of a header; the safetensors package has the same limit."""
 STATE_LIMIT = 64 << 20
 DTYPE_BYTES = {
     "F64": 8,
@@ -28,14 +28,14 @@ DTYPE_BYTES = {
     "U8": 1,
     "BOOL": 1,
 }
-"""Bytes of an element of each type that a checkpoint holds, by its name in safetensors."""
+"""Bytes per element of each dtype that a checkpoint may contain, by its name in safetensors."""
 
 Seen = dict[tuple[str, str], str]
-"""(kind, tensor name) → file, of all files of a checkpoint that were read."""
+"""(kind, tensor name) → file, for the files of a checkpoint read so far."""
 
 
 class Content:
-    """One file's content: fed with its chunks, then asked. `size`: the file's bytes by the manifest."""
+    """Collects one file's chunks, then checks them. `size`: the file's bytes by the manifest."""
 
     def __init__(self, name: str, size: int, step: int) -> None:
         self._name = name
@@ -47,7 +47,7 @@ class Content:
         self._wanted = min(size, STATE_LIMIT) if self._is_state else 8 if self._kind else 0
 
     def feed(self, chunk: bytes) -> None:
-        """Keep what of a chunk is needed: a state, or the header of a tensor file."""
+        """Keep the part of a chunk that `check` needs: the state, or the header of a tensor file."""
         if len(self._head) < self._wanted:
             self._head += chunk[
                 : max(self._wanted - len(self._head), 0) + (HEADER_LIMIT if self._kind else 0)
@@ -57,7 +57,7 @@ class Content:
             del self._head[self._wanted :]
 
     def check(self, seen: Seen) -> None:
-        """Raise ValueError where the file cannot be loaded, or holds a tensor that another file in `seen` holds."""
+        """Raise ValueError if the file cannot be loaded, or contains a tensor of another file in `seen`."""
         if self._is_state:
             read_state(bytes(self._head), self._step)
         if self._kind:
@@ -68,7 +68,7 @@ class Content:
 
 
 def _tensors(head: bytes, size: int) -> list[str]:
-    """The names of the tensors of a safetensors file with these first bytes; ValueError where it is none."""
+    """The tensor names of a safetensors file that begins with `head`. Raises ValueError if it is not one."""
     length = int.from_bytes(head[:8], "little")
     if len(head) < 8 or length > HEADER_LIMIT or 8 + length > size:
         raise ValueError("it is no safetensors file")
@@ -90,7 +90,7 @@ def _tensors(head: bytes, size: int) -> list[str]:
 
 
 def _span(facts: Any) -> tuple[int, int]:
-    """Where a tensor's bytes begin and end; ValueError where type, shape and span do not agree."""
+    """The first and last offset of a tensor's bytes. Raises ValueError if dtype, shape and offsets do not agree."""
     if not isinstance(facts, Mapping) or set(facts) != {"dtype", "shape", "data_offsets"}:
         raise ValueError("its header describes a tensor in another way than safetensors does")
     dtype, shape, span = facts["dtype"], facts["shape"], facts["data_offsets"]
@@ -104,8 +104,7 @@ def _span(facts: Any) -> tuple[int, int]:
 
 
 def embedded_state(raw: bytes) -> bytes | None:
-    """The state that `_tensors.encode` was given for a file's header; None where it was not. For files that `check`
-    let pass."""
+    """The state that `_tensors.encode` put into a file's header, or None. For files that passed `check`."""
     header = read_json(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     metadata = header.get("__metadata__")
     text = metadata.get(STATE) if isinstance(metadata, dict) else None
@@ -113,7 +112,7 @@ def embedded_state(raw: bytes) -> bytes | None:
 
 
 def read_state(raw: bytes, step: int) -> dict[str, Any]:
-    """A state of a step. Raises ValueError where it cannot be read, or is not what a run goes on from."""
+    """Decode the state of `step`. Raises ValueError if a run cannot resume from it."""
     values = read_json(raw)
     if not is_integer(values.get("step"), step, step):
         raise ValueError(f"it is not of step {step}")

@@ -1,4 +1,4 @@
-"""Copying one checkpoint from a place to another: verified on the way, and gone on with where it was cut."""
+"""Copying one checkpoint from one store to another: verified, and continued after an interruption."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def copy_checkpoint(
     may_commit: Callable[[], None] = lambda: None,
     on_file: Callable[[str, int, bool], None] = lambda name, size, copied: None,
 ) -> bool:
-    """Copy a checkpoint; False where the target had it already, whole.
+    """Copy a checkpoint; returns False if the target already has it complete.
 
-    Files that an earlier, cut copy left there are read back and kept where their hash is right. The manifest comes
-    last, as always. `on_file` is told each file's name, bytes, and whether it had to be copied. Raises DamagedError
-    where the source is, and CheckpointError where the target gives other bytes back.
+    Files left by an interrupted copy are read back and kept if their hash matches. The manifest is written last.
+    `on_file` is called with each file's name, bytes, and whether it was copied. Raises DamagedError if the source is
+    damaged, and CheckpointError if the target does not return the bytes that were written.
     """
     manifest = found.intact
     there = inspect(target, found.folder)
@@ -34,7 +34,7 @@ def copy_checkpoint(
     seen: Seen = {}
 
     def holds(name: str) -> bool:
-        """Whether the target gives back what the source has, in a form that can be loaded."""
+        """Whether the target returns the source's bytes, in a form that can be loaded."""
         try:
             for _ in checked(target, f"{working}/{name}", manifest.files[name], manifest.step, seen):
                 pass

@@ -1,10 +1,10 @@
-"""The names in a checkpoint folder, and MANIFEST.json, which makes a folder a checkpoint.
+"""The file names in a checkpoint folder, and MANIFEST.json, which commits it.
 
 A checkpoint is one folder, `step-000001234/`, with `model-*.safetensors`, `optimizer-*.safetensors`,
-`ema-*.safetensors` (where weights are averaged), `state.json`, and last of all `MANIFEST.json`: the format's version,
-each file's size and SHA-256, and a SHA-256 of itself. The names of tensor files carry the save's *attempt*, a random
-token, so that the leftovers of a killed save are never taken for parts of another save of the same step. The state is
-there twice, as `state.json` and in the header of a tensor file: see `written_in_place`.
+`ema-*.safetensors` (if weights are averaged), `state.json`, and, written last, `MANIFEST.json`: the format's version,
+each file's size and SHA-256, and a SHA-256 of itself. The names of tensor files contain the save's *attempt*, a
+random token, so that files left by a killed save are never mistaken for those of another save of the same step. The
+state is stored twice, in `state.json` and in the header of a tensor file: see `written_in_place`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ STATE = "state.json"
 KINDS = ("model", "optimizer", "ema")
 
 HIGHEST_STEP = 10**15 - 1
-"""No run has so many steps. A higher number in a name or a manifest is not a step."""
+"""A higher number in a name or a manifest is not a step."""
 
 _TOKEN = r"[0-9A-Za-z_]{1,64}"
 TENSOR_FILE = re.compile(rf"(model|optimizer|ema)-([0-9]{{5,9}})-of-([0-9]{{5,9}})-({_TOKEN})\.safetensors")
 _FILE = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,200}")
-"""Names that a manifest may list: one part of a path, and nothing that a terminal or a shell takes for more."""
+"""Names that a manifest may list: one path component without characters special to a shell or terminal."""
 
 
 def tensor_file(kind: str, share: int, shares: int, attempt: str) -> str:
@@ -39,20 +39,20 @@ def tensor_file(kind: str, share: int, shares: int, attempt: str) -> str:
 
 
 def part_file(rank: int, attempt: str) -> str:
-    """Name of the note with which one process confirms its files to the one that commits."""
+    """Name of the file with which a process confirms its share to the committing process."""
     return f"part-{rank:05d}-{attempt}.json"
 
 
 def aside_file(attempt: str) -> str:
-    """Name of the mark that the user went back before this checkpoint, so that it is not chosen by itself any more.
+    """Name of the file that marks a checkpoint as set aside.
 
-    It names the attempt: a later save of the same step is not meant.
+    It contains the attempt, so that it does not apply to a later save of the same step.
     """
     return f"SET-ASIDE-{attempt}.json"
 
 
 def read_json(raw: bytes) -> dict[str, Any]:
-    """A JSON object. Raises ValueError for whatever is none, nests too deeply, or has a key twice."""
+    """Decode a JSON object. Raises ValueError if it is not one, is nested too deeply, or repeats a key."""
     try:
         values = json.loads(raw, object_pairs_hook=_each_once)
     except RecursionError:
@@ -70,17 +70,17 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def is_integer(value: Any, least: int, most: int) -> bool:
-    """Whether a JSON value is a whole number within bounds (true is none)."""
+    """Whether a JSON value is an integer within bounds (`true` is not)."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def is_number(value: Any) -> bool:
-    """Whether a JSON value is a finite number of a size that people have a use for."""
+    """Whether a JSON value is a finite number of a plausible magnitude."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -1e15 < value < 1e15
 
 
 def is_text(value: Any) -> bool:
-    """Whether a JSON value is text of a length that fits a line, and can be written anywhere."""
+    """Whether a JSON value is a string short enough for a line, and encodable as UTF-8."""
     if not isinstance(value, str) or len(value) > 1024:
         return False
     return not any("\ud800" <= letter <= "\udfff" for letter in value)
@@ -95,7 +95,7 @@ class FileEntry:
 
     @classmethod
     def decode(cls, name: str, values: Any) -> FileEntry:
-        """Read an entry of the file `name`. Raises ValueError for a name or an entry that no save has written."""
+        """Decode the entry of file `name`. Raises ValueError for a name or an entry that no save writes."""
         if not _FILE.fullmatch(name) or name == MANIFEST:
             raise ValueError(f"lists a file {name!r:.80}, which no save writes")
         if not isinstance(values, dict) or values.keys() != {"bytes", "sha256"}:
@@ -108,7 +108,7 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What MANIFEST.json holds. `written_at` is in seconds since 1970; `accuracy` is a fraction."""
+    """The content of MANIFEST.json. `written_at` is in seconds since 1970; `accuracy` is a fraction."""
 
     step: int
     attempt: str
@@ -122,16 +122,17 @@ class Manifest:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all files, without the manifest's own."""
+        """Bytes of all files except the manifest."""
         return sum(entry.bytes for entry in self.files.values())
 
     def encode(self) -> bytes:
-        """The file's bytes: JSON with sorted keys, a pure function of the values."""
+        """Encode as JSON with sorted keys: equal manifests give equal bytes."""
         return _seal({"format": FORMAT, "version": VERSION, **asdict(self)})
 
     @classmethod
     def decode(cls, raw: bytes) -> Manifest:
-        """Read the file's bytes. Raises DamagedError if a single bit differs, NewerFormatError for newer ones."""
+        """Decode a manifest. Raises DamagedError if its checksum does not match, NewerFormatError for newer
+        versions."""
         try:
             values = read_json(raw)
             checksum, found, version = values.pop("checksum"), values["format"], values.pop("version")
@@ -164,7 +165,7 @@ class Manifest:
 
     @property
     def lack(self) -> str | None:
-        """What a checkpoint with these files cannot be loaded for; None: nothing that the list shows."""
+        """Why a checkpoint with this list of files cannot be loaded, or None."""
         parts = [match for name in self.files if (match := TENSOR_FILE.fullmatch(name))]
         if not any(part[1] == "model" for part in parts):
             return f"{MANIFEST} lists no weights"
@@ -188,11 +189,11 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "world_size": lambda value: is_integer(value, 1, 10**9),
     "files": lambda value: isinstance(value, dict),
 }
-"""What a manifest of version 1 has, beside its format, version and checksum."""
+"""The fields of a version-1 manifest besides format, version and checksum, and their checks."""
 
 
 def encode_json(values: Mapping[str, Any]) -> bytes:
-    """JSON with sorted keys and a line's end."""
+    """JSON with sorted keys and a final newline."""
     return (json.dumps(values, sort_keys=True, indent=1) + "\n").encode()
 
 

@@ -1,4 +1,4 @@
-"""Removing what is not needed: superseded checkpoints, and what torn saves left behind."""
+"""Removing superseded checkpoints and the files of torn saves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dydist.storage.names import MANIFEST, leftover_step, step_of
 from dydist.storage.protocol import Storage
 
 TORN_AGE_S = 24 * 3600.0
-"""What a torn save left is kept for so long, for people to look at and for slow writers to finish."""
+"""Seconds for which the files of a torn save are kept, for inspection and for slow writers to finish."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +34,11 @@ def prune(
     on_damaged: Callable[[str], None] = lambda text: None,
     trusted: set[str] | None = None,
 ) -> list[Found]:
-    """Remove superseded checkpoints and torn leftovers older than a day; returns the checkpoints removed.
+    """Remove superseded checkpoints, and files of torn saves older than a day; returns the removed checkpoints.
 
-    What is kept in place of others is read back whole first: nothing is removed on the word of a checkpoint that may
-    be damaged. `trusted`: attempts that were read back before and need not be again; those read now are added.
-    `now` is in seconds since 1970. `on_damaged` is told of each one that cannot be loaded.
+    A checkpoint that supersedes others is read back completely before they are removed, since it may be damaged.
+    `trusted`: attempts verified earlier, which are not read again; newly verified attempts are added. `now` is in
+    seconds since 1970. `on_damaged` is called with a message for each checkpoint that cannot be loaded.
     """
     trusted = set() if trusted is None else trusted
     found = survey(storage)
@@ -75,7 +75,8 @@ def prune(
 
 
 def sweep(storage: Storage, found: list[Found], newest: Found, *, now: float) -> None:
-    """Remove leftovers of torn saves that nothing touched for a day, and strays inside the newest checkpoint."""
+    """Remove files of torn saves not modified for a day, and files in the newest checkpoint that are not part of
+    it."""
 
     def old(folder: str) -> bool:
         changed = storage.modified(folder)
@@ -86,11 +87,9 @@ def sweep(storage: Storage, found: list[Found], newest: Found, *, now: float) ->
             storage.delete_folder(folder)
     for item in found:
         torn = item.manifest is None and item.step != newest.step and old(item.folder)
-        if torn and MANIFEST not in storage.files(
-            item.folder
-        ):  # what is damaged stays, for people to look at
+        if torn and MANIFEST not in storage.files(item.folder):  # damaged checkpoints are kept for inspection
             storage.delete_folder(item.folder)
-    # Not at once: a slower save of the same step may still write there, and is not to commit what was swept.
+    # Not at once: a slower save of the same step may still write there, and must not commit removed files.
     strays = [name for name in storage.files(newest.folder) if name not in newest.intact.files]
     if strays != [MANIFEST] and old(newest.folder):
         for name in strays:
@@ -99,9 +98,9 @@ def sweep(storage: Storage, found: list[Found], newest: Found, *, now: float) ->
 
 
 def remove_attempt(storage: Storage, folder: str, attempt: str) -> None:
-    """Remove what one save that failed or was given up has left.
+    """Remove the files of a save that failed or was cancelled.
 
-    Not where it is committed all the same: its last request took effect, and the answer was lost.
+    Does nothing if it was committed after all: its last request took effect, but the response was lost.
     """
     working = storage.working_folder(folder, attempt)
     if working != folder:

@@ -1,8 +1,8 @@
-"""One writer a place: LEASE.json holds who writes there, with a heartbeat.
+"""Admits one writer to a store: LEASE.json names the lease holder and carries its heartbeat.
 
-Where the store can create a file only if there is none (local disks, SFTP, memory, S3 with conditional writes) two
-runs that start at once cannot both get the lease. Taking over a dead run's lease is not atomic anywhere: the new owner
-writes, waits a moment and reads again, and every owner reads the lease before each commit.
+If the store has an exclusive create (local disks, SFTP, memory, S3 with conditional writes), two runs that start at
+the same time cannot both take the lease. Taking over a dead run's lease is atomic on no store: the new holder writes
+it, waits a moment and reads it again. Every holder also reads the lease before each commit.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from dydist.storage.transient import explain
 
 LEASE = "LEASE.json"
 SETTLE_S = 0.5
-"""Between writing over a dead run's lease and believing that nobody else did."""
+"""Seconds between overwriting a dead run's lease and reading it again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """Who holds a lease. Times are seconds since 1970 by the holder's clock; `beat` counts heartbeats."""
+    """The holder of a lease. Times are seconds since 1970 by the holder's clock; `beat` counts heartbeats."""
 
     token: str
     run: str
@@ -66,11 +66,11 @@ def this_process(*, run: str, job: str, host: str, now: float) -> Holder:
 
 
 class Lease:
-    """The lease of one place, held by process 0 of a run.
+    """The lease of one store, held by process 0 of a run.
 
-    `storage(seconds)` gives the place with operations tried again for so long. `clock` is monotonic, `now` is the
-    time of day. `cancelled` ends an `acquire` that waits. `name` is the lease's file, `field` the configuration's field
-    that says where.
+    `storage(seconds)` returns the store, with operations retried for that long. `clock` is monotonic, `now` is the
+    time of day. `cancelled` ends an `acquire` that waits. `name` is the lease's file name, `field` the configuration
+    field for error messages.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Lease:
         self._on_note = on_note
         self._cancelled = cancelled or threading.Event()
         self.held = False
-        """Whether it was taken and not yet given back."""
+        """Whether the lease was taken and not yet released."""
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -105,20 +105,20 @@ class Lease:
 
     @property
     def url(self) -> str:
-        """What is leased, as shown to people."""
+        """The URL of the leased store, without secrets."""
         return self._storage(0).url
 
     @property
     def lost(self) -> str | None:
-        """Who took the lease over, in words; None while it is held."""
+        """The description of the run that took the lease over; None while this run holds it."""
         return self._lost
 
     def acquire(self, deadline_s: float) -> None:
-        """Take the lease and keep it alive in the background.
+        """Take the lease and renew it in the background.
 
-        Raises LeaseHeldError where another run is alive. A run that cannot be seen alive is waited for, at most
-        `timeout_s`; the same job's own earlier attempt and a dead process of this machine are not waited for. Raises
-        CancelledError where it was given up.
+        Raises LeaseHeldError if the holder is alive. If that is unknown, waits up to `timeout_s` for its heartbeat;
+        an earlier start of the same job, or a dead process of this machine, loses the lease at once. Raises
+        CancelledError if cancelled.
         """
         try:
             self._take(self._storage(deadline_s))
@@ -136,13 +136,15 @@ class Lease:
                 break
             except FileExistsError:
                 raw = _read(storage, self._name)
-            if raw is None or self._is_me(raw):  # gone meanwhile; or our own write, whose answer was lost
+            if raw is None or self._is_me(
+                raw
+            ):  # released meanwhile; or our own write, whose response was lost
                 if raw is None:
                     continue
                 break
             self._await_death(storage, raw)
             if _read(storage, self._name) != raw:
-                continue  # somebody else was quicker; look again
+                continue  # another run was faster; read again
             storage.write(self._name, lambda: [self._encode()])
             self._pause(SETTLE_S if not self._same_job(raw) else 0.0)
             now = _read(storage, self._name)
@@ -155,11 +157,11 @@ class Lease:
             raise CancelledError("given up")
 
     def check(self) -> None:
-        """Read the lease again. Raises LeaseLostError where another run holds it now."""
+        """Read the lease again. Raises LeaseLostError if another run holds it now."""
         with self._lock:
             if self._lost is None:
                 raw = _read(self._storage(self._interval_s), self._name)
-                if raw is not None and not self._is_me(raw):  # believe it the second time
+                if raw is not None and not self._is_me(raw):  # read it twice before giving up
                     raw = _read(self._storage(self._interval_s), self._name)
                 if raw is not None and not self._is_me(raw):
                     holder = _decode(raw)
@@ -172,7 +174,7 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Give the lease back, if it is still ours."""
+        """Release the lease, if this run still holds it."""
         self._stop.set()
         if self._thread is None:
             return
@@ -181,14 +183,14 @@ class Lease:
         self._give_back(self._interval_s)
 
     def _give_back(self, patience_s: float) -> None:
-        self.held = True  # for as long as this takes: what gives it back is not cancelled
+        self.held = True  # until it is released, which is not cancelled
         try:
             storage = self._storage(patience_s)
             raw = _read(storage, self._name)
             if raw is not None and self._is_me(raw):
                 storage.delete(self._name)
         except Exception as error:
-            if patience_s > 0:  # else the store's trouble was told, and a start was given up for it
+            if patience_s > 0:  # else the store's error was reported, and the start cancelled
                 self._on_note(
                     f"the lease of {self._storage(0).url} could not be given back: {explain(error)}",
                     level="warning",
@@ -263,7 +265,7 @@ def _read(storage: Storage, name: str) -> bytes | None:
 
 
 def _decode(raw: bytes) -> Holder | None:
-    """Who a lease names; None where it is none that a run wrote."""
+    """The holder that a lease names; None if no run wrote this file."""
     try:
         values = read_json(raw)
     except ValueError:
@@ -281,11 +283,11 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "pid": lambda v: is_integer(v, 1, 2**31 - 1),
     "beat": lambda v: is_integer(v, 0, 2**62),
 }
-"""What a lease has. A process id or a time beyond these would be an error where it is used."""
+"""The fields of a lease, and their checks: a process id or a time out of range would raise where it is used."""
 
 
 def _machine() -> str:
-    """The running kernel and its process namespace: where a process id means something."""
+    """The running kernel and its process namespace, in which a process id is unique."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return f"{file.read().strip()}/{os.readlink('/proc/self/ns/pid')}"

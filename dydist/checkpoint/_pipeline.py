@@ -1,4 +1,4 @@
-"""The background of saving: one thread writes to the disk, one uploads; neither ever stops the training loop."""
+"""Saves in the background: one thread writes to the disk, one uploads. Neither blocks the training loop."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dydist.storage.protocol import Storage
 from dydist.storage.transient import explain
 
 LATE_UPLOAD_S = 30.0
-"""A staged checkpoint that could not be uploaded is tried again after so long, while nothing else is to do."""
+"""Seconds between retries of a staged checkpoint's upload while the pipeline is idle."""
 
 
 class Pipeline:
-    """The saves of one process. `place` is where checkpoints go; `stage` the node's own disk, for a remote place."""
+    """The saves of one process. `place`: the store; `stage`: a folder on the node's own disk, for a remote store."""
 
     def __init__(self, place: Storage, stage: LocalStorage | None, context: TransferContext) -> None:
         self._context = context
@@ -47,29 +47,29 @@ class Pipeline:
             thread.start()
 
     def phases(self) -> dict[str, str]:
-        """Attempt → phase, of the saves that have not been forgotten."""
+        """Attempt → phase, for the recent saves."""
         with self._changed:
             return {save.attempt: save.phase for save in self._saves}
 
     def latest(self) -> Save | None:
-        """The newest save that was not given up and has not failed."""
+        """The newest save that was neither cancelled nor has failed."""
         with self._changed:
             good = [save for save in self._saves if save.phase not in ("failed", "cancelled")]
         return good[-1] if good else None
 
     def find(self, attempt: str) -> Save | None:
-        """A save by its attempt."""
+        """The save with this attempt, or None."""
         with self._changed:
             return next((save for save in self._saves if save.attempt == attempt), None)
 
     def pop_problems(self) -> tuple[str, ...]:
-        """What went wrong on this process since the last call."""
+        """Failures on this process since the last call."""
         with self._changed:
             problems, self._problems = tuple(self._problems), []
         return problems
 
     def cancel(self, attempts: frozenset[str]) -> list[int]:
-        """Give saves up; those that have ended are left as they are. Returns the steps given up."""
+        """Cancel saves that have not ended. Returns their steps."""
         with self._changed:
             given_up = [s for s in self._saves if s.attempt in attempts and s.phase not in ENDED]
             for save in given_up:
@@ -84,18 +84,18 @@ class Pipeline:
             ended = [s for s in self._saves if s.phase in ENDED]
             self._saves = [*ended[-4:], *(s for s in self._saves if s.phase not in ENDED), save]
             self._interrupt_late.set()
-            if save.final:  # it is waited for: older ones are removed after it
+            if save.final:  # the run waits for it: remove older checkpoints afterwards
                 self._interrupt_tidying.set()
             self._changed.notify_all()
 
     def upload_late(self) -> None:
-        """Upload the newest staged checkpoint by this process alone, as soon as there is nothing else to do."""
+        """Upload the newest staged checkpoint, from this process alone, once the pipeline is idle."""
         with self._changed:
             self._late_at = self._context.clock()
             self._changed.notify_all()
 
     def close(self, wait_s: float) -> None:
-        """Let what is in flight finish for at most `wait_s`, then stop the threads."""
+        """Wait up to `wait_s` seconds for saves in flight, then stop the threads."""
         with self._changed:
             self._changed.wait_for(lambda: all(s.phase in ENDED for s in self._saves), timeout=wait_s)
             for save in self._saves:
@@ -112,7 +112,7 @@ class Pipeline:
             pass
 
     def _next(self, waiting: str, active: str, *, late: bool) -> Save | None:
-        """The next save to work on; None when closing, or (`late`) when an upload that failed is due again."""
+        """Wait for the next save; None when closing, or (`late`) when a failed upload is due for a retry."""
         with self._changed:
             while not self._closing:
                 save = next((save for save in self._saves if save.phase == waiting), None)
@@ -126,7 +126,7 @@ class Pipeline:
         return None
 
     def _write(self) -> bool:
-        """Write one save to the place, or to the stage."""
+        """Write one save to the store, or to the stage."""
         save = self._next("queued", "writing", late=False)
         if save is None:
             return False
@@ -140,7 +140,7 @@ class Pipeline:
         return True
 
     def _upload(self) -> bool:
-        """Upload one staged save, or the newest one that was left behind."""
+        """Upload one staged save, or the newest staged checkpoint whose upload failed."""
         save = self._next("staged", "uploading", late=True)
         if save is not None:
             self._bring_to_place(save)
@@ -151,7 +151,7 @@ class Pipeline:
         return True
 
     def _bring_to_place(self, save: Save) -> None:
-        """Run a save's last phase and end it, whatever happens."""
+        """Run a save's last phase, and end the save whether or not it succeeds."""
         try:
             self._transfer.to_place(save)
         except CancelledError:
@@ -219,7 +219,7 @@ class Pipeline:
         save.finished.set()
 
     def _tell(self, text: str) -> None:
-        """Trouble of this process: told at once by process 0, by others at the next save."""
+        """Report a failure of this process: process 0 at once, others at the next save."""
         if self._context.identity.rank == 0:
             self._context.on_note(text, level="warning")
         else:

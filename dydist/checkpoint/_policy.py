@@ -1,4 +1,4 @@
-"""Decisions that every process must take alike: which saves go on, and which checkpoints are kept. No I/O."""
+"""Decisions on which all processes must agree: which saves continue, which checkpoints are kept. No I/O."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ ENDED = ("done", "failed", "cancelled")
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """What one process tells the others at a step boundary, before a save.
+    """What one process sends to the others at a step boundary, before a save.
 
-    `token`: a fresh random name, process 0's is taken for the new attempt. `phases`: attempt → phase of the saves it
-    remembers. `same_step`: the attempt that saves this very step already, where it has not failed. `memory`: whether
-    there is host memory for one more copy. `lost`: which place was taken over, and by whom. `problems`: what went
-    wrong since the last save.
+    `token`: a new random name; process 0's becomes the new attempt. `phases`: attempt → phase of its recent saves.
+    `same_step`: the attempt that already saves this step and has not failed. `memory`: whether there is host memory
+    for another copy. `lost`: the lease that was lost, and its new holder. `problems`: failures since the last save.
     """
 
     rank: int
@@ -33,8 +32,8 @@ class Status:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What all processes do: give up the saves `cancel`, and start `attempt`, unless the step is saved by the attempt
-    `reuse` already or `skip` says why not."""
+    """What all processes do: cancel the saves `cancel` and start `attempt`, unless attempt `reuse` already saves this
+    step or `skip` gives a reason not to."""
 
     attempt: str
     cancel: frozenset[str]
@@ -44,12 +43,12 @@ class Decision:
 
 
 def decide(statuses: Sequence[Status], *, final: bool) -> Decision:
-    """At most one save in flight and one waiting: the new one replaces each that still waits on some process.
+    """Allow one save in flight and one waiting: the new save replaces those that still wait on some process.
 
-    A pure function of what all processes gathered, so all decide alike. A save that waits anywhere cannot have been
-    committed, as the commit needs every process's share, so nothing committed is ever given up; and one that is in
-    flight wherever it has not ended is left alone, so that a slow store still gets a checkpoint now and then. The
-    last save of a run is not kept waiting by others: they are all given up for it.
+    A pure function of the gathered statuses, so all processes decide alike. A save that waits on any process cannot
+    have been committed, since a commit needs every process's share; so no committed save is cancelled. A save in
+    flight on every process where it has not ended is not cancelled, so that a slow store still receives checkpoints.
+    A final save cancels all others.
     """
     by_attempt: dict[str, set[str]] = {}
     for status in statuses:
@@ -77,10 +76,11 @@ def superseded(
     keep_every_steps: int | None = None,
     keep_best: bool = True,
 ) -> list[str]:
-    """Folders of checkpoints that need not be kept, given that step `verified` was just read back whole.
+    """Folders of checkpoints that can be removed, given that step `verified` was just verified.
 
-    Kept: the newest `keep`, every multiple of `keep_every_steps`, the one with the best accuracy (the newer of
-    equals), the verified one and everything newer than it. Those set aside go once the run has passed them.
+    Kept: the newest `keep`, every multiple of `keep_every_steps`, the one with the best accuracy (the newest of
+    equals), the verified one and everything newer. Checkpoints that were set aside are removed once the run has
+    passed their step.
     """
     found = list(found)
     intact = sorted((f for f in found if f.problem is None and not f.set_aside), key=lambda f: -f.step)
@@ -95,7 +95,8 @@ def superseded(
 
 
 def shares_on_node(rank: int, node: Sequence[int], world_size: int) -> list[int]:
-    """The shares that a process writes for its node's own complete copy: its own, and some of other nodes'.
+    """The shares that a process writes to its node's stage, which gets a complete copy: its own and some of other
+    nodes.
 
     `node`: ranks of the processes on this node.
     """

@@ -1,4 +1,4 @@
-"""Which checkpoint a start goes on from, agreed by all processes, and reading it."""
+"""Chooses the checkpoint from which a start resumes, on all processes, and reads it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A checkpoint to go on from: in the place (`found`), or on the stages of the processes `holders` alone."""
+    """A checkpoint to resume from: in the store, or only on the stages of the processes `holders`."""
 
     found: Found
     remote: bool
@@ -36,7 +36,7 @@ class Candidate:
 
 
 def candidates(agreement: Agreement, place: Storage, stage: LocalStorage | None) -> list[Candidate]:
-    """Everything a start can choose from, newest first; the same on all processes."""
+    """All checkpoints from which a start can choose, newest first; the same on all processes."""
     remote: list[Found] = agreement.on_rank0(lambda: survey(place))
     local: list[list[Found]] = agreement.gather(staged(stage)) if stage is not None else []
     result = [Candidate(found=found, remote=True, holders=_holders(found, local)) for found in remote]
@@ -52,7 +52,7 @@ def candidates(agreement: Agreement, place: Storage, stage: LocalStorage | None)
 
 
 def stored_run(place: Storage, stage: LocalStorage | None, options: list[Candidate]) -> StoredRun:
-    """What process 0 sees of a run in its place and on its stage."""
+    """What process 0 finds in its store and on its stage."""
     run = None
     for option in options:
         where = place if option.remote else stage if 0 in option.holders else None
@@ -82,7 +82,7 @@ def newest_valid(
     options: list[Candidate],
     world_size: int,
 ) -> tuple[TrainingState, Candidate] | None:
-    """Read the newest checkpoint that is whole on every process; those passed over are named."""
+    """Read the newest checkpoint that is valid on every process; report those that are skipped."""
     for option in options:
         found = option.found
         if found.problem is not None:
@@ -105,7 +105,7 @@ def newest_valid(
 
 
 def _bring(agreement: Agreement, place: Storage, stage: LocalStorage | None, option: Candidate) -> bool:
-    """Upload a checkpoint that lies on one node alone, so that all can read it."""
+    """Upload a checkpoint that exists on one node only, so that all processes can read it. Returns success."""
     try:
         agreement.on_rank(option.holders[0], lambda: copy_checkpoint(stage, place, option.found))  # type: ignore[arg-type]
     except CheckpointError as error:
@@ -118,7 +118,7 @@ def _bring(agreement: Agreement, place: Storage, stage: LocalStorage | None, opt
 
 
 def set_aside(storage: Storage, found: list[Found], *, why: str) -> None:
-    """Mark checkpoints as not to be chosen by themselves any more, because the user went back before them."""
+    """Mark checkpoints so that they are not chosen automatically, since the user resumes from an earlier one."""
     mark = encode_json({"why": why, "at": time.time()})
     for item in found:
         if item.manifest is not None:
@@ -126,7 +126,7 @@ def set_aside(storage: Storage, found: list[Found], *, why: str) -> None:
 
 
 def undo_set_aside(storage: Storage, found: list[Found]) -> None:
-    """Unmark checkpoints that were set aside."""
+    """Remove the marks of checkpoints that were set aside."""
     for item in found:
         if item.manifest is not None and item.set_aside:
             storage.delete(f"{item.folder}/{aside_file(item.manifest.attempt)}")
@@ -135,9 +135,9 @@ def undo_set_aside(storage: Storage, found: list[Found]) -> None:
 def find_source(
     storage_at: Callable[[str], Storage], url: str, *, field: str = "checkpoint.resume"
 ) -> tuple[str, list[Found]]:
-    """The checkpoints that a URL may mean, one folder or a place's, newest first; and their place.
+    """The store that a URL names, and its checkpoints, newest first: all, or the one whose folder it names.
 
-    Raises UserError where there is none, naming `field` as what the user gave.
+    Raises UserError, which names `field`, if there is none.
     """
     parent, _, last = url.rstrip("/").rpartition("/")
     if step_of(last) is not None:
@@ -154,9 +154,9 @@ def find_source(
 
 
 def load_weights(storage: Storage, found: list[Found]) -> TrainingState:
-    """The weights of the newest checkpoint that verifies, as the state of a run that has not begun (step 0).
+    """The weights of the newest valid checkpoint, as the state of a run at step 0.
 
-    Raises DamagedError where none does.
+    Raises DamagedError if none is valid.
     """
     from dydist.checkpoint._tensors import TrainingState
 
@@ -169,5 +169,5 @@ def load_weights(storage: Storage, found: list[Found]) -> TrainingState:
         else:
             origin = {"weights_from": f"{storage.url}/{item.folder}", "source": dict(state.extra)}
             return TrainingState(step=0, model=state.model, extra=origin)
-    assert problem is not None, "find_source gives at least one"
+    assert problem is not None, "find_source returns at least one"
     raise problem

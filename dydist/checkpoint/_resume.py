@@ -1,4 +1,4 @@
-"""What `checkpoint.resume` means for the checkpoints of a place: which a start may go on from, and what instead."""
+"""From which checkpoints a start may resume, by `checkpoint.resume`, and what it does if there is none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class ResumePoint:
-    """The choice of one start. `resume`: auto, never, a step, or another run's path or URL. Collective."""
+    """The choice of one start. `resume`: auto, never, a step, or another run's path or URL. All methods are
+    collective."""
 
     def __init__(self, resume: str, *, job: str, agreement: Agreement, place: Storage) -> None:
         self._resume = resume
@@ -27,13 +28,13 @@ class ResumePoint:
 
     @property
     def why(self) -> str:
-        """What is written to the mark of those that are set aside."""
+        """The reason recorded in the marks of checkpoints that are set aside."""
         return f"checkpoint.resume={self._resume}"
 
     def choose(self, options: list[Candidate]) -> tuple[list[Candidate], int | None]:
-        """The candidates that are allowed, newest first, and the step after which all were set aside at the place.
+        """The allowed candidates, newest first, and the step after which all checkpoints of the store were set aside.
 
-        Raises UserError where the step asked for is not there.
+        Raises UserError if the requested step is not in the store.
         """
         resume, agreement, place = self._resume, self._agreement, self._place
         live = [option for option in options if not option.found.set_aside]
@@ -58,9 +59,10 @@ class ResumePoint:
         return chosen, step
 
     def fallback(self, chosen: list[Candidate], storage_at: Callable[[str], Storage]) -> TrainingState | None:
-        """The state of a run that has no valid checkpoint of its own to go on from; None: step 0.
+        """The state for a run without a valid checkpoint of its own: another run's weights, or None to start at step
+        0.
 
-        Raises UserError where the step asked for is damaged, or the other run has no valid checkpoint.
+        Raises UserError if the requested step is damaged, or the other run has no valid checkpoint.
         """
         agreement, url = self._agreement, self._place.url
         if whole_number(self._resume) is not None and chosen:

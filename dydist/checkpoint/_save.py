@@ -1,4 +1,4 @@
-"""One save: what a process writes of it, how it confirms that, and how the first process commits the whole."""
+"""One save: each process writes its share and confirms it; process 0 commits the checkpoint."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 FIRST_POLL_S = 0.005
 LONGEST_POLL_S = 2.0
 NOTICE_S = 30.0
-"""A process that others wait for is named after so long, before the save's time is up."""
+"""Seconds after which a note names the processes that have not confirmed their share."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Who writes: the run, its cluster job ("" outside one), this process, and where each process runs."""
+    """The writer of a save: the run, its cluster job ("" if none), this process, and the host of each process."""
 
     run: str
     job: str
@@ -49,16 +49,16 @@ class Identity:
         return self.hosts[self.rank]
 
     def name(self, rank: int) -> str:
-        """A process as messages name it."""
+        """How messages name a process."""
         return f"process {rank} ({self.hosts[rank]})"
 
 
 @dataclass(kw_only=True, eq=False)
 class Save:
-    """A save on this process. `shares` holds share → kind → name → host copy, for the shares written here.
+    """A save on this process. `shares`: share → kind → name → host copy, for the shares that it writes.
 
-    `phase` goes queued → writing → (staged → uploading →) done, failed or cancelled; times are of the pipeline's
-    monotonic clock. `sources` holds the files of this process's own share for the upload, in memory or on the stage.
+    `phase` goes queued → writing → (staged → uploading →) done, failed or cancelled; times are by the pipeline's
+    monotonic clock. `sources`: the files of this process's share to upload, in memory or on the stage.
     """
 
     step: int
@@ -84,26 +84,25 @@ class Save:
         return folder_name(self.step)
 
     def release_memory(self) -> None:
-        """Give the host copy back for the next save."""
+        """Release the host copy for the next save."""
         self.shares = {share: {} for share in self.shares}
         memory, self.memory = self.memory, None
         if memory is not None:
             memory.release()
 
     def close(self) -> None:
-        """Give back the host copy and the staged files: the save has ended."""
+        """Release the host copy and the staged files once the save has ended."""
         self.close_sources()
         self.sources = {}
         self.release_memory()
 
     def files(self, shares: Sequence[int], world_size: int, *, with_state: bool) -> dict[str, Chunks]:
-        """The files of some shares: name → its bytes."""
+        """The files of some shares: name → chunks of bytes."""
         from dydist.checkpoint._tensors import encode
 
         result: dict[str, Chunks] = {}
         for share in shares:
-            # The first share has a tensor always, as the largest is its. What is in its header is under a name that
-            # no other save writes to, unlike state.json.
+            # The first share always has a tensor, the largest. Its file name is unique to this save, unlike state.json.
             state = self.state.decode() if share == 0 else None
             for kind, tensors in self.shares[share].items():
                 if tensors:
@@ -122,7 +121,7 @@ def write_part(
     rank: int,
     before_note: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write files, hashed on the way, then the note that confirms them; after it they may be renamed."""
+    """Write and hash files, then the part file that confirms them; after that, process 0 may rename them."""
     working = storage.working_folder(save.folder, save.attempt)
     entries = {name: write_hashed(storage, f"{working}/{name}", chunks) for name, chunks in files.items()}
     note = {"rank": rank, "attempt": save.attempt, "files": {n: vars(entry) for n, entry in entries.items()}}
@@ -131,7 +130,7 @@ def write_part(
 
 
 def write_hashed(storage: Storage, name: str, chunks: Chunks) -> FileEntry:
-    """Write a file; returns its size and the SHA-256 of the bytes that were meant."""
+    """Write a file; returns the size and SHA-256 of the bytes that were passed to the store."""
     digest, size = hashlib.sha256(), 0
 
     def tallied() -> Iterator[bytes | memoryview]:
@@ -160,7 +159,7 @@ def commit(
 ) -> Manifest:
     """Wait until `ranks` have confirmed their parts, then publish the manifest. `now`: seconds since 1970.
 
-    Raises CheckpointError that names the processes which did not confirm in time.
+    Raises CheckpointError, which names the processes that did not confirm in time.
     """
     working = storage.working_folder(save.folder, save.attempt)
     files = _await_parts(storage, save, working, identity, ranks, clock, deadline, on_note)
@@ -182,7 +181,7 @@ def commit(
     for rank in ranks:
         storage.delete(f"{working}/{part_file(rank, save.attempt)}")
     raw = manifest.encode()
-    Manifest.decode(raw)  # what could not be read again is no checkpoint
+    Manifest.decode(raw)  # raises if the manifest could not be read back
     replaced = _attempt_there(storage, working) if MANIFEST in sizes else None
     if save.cancelled.is_set():
         raise CancelledError("given up")
@@ -195,7 +194,7 @@ def commit(
 
 
 def _attempt_there(storage: Storage, folder: str) -> str | None:
-    """The attempt of the checkpoint that a folder holds now: it was set aside, or is damaged."""
+    """The attempt of the checkpoint now in a folder, which was set aside or is damaged."""
     try:
         return Manifest.decode(b"".join(storage.read(f"{folder}/{MANIFEST}"))).attempt
     except (FileNotFoundError, DamagedError, UserError):
@@ -222,7 +221,7 @@ def _await_parts(
                 note = read_json(b"".join(storage.read(f"{working}/{name}")))
                 entries = {file: FileEntry.decode(file, entry) for file, entry in note["files"].items()}
             except (ValueError, KeyError, AttributeError, DamagedError):
-                continue  # spoilt on the way: read it again
+                continue  # damaged in transfer: read it again
             files.update(entries)
             del missing[name]
         if not missing:

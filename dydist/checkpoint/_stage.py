@@ -1,4 +1,4 @@
-"""The local stage: a folder on the node's own disk where a save lands complete before it goes to a remote store."""
+"""The stage: a folder on the node's own disk, to which a save is written before its upload to a remote store."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from dydist.text.redaction import scrub
 
 PLACE = "PLACE.json"
 DEFAULT = "dydist-stage-"
-"""How the folder of stages is called where `checkpoint.stage_dir` is not given; the user's name follows."""
+"""Default name of the folder of stages (`checkpoint.stage_dir`), followed by the user's name."""
 NAMES = 16
-"""So many names are tried where others have taken those before."""
+"""Numbered names to try if other users have taken the first ones."""
 STALE_S = 14 * 24 * 3600.0
-"""What other runs left in the same stage folder is swept after so long without a change."""
+"""Seconds without a change after which other runs' stages in the same folder are removed."""
 
 
 def open_stage(url: str, stage_dir: str | None) -> LocalStorage:
-    """The stage of one remote place. The default lies under the temporary folder, for this user alone.
+    """The stage of one remote store; by default below the temporary folder, private to this user.
 
-    Where someone else has taken that name, it is the first one numbered that nobody has. Makes nothing.
+    If another user has taken that name, the first free numbered name is used. Creates nothing.
     """
     key = hashlib.sha256(url.encode()).hexdigest()[:16]
     default = Path(tempfile.gettempdir()) / f"{DEFAULT}{_user_name()}"
     names = (default, *(default.with_name(f"{default.name}-{number}") for number in range(1, NAMES)))
     parent = Path(stage_dir) if stage_dir else next(filter(_is_private, names), default)
-    # Not flushed: it is for while the node lives, and what a power cut tears is found by its hash.
+    # Not flushed: it only serves while the node is up, and hashes detect what a power loss tears.
     return LocalStorage(parent / key, durable=False)
 
 
 def check_stage(stage: LocalStorage) -> str | None:
-    """Why a stage may not be used: someone else could have put checkpoints there. None where it may."""
+    """Why a stage must not be used (another user could have written to it), or None."""
     try:
         for folder in _private_folders(stage):
             check_private(folder)
@@ -51,9 +51,9 @@ def check_stage(stage: LocalStorage) -> str | None:
 
 
 def prepare_stage(stage: LocalStorage, url: str, *, now: float) -> None:
-    """Make the folder, say whose it is, and sweep what torn saves and long-dead runs left. Called by one process a
-    node, before any save, by the run that holds the place's lease. Raises OSError where it cannot be made, and
-    NotPrivateError where it is someone else's."""
+    """Create the folder, record its store, and remove files of torn saves and stale runs. Called by one process per
+    node, before any save, while the run holds the store's lease. Raises OSError if it cannot be created, and
+    NotPrivateError if it belongs to another user."""
     for private in _private_folders(stage):
         private_folder(private)
     stage.write(PLACE, lambda: [encode_json({"url": scrub(url)})])
@@ -74,10 +74,10 @@ def prepare_stage(stage: LocalStorage, url: str, *, now: float) -> None:
 
 
 def prune_stage(stage: LocalStorage, keep: int, *, staged_step: int, trusted: set[str]) -> None:
-    """Keep the newest `keep` staged checkpoints, and nothing of saves before `staged_step` that were given up.
+    """Keep the newest `keep` staged checkpoints, and remove cancelled saves before `staged_step`.
 
-    What is kept in place of others is read back whole first, as by `prune`. `trusted`: attempts that were read back
-    before; those read now are added.
+    A checkpoint that supersedes others is verified first, as in `prune`. `trusted`: attempts verified earlier; newly
+    verified ones are added.
     """
     for folder in stage.folders():
         step = leftover_step(folder)
@@ -109,7 +109,7 @@ def staged(stage: LocalStorage | None) -> list[Found]:
 
 
 def copy_of(stage: LocalStorage, attempt: str) -> str | None:
-    """The folder of a save's complete copy on the stage, or None."""
+    """The folder of a complete staged copy of a save, or None."""
     for found in staged(stage):
         if found.manifest is not None and found.manifest.attempt == attempt:
             return f"{stage.url}/{found.folder}"
@@ -117,7 +117,7 @@ def copy_of(stage: LocalStorage, attempt: str) -> str | None:
 
 
 def _private_folders(stage: LocalStorage) -> list[Path]:
-    """The stage's folder, and the one around it where that is not of the user's choice."""
+    """The stage's folder, and its parent unless the user chose that one."""
     ours = stage.root.parent.name.startswith(DEFAULT)
     return [stage.root.parent, stage.root] if ours else [stage.root]
 
@@ -131,7 +131,7 @@ def _is_private(folder: Path) -> bool:
 
 
 def _user_name() -> str:
-    """This user's name, as it may be part of a folder's; the number where there is none."""
+    """This user's name as part of a folder name; the user id if there is none."""
     try:
         name = getpass.getuser()
     except (OSError, KeyError, ImportError):
@@ -140,18 +140,18 @@ def _user_name() -> str:
 
 
 class OpenFiles:
-    """Staged files held open, so that they can be uploaded while their folder is renamed or swept."""
+    """Staged files held open, so that they can be uploaded even if their folder is renamed or removed."""
 
     def __init__(self, stage: LocalStorage, names: Mapping[str, str]) -> None:
         """`names`: file name → its name on the stage."""
         self._handles = {name: os.open(stage.root / path, os.O_RDONLY) for name, path in names.items()}
 
     def sources(self) -> dict[str, Chunks]:
-        """File name → its bytes."""
+        """File name → chunks of bytes."""
         return {name: _reader(handle) for name, handle in self._handles.items()}
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for handle in self._handles.values():
             os.close(handle)
         self._handles = {}

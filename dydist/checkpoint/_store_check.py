@@ -15,7 +15,7 @@ from dydist.storage.opening import open_storage
 from dydist.storage.places import is_url, local_path
 
 PATIENCE_S = 15.0
-"""A store that does not answer for so long is left to the start, which waits for it."""
+"""Seconds after which a store that does not answer is left to the start, which waits longer."""
 
 
 def check_store(

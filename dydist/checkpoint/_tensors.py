@@ -1,8 +1,8 @@
-"""Tensors to bytes and back: shares, host copies, and the safetensors layout as chunks to hash while they are written.
+"""Tensors to bytes and back: shares, host copies, and safetensors files as chunks of bytes.
 
-The safetensors package writes a file or one large byte string. Here the bytes are wanted as they lie in memory, without
-a second copy of the state, so the layout (an 8-byte length, a JSON header, the tensors' bytes) is written by hand and
-read back with the package: https://huggingface.co/docs/safetensors, "Format".
+The safetensors package writes a file or one large byte string. To hash and write chunks without a second copy of the
+state, this module writes the format itself (an 8-byte length, a JSON header, the tensors' bytes:
+https://huggingface.co/docs/safetensors, "Format"). The package reads it back.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from dydist.checkpoint._content import DTYPE_BYTES
 from dydist.checkpoint._format import STATE
 
 CHUNK = 4 << 20
-"""Bytes that are hashed and written at once."""
+"""Maximum bytes per chunk, which is hashed and written at once."""
 PIECE = 8 << 20
-"""Bytes that one thread copies at once."""
+"""Bytes that a thread copies in one call."""
 COPY_THREADS = 4
-"""At most so many threads copy within a process: more do not add bandwidth."""
+"""Maximum number of copy threads per process; more do not add bandwidth."""
 
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -39,11 +39,11 @@ assert set(_DTYPES.values()) == DTYPE_BYTES.keys()
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """The whole state of a run: full, unsharded tensors under plain names.
+    """The complete state of a run: full, unsharded tensors under plain parameter names.
 
-    `step`: finished optimiser steps. `model`: parameters and buffers. `optimizer`: such as
-    "momentum.layer1.0.conv1.weight". `ema`: averaged weights, empty where none are kept. `extra`: plain JSON values
-    that go to state.json (configuration, seed, world size, accuracy, precision scaler, versions).
+    `step`: finished optimizer steps. `model`: parameters and buffers. `optimizer`: momentum buffers, such as
+    "momentum.layer1.0.conv1.weight". `ema`: averaged weights, or empty. `extra`: plain JSON values for state.json
+    (configuration, seed, world size, accuracy, precision scaler, versions).
     """
 
     step: int
@@ -58,10 +58,10 @@ class TrainingState:
 
 
 def assign_shares(sizes: Mapping[str, int], shares: int) -> dict[str, int]:
-    """Cut tensors (name → bytes) into `shares` shares of about equal bytes: name → share.
+    """Assign tensors (name → bytes) to `shares` shares of about equal size: name → share.
 
-    Largest first, each to the least loaded share so far (Graham 1969, LPT); a pure function of names and sizes, so
-    that all processes agree without a word.
+    Largest first, each to the smallest share so far (LPT rule, Graham 1969). A pure function of names and sizes, so
+    all processes agree without communication.
     """
     load = [(0, share) for share in range(shares)]  # a heap
     result = {}
@@ -77,7 +77,7 @@ Shares = Mapping[int, Mapping[str, Mapping[str, Tensor]]]
 
 
 def split(state: TrainingState, shares: int) -> Shares:
-    """All tensors of a state in `shares` shares of about equal bytes."""
+    """Split a state's tensors into `shares` shares of about equal size."""
     tensors = _flat(state.kinds())
     sizes = {f"{kind}/{name}": t.numel() * t.element_size() for (kind, name), t in tensors.items()}
     share_of = assign_shares(sizes, shares)
@@ -92,18 +92,18 @@ def _flat(kinds: Mapping[str, Mapping[str, Tensor]]) -> dict[tuple[str, str], Te
 
 
 class HostCopy:
-    """Host memory for one copy of tensors; page-locked where the source is a GPU's. Kept for the next copy."""
+    """Host memory for one copy of tensors, reused by the next copy; page-locked if the source is on a GPU."""
 
     def __init__(self) -> None:
         self.busy = False
         self._memory: dict[tuple[str, str], Tensor] = {}
 
     def release(self) -> None:
-        """The copy is not needed any more."""
+        """Allow the memory to be reused."""
         self.busy = False
 
     def take(self, shares: Shares) -> Shares:
-        """Copy tensors; returns when the copies are whole. They hold until the next call."""
+        """Copy tensors; returns when the copies are complete. They are valid until the next call."""
         memory, devices, here = {}, set(), []
         for kinds in shares.values():
             for (kind, name), source in _flat(kinds).items():
@@ -129,10 +129,10 @@ class HostCopy:
 
 
 def _copy_bytes(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Copy each first array over its second, by memcpy in a few threads that meet once.
+    """Copy each pair's first array to its second, with a few threads that synchronize once.
 
-    One core cannot fill a machine's memory bandwidth. torch's own copy meets its pool's threads after each tensor,
-    which on a busy machine took ten times as long.
+    One core cannot saturate memory bandwidth. torch's copy synchronizes its threads after each tensor, which took ten
+    times as long on a busy machine.
     """
     pieces = [
         (source[start : start + PIECE], target[start : start + PIECE])
@@ -150,7 +150,7 @@ def _bytes(tensor: Tensor) -> np.ndarray:
 
 
 class HostMemory:
-    """Room for one copy of the state, and for a second one while the first is still being written."""
+    """Host memory for one copy of the state, and for a second one while the first is being written."""
 
     def __init__(self) -> None:
         self._copies: list[HostCopy] = []
@@ -161,7 +161,7 @@ class HostMemory:
         return sum(copy.busy for copy in self._copies) < 2
 
     def reserve(self) -> HostCopy:
-        """Memory for a copy, to be released when it is written. The memory of a second copy is not kept."""
+        """Memory for a copy; release it when the copy is written. Memory of a second copy is not retained."""
         idle = [copy for copy in self._copies if not copy.busy]
         chosen = idle[0] if idle else HostCopy()
         self._copies = [copy for copy in self._copies if copy.busy] + [chosen]
@@ -172,7 +172,7 @@ class HostMemory:
 def encode(tensors: Mapping[str, Tensor], state: str | None = None) -> Iterator[memoryview | bytes]:
     """The bytes of a safetensors file, in chunks of at most CHUNK bytes that point into the tensors' memory.
 
-    `state`: what state.json holds, for the file's header (`_content.embedded_state` reads it).
+    `state`: the content of state.json, for the file's header (`_content.embedded_state` reads it).
     """
     header: dict[str, Any] = {} if state is None else {"__metadata__": {STATE: state}}
     offset = 0

@@ -1,4 +1,4 @@
-"""What the background does with one save: to the node's own disk, to the place, and tidying up afterwards."""
+"""The background steps of one save: write to the stage, write to the store, tidy up afterwards."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from dydist.storage.retry import Retrying, Tell
 from dydist.storage.transient import explain
 
 STAGE_WAIT_S = 30.0
-"""The other processes of a node get so long to write their shares to its disk."""
+"""Seconds to wait for the other processes of a node to write their shares to its disk."""
 TIDYING_S = 10.0
-"""After so long, trouble ends the tidying after a save instead of holding up the next save: that one tidies again."""
+"""Seconds after which failing requests end the tidying after a save; the next save tidies again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferContext:
-    """What saving in the background needs from outside; clocks as in `Lease`."""
+    """What `Transfer` needs to know of the run; clocks as in `Lease`."""
 
     identity: Identity
     node: tuple[int, ...]
-    """Ranks of the processes on this node; the first leads."""
+    """Ranks of the processes on this node; the first one commits to the stage."""
     stage_keep: int
     deadline_s: float
-    """What was left behind may take so long to upload, as a save may."""
+    """Seconds for the upload of a staged checkpoint, as for a save."""
     rule: Keep
     clock: Callable[[], float]
     now: Callable[[], float]
@@ -43,9 +43,9 @@ class TransferContext:
 
 
 class Transfer:
-    """Moves saves of one process. `place` is where checkpoints go; `stage` the node's own disk, for a remote place.
+    """Writes the saves of one process. `place`: the store; `stage`: a folder on the node's disk, for a remote store.
 
-    `tell`: trouble of this process, for the user.
+    `tell`: reports a failure of this process to the user.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Transfer:
         self._staged_back: set[str] = set()
 
     def to_place(self, save: Save) -> None:
-        """Write this process's share to the place; process 0 then waits for the others and commits."""
+        """Write this process's share to the store; process 0 then waits for the others and commits."""
         identity = self._context.identity
         storage = self._retrying(self._place, save, save.deadline)
         if not save.sources:
@@ -73,9 +73,9 @@ class Transfer:
             self._commit(storage, save, range(identity.world_size), save.deadline, self._context.may_commit)
 
     def to_stage(self, save: Save, staged_whole: Callable[[], None]) -> None:
-        """Write this process's shares of the node's copy; a full or broken disk costs the copy, not the save.
+        """Write this process's shares of the node's copy. If the disk is full or broken, the upload uses host memory.
 
-        `staged_whole` is called when the save can be uploaded. Raises CancelledError where it was given up before.
+        Calls `staged_whole` when the save can be uploaded. Raises CancelledError if it was cancelled before.
         """
         assert self._stage is not None
         context, identity = self._context, self._context.identity
@@ -108,13 +108,13 @@ class Transfer:
         staged_whole()
 
     def _hold_open(self, save: Save, working: str, names: Iterable[str]) -> None:
-        """Upload a save from its staged files from now on, also when their folder is renamed or swept."""
+        """Upload a save from its staged files, held open in case their folder is renamed or removed."""
         assert self._stage is not None
         opened = OpenFiles(self._stage, {name: f"{working}/{name}" for name in names})
         save.sources, save.close_sources = opened.sources(), opened.close
 
     def upload_newest_staged(self, cancelled: threading.Event) -> bool:
-        """Copy the newest staged checkpoint to the place, if that has none as new; False: try again later."""
+        """Copy the newest staged checkpoint to the store, unless it has a newer one. Returns False to retry later."""
         assert self._stage is not None
         context = self._context
         began = context.clock()
@@ -141,7 +141,7 @@ class Transfer:
         return True
 
     def _newest_staged(self) -> Found | None:
-        """The newest staged checkpoint that can be loaded; newer ones that cannot are told."""
+        """The newest staged checkpoint that can be loaded; reports damaged newer ones."""
         assert self._stage is not None
         for found in staged(self._stage):
             if not found.set_aside:
@@ -154,8 +154,8 @@ class Transfer:
         return None
 
     def tidy(self, save: Save, torn: Sequence[tuple[str, str]], cancelled: threading.Event) -> bool:
-        """After a commit: remove what the attempts `torn` (folder and attempt) have left, read the new checkpoint
-        back, and remove what it supersedes. False where it was interrupted."""
+        """After a commit: remove the files of the attempts `torn` (folder and attempt), verify the new checkpoint,
+        and remove those that it supersedes. Returns False if interrupted."""
         context = self._context
         storage = self._retrying(self._place, save, context.clock() + TIDYING_S, cancelled)
         try:
