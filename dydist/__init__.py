@@ -1,15 +1,15 @@
 """dydist: training jobs for dynamic-convolution networks. Importing it imports neither torch nor deepspeed.
 
-- `train`: one process of a run; `run`: what a run is made of
-- `config`: what a run is; `schedules`, `randomness`: learning rate, temperature and draws, as functions of the step
+- `train`: one process of a run; `run`: the parts of a run
+- `config`: the configuration; `schedules`, `randomness`: learning rate, temperature and random draws by step
 - `models`, `data`, `engine`: the network, the images, and the loop over both
-- `checkpoint` on `storage`: what survives; `monitor`: what is shown and written, from `records`
-- `process`: a process, its launcher and its end; `jobs`: runs on a cluster
-- `named_run`: which run a person means; `compare`, `inference`, `bench`: what is done with runs
-- `cli`: the `dydist` command, over all
-- `errors`, `text`, `private_files`, `machine`: used by all of them
+- `checkpoint`, on `storage`: saving and restoring; `monitor`: display and logs, from `records`
+- `process`: a process, its launcher and its exit; `jobs`: runs on a cluster
+- `named_run`: finds the run that a path names; `compare`, `inference`, `bench`: uses of finished runs, benchmarks
+- `cli`: the `dydist` command
+- `errors`, `text`, `private_files`, `machine`: used by all packages
 
-docs/design.md says which package may import which; tests/test_packages.py holds that.
+docs/design.md has the allowed imports between packages; tests/test_packages.py enforces them.
 """
 
 __version__ = "0.1.0"

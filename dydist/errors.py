@@ -1,28 +1,29 @@
-"""Exit codes of a run, and the errors that choose one."""
+"""Exit codes of a run, and the errors that determine them."""
 
 EXIT_DONE = 0
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_STOPPED = 75
-"""Stopped early with everything saved: run the same command again (BSD's EX_TEMPFAIL)."""
+"""Stopped early with the state saved: run the same command again (BSD's EX_TEMPFAIL)."""
 
 
 class UserError(Exception):
-    """The configuration or the input is wrong: one line that says what, what is allowed, what to do. Exit 2."""
+    """The configuration or the input is wrong. The message says what is wrong, what is allowed, what to do. Exit
+    2."""
 
 
 class StopRequestedError(BaseException):
-    """A signal asked the run to stop while nothing was to be lost. No `except Exception` may take it. Exit 75."""
+    """A signal stopped the run while nothing could be lost. Not an Exception, so that none catches it. Exit 75."""
 
 
 class FailedError(Exception):
-    """The run cannot go on for a reason that one line explains. All processes raise it alike. Exit 1."""
+    """The run cannot continue; the message is one line. All processes raise the same error. Exit 1."""
 
 
 class DivergedError(FailedError):
     """The loss is not finite, or processes no longer hold the same weights. Nothing is saved. Exit 1.
 
-    `unbounded`: it is the loss or the weights that grew without bound, so an earlier checkpoint is the way back.
+    `unbounded`: the loss or the weights grew without bound, so the run may go back to an earlier checkpoint.
     """
 
     def __init__(self, message: str, *, unbounded: bool = False) -> None:
@@ -35,19 +36,19 @@ class CheckpointError(FailedError):
 
 
 class DamagedError(CheckpointError):
-    """A folder that looks like a checkpoint is not one: no manifest, or one that does not match."""
+    """A checkpoint's folder has no manifest, or its files do not match it."""
 
 
 class CancelledError(CheckpointError):
-    """A save was given up on purpose, because a newer one replaced it or the run ends."""
+    """A save was cancelled, because a newer one replaced it or the run ends."""
 
 
 class LeaseLostError(CheckpointError):
-    """Another run took over this run's checkpoint place while this one could not be seen alive."""
+    """Another run took this run's lease while this run's heartbeat was missing."""
 
 
 class LeaseHeldError(UserError):
-    """Another run is alive and writes to the same checkpoint place."""
+    """Another run holds the lease of the same checkpoint store."""
 
 
 class NewerFormatError(UserError):

@@ -1,4 +1,4 @@
-"""The machine that a process runs on, and the user whose process it is."""
+"""The machine and the user of this process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dydist.private_files import private_folder
 
 
 def processor_name() -> str:
-    """The CPU's model, where Linux tells it."""
+    """The CPU's model name, if Linux reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -21,7 +21,7 @@ def processor_name() -> str:
 
 
 def check_working_folder() -> None:
-    """Raise UserError where the working folder was removed: libraries cannot be loaded there (MKL ends the process)."""
+    """Raise UserError if the working folder was removed: MKL aborts the process there."""
     try:
         os.getcwd()
     except OSError:
@@ -29,14 +29,14 @@ def check_working_folder() -> None:
 
 
 def home_folder() -> Path | None:
-    """The user's home folder; None where neither HOME nor passwd names one."""
+    """The user's home folder; None if neither HOME nor passwd gives one."""
     home = os.path.expanduser("~")
     return Path(home) if os.path.isabs(home) else None
 
 
 def user_folder(variable: str, below_home: str) -> Path:
-    """dydist's folder of one kind (XDG Base Directory Specification): below what `variable` names, else below the
-    home folder's `below_home`, else `temporary_folder`, which may raise OSError."""
+    """dydist's folder of one kind (XDG Base Directory Specification): below $`variable`, else below `below_home` in
+    the home folder, else `temporary_folder`, which may raise OSError."""
     if chosen := os.environ.get(variable):
         return Path(chosen) / "dydist"
     home = home_folder()
@@ -44,7 +44,7 @@ def user_folder(variable: str, below_home: str) -> Path:
 
 
 def temporary_folder() -> Path:
-    """A folder for this user among the temporary ones. Raises OSError where someone else could put a file there."""
+    """This user's private folder below the temporary folder. Raises OSError if another user could write to it."""
     return private_folder(Path(tempfile.gettempdir()) / f"dydist-{os.getuid()}")
 
 

@@ -1,7 +1,6 @@
-"""Which run folder, and which place of checkpoints, a person means by a path or URL.
+"""Finds the run folder and the checkpoint store that a path or URL names.
 
-A run may be named by its folder, by the folder of its checkpoints, by one checkpoint's folder, or by a URL of the
-latter two. Commands that take a run resolve it here.
+A user may name a run by its folder, its checkpoints' folder, one checkpoint's folder, or a URL of the latter two.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ _MARKS = ("config.yaml", "metrics.jsonl", "status.json")
 
 
 def is_run_folder(path: Path) -> bool:
-    """Whether a run has written there."""
+    """Whether a run has written to this folder."""
     return any((path / name).is_file() for name in _MARKS)
 
 
 def run_folder(path: Path) -> Path:
-    """The run folder around a folder of checkpoints or one checkpoint in it; any other path itself."""
+    """The run folder that contains a folder of checkpoints, or one checkpoint; any other path unchanged."""
     path = Path(normal_path(str(path), "run"))
     if path.is_dir() and not is_run_folder(path):
         for parent in list(path.resolve().parents)[:2]:
@@ -37,9 +36,9 @@ def run_folder(path: Path) -> Path:
 
 
 def place_of(given: str, *, field: str) -> tuple[str, str | None, Mapping[str, Any]]:
-    """The place of checkpoints that is meant, the one checkpoint's folder in it or None, and a run's own options.
+    """The store that `given` names, the checkpoint's folder in it or None, and the run's storage options.
 
-    Raises UserError, which names `field`, where a local folder is not there.
+    Raises UserError, which names `field`, if a local folder does not exist.
     """
     text = normal_path(given, field)
     if "://" in text:
@@ -61,7 +60,7 @@ def place_of(given: str, *, field: str) -> tuple[str, str | None, Mapping[str, A
 
 
 def checkpoint_place(run_dir: Path) -> tuple[str, Mapping[str, Any]]:
-    """Where a run keeps its checkpoints, and the options to reach it, with secrets from the environment."""
+    """The URL of a run's checkpoint store and its storage options, with secrets from the environment."""
     path = run_dir / "config.yaml"
     values = fill_hidden(read_yaml(path), os.environ) if path.is_file() else {}
     section = values.get("checkpoint", {})

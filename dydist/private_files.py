@@ -1,7 +1,7 @@
-"""Folders and files of this user alone, where other users of the machine could have put theirs before.
+"""Folders and files that only this user can write, at paths where other users could create theirs first.
 
-What is loaded from a folder whose name can be guessed (below /tmp) or that an environment variable names may only be
-this user's own work, or root's: built kernels are run, a staged checkpoint is gone on from.
+Code and checkpoints are loaded from folders with predictable names (below /tmp) or named by environment variables.
+They must belong to this user or root.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class NotPrivateError(PermissionError):
-    """A folder or a file is, or may have been changed by, someone else's. The message says whose, and what to do."""
+    """Another user owns, or may have changed, a folder or a file. The message names the owner and a remedy."""
 
 
 def private_folder(folder: Path) -> Path:
-    """Make a folder for this user alone, below one that is there or can be made, and return it.
+    """Create a folder that only this user can access, with its parents, and return it.
 
-    Raises NotPrivateError where it was there before and is not this user's, is a link, or could be written by others;
-    OSError where it cannot be made.
+    Raises NotPrivateError if it exists and belongs to another user, is a link, or is writable by others; OSError if
+    it cannot be created.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -31,7 +31,7 @@ def private_folder(folder: Path) -> Path:
 
 
 def check_private(folder: Path) -> None:
-    """Raise NotPrivateError where a folder is there and was not made by `private_folder` for this user."""
+    """Raise NotPrivateError if a folder exists and is not private to this user, as by `private_folder`."""
     try:
         found = folder.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -48,10 +48,10 @@ def check_private(folder: Path) -> None:
 
 
 def own_folder(top: Path, below: str = "") -> Path:
-    """Make `top`/`below`, and return it, where each folder from `top` down is this user's own, or root's.
+    """Create and return `top`/`below`, if each folder from `top` down belongs to this user or root.
 
-    `below` has at most "/" between names. Folders of this user's own are closed to writing by others; links of this
-    user's own are followed. Raises NotPrivateError where one is not, OSError where one cannot be made.
+    `below`: names separated by "/". Write access by others to this user's folders is removed; this user's links are
+    followed. Raises NotPrivateError if one belongs to another user, OSError if one cannot be created.
     """
     top.parent.mkdir(parents=True, exist_ok=True)
     for folder in (top, *_descent(top, below)):
@@ -66,7 +66,7 @@ def own_folder(top: Path, below: str = "") -> Path:
 
 
 def is_own_file(path: Path) -> bool:
-    """Whether a file is there, regular, this user's or root's, and nobody else could have changed it."""
+    """Whether a path is a regular file of this user or root that no other user could have changed."""
     try:
         found = path.lstat()
     except OSError:
@@ -76,7 +76,7 @@ def is_own_file(path: Path) -> bool:
 
 
 def is_made_by(folder: Path, owners: Collection[int]) -> bool:
-    """Whether a folder is one of these users', or is not there yet. A link is nobody's."""
+    """Whether a folder belongs to one of these users, or does not exist. False for a link."""
     try:
         found = folder.lstat()
     except OSError:
@@ -90,7 +90,7 @@ def _descent(top: Path, below: str) -> list[Path]:
 
 
 def _check_own(folder: Path) -> None:
-    for found in (folder.lstat(), folder.stat()):  # a link's owner, and that of what it leads to
+    for found in (folder.lstat(), folder.stat()):  # the owners of a link and of its target
         if found.st_uid not in (os.geteuid(), 0):
             raise NotPrivateError(
                 f"{folder} belongs to {_user(found.st_uid)}; give {_user(os.geteuid())} a folder of its own"
@@ -98,7 +98,7 @@ def _check_own(folder: Path) -> None:
 
 
 def _user(number: int) -> str:
-    """A user's name, or its number where it has none."""
+    """A user's name, or the user id if there is none."""
     import pwd
 
     try:

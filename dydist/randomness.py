@@ -1,4 +1,4 @@
-"""Every random draw of a run comes from here: a generator named by what it is for, never by who asks or when.
+"""All random draws of a run: a generator is keyed by its purpose, step and shard, not by process or call order.
 
 Because a generator is a function of (seed, purpose, key…), no random state is ever saved or restored: a run
 that resumes at step 1,000 on other machines draws what it would have drawn.
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def generator(seed: int, purpose: str, *key: int) -> np.random.Generator:
-    """A generator of its own for (seed, purpose, key…), e.g. `generator(0, "augment", step, shard)`.
+    """The generator for (seed, purpose, key…), e.g. `generator(0, "augment", step, shard)`.
 
     Philox (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011) keyed with 128 bits of a
     SHA-256 over the name. About 15 µs. Draws are the same on every platform for one numpy version.

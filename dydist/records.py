@@ -1,4 +1,4 @@
-"""What a run tells about itself: written by the engine, read by the monitors. Plain values, no torch."""
+"""The records that the engine passes to the monitors. Plain values; does not import torch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, Protocol
 class LayerAttention:
     """One dynamic layer's attention over the images of one step.
 
-    `entropy`: mean over images, divided by log K: 1 is all kernels alike, 0 is one alone.
-    `share`, `spread`: each kernel's mean weight, and its standard deviation over images.
-    `dead`: kernels whose mean weight is below a twentieth of an equal share.
-    `similarity`: mean cosine between the K kernels; 1 is K times the same one. NaN where K is 1.
+    `entropy`: mean over images, divided by log K: 1 for equal weights, 0 for a single kernel. `share`, `spread`: each
+    kernel's mean weight, and its standard deviation over images. `dead`: kernels whose mean weight is below a
+    twentieth of an equal share. `similarity`: mean cosine similarity of the K kernels; 1 if they are equal, NaN if K
+    is 1.
     """
 
     entropy: float
@@ -28,8 +28,8 @@ class LayerAttention:
 class StepRecord:
     """One logged training step; sums and means are over the global batch.
 
-    `step` counts finished optimiser steps (1 after the first); `epoch` is the epoch of that step, from 0;
-    `accuracy` is a fraction; times are seconds since the last logged step, per step on average.
+    `step` counts finished optimizer steps (1 after the first); `epoch` is the epoch of that step, from 0; `accuracy`
+    is a fraction; times are seconds since the last logged step, per step on average.
     """
 
     step: int
@@ -43,9 +43,9 @@ class StepRecord:
     step_s: float = 0.0
     grad_norm: float | None = None
     extra: Mapping[str, float] = field(default_factory=dict)
-    """Further figures by TensorBoard tag (docs/tensorboard.md lists them)."""
+    """More values by TensorBoard tag (docs/monitoring.md lists them)."""
     attention: Mapping[str, LayerAttention] = field(default_factory=dict)
-    """By the layer's name, in the network's order."""
+    """By layer name, in the network's order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class EvaluationRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ImagesRecord:
-    """Pictures to look at: uint8 [N, 3, H, W], a caption each or none."""
+    """Images to display: uint8 [N, 3, H, W], with a caption each or none."""
 
     step: int
     tag: str
@@ -73,7 +73,7 @@ class ImagesRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfusionRecord:
-    """Which class was taken for which in an evaluation: `counts[true][predicted]`. `top5` is a fraction."""
+    """The confusion matrix of an evaluation: `counts[true][predicted]`. `top5` is a fraction."""
 
     step: int
     classes: tuple[str, ...]
@@ -83,7 +83,7 @@ class ConfusionRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class HistogramsRecord:
-    """Distributions by tag: edges of the bins (float64 [B+1]) and how many values fell into each ([B])."""
+    """Histograms by tag: bin edges (float64 [B+1]) and counts ([B])."""
 
     step: int
     histograms: Mapping[str, tuple[Any, Any]]
@@ -98,7 +98,7 @@ class GraphRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class TextRecord:
-    """Something of the whole run to read, in Markdown."""
+    """A text about the whole run, in Markdown."""
 
     tag: str
     text: str
@@ -109,7 +109,7 @@ Detail = ImagesRecord | ConfusionRecord | HistogramsRecord | GraphRecord | TextR
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointRecord:
-    """A finished or failed save. `pause_s`: how long the loop stood still; `error` is None when committed."""
+    """A committed or failed save. `pause_s`: seconds for which the loop was blocked; `error`: None if committed."""
 
     step: int
     url: str
@@ -121,7 +121,7 @@ class CheckpointRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """What is printed at the end. `state` is done, stopped or failed."""
+    """The summary printed at the end. `state` is done, stopped or failed."""
 
     state: str
     step: int
@@ -154,21 +154,21 @@ class Monitor(Protocol):
 class Probe(Protocol):
     """Measures inside the loop, on every process; all methods are called by all processes at the same step.
 
-    `logged`: whether a line is due after this step. Costs next to nothing at the other steps.
+    `logged`: whether this step is logged. Other steps cost next to nothing.
     """
 
     def before_step(self, step: int, *, logged: bool) -> None: ...
 
     def after_step(self, step: int, images: Any, *, logged: bool, data_wait_s: float) -> None:
-        """`images`: this process's, normalised, float32 [n, 3, H, W]; None where it had none."""
+        """`images`: this process's, normalised, float32 [n, 3, H, W]; None if it had none."""
         ...
 
     def read(self, step: int) -> tuple[Mapping[str, float], Mapping[str, LayerAttention]]:
-        """What a logged step's record gains: `extra` and `attention`. Waits for the device."""
+        """`extra` and `attention` for a logged step's record. Waits for the device."""
         ...
 
     def begin_evaluation(self) -> Callable[[Any, Any], None] | None:
-        """What sees each block's logits and labels, where this evaluation is looked at closely."""
+        """A function that receives the logits and labels of each block, or None to measure nothing."""
         ...
 
     def end_evaluation(self, step: int) -> None: ...

@@ -1,7 +1,7 @@
 """Learning rate and temperature as pure functions of the step.
 
-A schedule holds no state: nothing counts calls, so nothing can run N times too fast on N processes, and a
-resumed run needs only its step. `step` counts from 0 and names the step about to be taken.
+Schedules have no state and count no calls, so they cannot advance N times too fast on N processes, and a resumed run
+needs only its step. `step` counts from 0 and is the step about to be taken.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     accelerate launch dydist/train.py --config launch/recipes/cifar10-small.yaml --data.root data
 
-Exit codes: 0 done, 75 stopped early and saved (run it again), 2 the configuration or the input is wrong,
-1 anything else. `accelerate launch` itself turns every code but 0 into 1.
+Exit codes: 0 done; 75 stopped early and saved (run it again); 2 wrong configuration or input; 1 any other failure.
+`accelerate launch` turns every code but 0 into 1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-if __name__ == "__main__":  # run by path: the package's own folder must not shadow other modules
+if __name__ == "__main__":  # run by path: the package's folder must not shadow other modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from dydist.config import Config
@@ -39,7 +39,7 @@ from dydist.text import display
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one process within a program that goes on; returns its exit code."""
+    """Run one process inside another program; returns the exit code."""
     with StopRequest() as stop:
         return run_process(sys.argv[1:] if arguments is None else arguments, stop)
 
@@ -80,7 +80,7 @@ def run_process(arguments: Sequence[str], stop: StopRequest) -> int:
         report.finish(EXIT_STOPPED)
         return EXIT_STOPPED
     except FailedError as error:
-        if report.rank == 0:  # all processes raise it alike
+        if report.rank == 0:  # all processes raise the same error
             display.tell(error)
         report.finish(EXIT_ERROR, str(error))
         return EXIT_ERROR
@@ -92,16 +92,16 @@ def run_process(arguments: Sequence[str], stop: StopRequest) -> int:
 
 
 def launched() -> bool:
-    """Whether something ends this process when another one of the node fails."""
+    """Whether a launcher ends this process when another one on the node fails."""
     return has_launcher(os.environ) or "SLURM_STEP_ID" in os.environ
 
 
 def ended_by_launcher(stop: StopRequest, within_s: float = 10) -> bool:
     """Wait for the launcher to end this process, as it does when the first process of the node fails.
 
-    A wrong input is told once a node, by that first process. It may still be importing: were this process to fail
-    before it, the launcher would kill it before it could tell. Returns False where the first process goes on: then
-    this process has to tell. Without a launcher there is no such wait, and the first process alone tells.
+    The node's first process reports a wrong input. It may still be importing: if this process failed first, the
+    launcher would kill the first one before its report. Returns False if the first process continues; then this
+    process must report. Without a launcher, returns at once, and only the first process reports.
     """
     deadline = time.monotonic() + within_s
     while not stop.requested and time.monotonic() < deadline:
@@ -110,5 +110,5 @@ def ended_by_launcher(stop: StopRequest, within_s: float = 10) -> bool:
 
 
 if __name__ == "__main__":
-    stop = StopRequest().listen()  # before anything slow is imported
+    stop = StopRequest().listen()  # before slow imports
     run_to_end(lambda: run_process(sys.argv[1:], stop), ignore_stream_errors=True)

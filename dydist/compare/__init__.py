@@ -1,5 +1,5 @@
-"""Runs beside each other.
+"""Compares runs.
 
 - `two`: where two runs first differ, and by how much
-- `many`: a table of runs grouped by what differs; `statistics`: means and intervals; `plot`: curves of all of them
+- `many`: a table of runs grouped by what differs; `statistics`: means and intervals; `plot`: the table as a figure
 """

@@ -1,5 +1,5 @@
-"""Runs of a sweep, or any runs, in one table: those that differ in the seed alone are one row, mean ± deviation,
-what its network costs, and how far it is from a baseline.
+"""Tabulates runs, such as those of a sweep. Runs that differ only in the seed share a row: mean ± standard deviation,
+cost of the network, and difference to a baseline.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """What one run came to. `settings`: every given field by dotted path. Accuracies are fractions.
+    """The result of one run. `settings`: every given field by dotted name. Accuracies are fractions.
 
-    `accuracy` is the last of the weights on the test split, `best_accuracy` the highest; `training_s`: seconds of all
-    steps, without evaluations, saves and pauses; `finished`: it came to its end (status.json); `parameters` and
+    `accuracy` is the last test accuracy of the weights, `best_accuracy` the highest; `training_s`: seconds of all
+    steps, without evaluations, saves and pauses; `finished`: whether the run is done (status.json); `parameters` and
     `multiply_adds` (of one image) are the network's.
     """
 
@@ -49,9 +49,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Row:
-    """Runs that differ in the seed alone. Deviations are of a sample (n - 1), None for one run.
+    """Runs that differ only in the seed. Standard deviations are of a sample (n - 1), None for one run.
 
-    `accuracies`: of each run. Times are medians. `difference` is None in the baseline's own row.
+    `accuracies`: one per run. Times are medians. `difference` is None in the baseline's row.
     """
 
     label: str
@@ -68,7 +68,7 @@ class Row:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """Run folders: those given, and those directly inside the given ones. Raises UserError where there is none."""
+    """The run folders among `paths` and directly inside them. Raises UserError if there are none."""
     found: list[Path] = []
     for path in map(run_folder, paths):
         inside = (
@@ -85,7 +85,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
 
 def read_result(run_dir: Path) -> Result | None:
-    """A run's figures; None where it was never evaluated."""
+    """A run's result; None if it was never evaluated."""
     lines = list(read_lines(run_dir / "metrics.jsonl"))
     tests = [line for line in lines if line.get("kind") == "evaluation" and not line.get("ema")]
     steps = [line for line in lines if line.get("kind") == "step"]
@@ -116,7 +116,7 @@ def _is_done(run_dir: Path) -> bool:
 
 
 def training_seconds(steps: Sequence[dict[str, Any]]) -> float:
-    """Seconds of all steps: each logged one tells the mean since the one before it."""
+    """Seconds of all steps, from the mean step times that each logged step has for the steps since the last one."""
     before, seconds = 0, 0.0
     for line in steps:
         seconds += (line["step"] - before) * (line.get("step_s") or 0.0)
@@ -125,7 +125,7 @@ def training_seconds(steps: Sequence[dict[str, Any]]) -> float:
 
 
 def cost_of(settings: dict[str, Any]) -> Cost:
-    """Parameters and multiply-adds of the network that a run's settings describe."""
+    """Parameters and multiply-adds of the network of a run's settings."""
     model = {name.partition(".")[2]: value for name, value in settings.items() if name.startswith("model.")}
     return _cost(build(ModelConfig, model), str(settings.get("data.name", "cifar10")))
 
@@ -139,15 +139,15 @@ def _cost(model: ModelConfig, data: str) -> Cost:
     from dydist.models.cost import network_cost
 
     classes, side = known_sizes(data)
-    with torch.device("meta"):  # shapes alone: nothing is drawn or computed
+    with torch.device("meta"):  # shapes only: no values are drawn or computed
         return network_cost(build_model(model, classes), side)
 
 
 def with_differences(rows: Sequence[Row], baseline: str | None) -> tuple[list[Row], str]:
-    """Every row with its difference to the baseline's, and the baseline's label.
+    """The rows with their differences to the baseline, and the baseline's label.
 
-    The baseline is the one row whose label holds the text `baseline`; by default the static network where there is
-    one, else the worst. Raises UserError where the text fits none or several.
+    The baseline is the only row whose label contains `baseline`; by default the static network, or the worst row if
+    there is none. Raises UserError if no label, or more than one, contains the text.
     """
     fitting = [row for row in rows if (baseline or "model.kind=static") in row.label]
     if baseline is None:
@@ -166,7 +166,7 @@ def with_differences(rows: Sequence[Row], baseline: str | None) -> tuple[list[Ro
 
 
 def tabulate(results: Sequence[Result]) -> list[Row]:
-    """One row for each setting, labelled by the fields in which the rows differ; best mean accuracy first."""
+    """One row per setting, labelled by the fields in which the rows differ; best mean accuracy first."""
     given = {name for result in results for name in result.settings}
     names = sorted(name for name in given if name != "seed" and not is_local(name))
     different = [n for n in names if len({str(result.settings.get(n)) for result in results}) > 1]
@@ -193,7 +193,7 @@ def tabulate(results: Sequence[Result]) -> list[Row]:
 
 
 def to_csv(results: Sequence[Result]) -> str:
-    """A line a run: name, figures, every setting."""
+    """CSV with one line per run: name, results, every setting."""
     names = sorted({name for result in results for name in result.settings})
     text = StringIO()
     writer = csv.writer(text)

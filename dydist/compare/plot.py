@@ -1,4 +1,4 @@
-"""The table of `dydist compare` as a picture: every run a dot, every row its mean and confidence interval."""
+"""The table of `dydist compare` as a figure: a dot per run, mean and confidence interval per row."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dydist.text import display
 
 
 def draw(rows: Sequence[Row], baseline: str) -> bytes:
-    """A PNG, 1600 pixels wide: the best row on top. Raises UserError where matplotlib is missing."""
+    """A PNG, 1600 pixels wide, best row on top. Raises UserError if matplotlib is missing."""
     try:
-        from matplotlib.figure import Figure  # the object interface: no display, no global state
+        from matplotlib.figure import Figure  # the object interface needs no display and has no global state
     except ImportError as error:
         raise UserError("--plot: needs matplotlib; install it with pip install 'dydist[report]'") from error
     figure = Figure(figsize=(8, 1.4 + 0.45 * len(rows)), layout="constrained")

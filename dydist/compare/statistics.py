@@ -1,4 +1,4 @@
-"""How sure a mean over seeds is, and a difference of two."""
+"""Confidence intervals of a mean over seeds, and of the difference of two means."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean accuracy minus the baseline's, and its confidence interval; None where a side has but one run."""
+    """Mean accuracy minus the baseline's, and its confidence interval; None if either has only one run."""
 
     mean: float
     low: float | None
@@ -24,8 +24,8 @@ class Difference:
 def difference(accuracies: Sequence[float], baseline: Sequence[float]) -> Difference:
     """Mean of `accuracies` minus mean of `baseline`, with Welch's confidence interval of `CONFIDENCE`.
 
-    Variances may differ (B. L. Welch, The generalization of 'Student's' problem, Biometrika 34, 1947), and seeds are
-    not taken as pairs: two networks do different things with the same seed.
+    Variances may differ (B. L. Welch, The generalization of 'Student's' problem, Biometrika 34, 1947). Seeds are not
+    paired, since two networks use the same seed differently.
     """
     mean = statistics.fmean(accuracies) - statistics.fmean(baseline)
     if min(len(accuracies), len(baseline)) < 2:

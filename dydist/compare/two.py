@@ -1,4 +1,4 @@
-"""Comparing two runs by what they left in their folders: where they part, by how much, whether they end equal."""
+"""Compares two run folders: the first step that differs, by how much, and whether the final weights are equal."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from dydist.checkpoint import TrainingState
 
 COMPARED = ("data_hash", "loss", "accuracy", "lr", "temperature", "grad_norm")
-"""What a logged step is compared by. Times and speeds differ between any two runs."""
+"""The values of a logged step that are compared. Times and speeds always differ."""
 
 
 @dataclass(frozen=True)
 class FirstDifference:
-    """The first logged step at which two runs differ: which values, and both of them."""
+    """The first logged step at which two runs differ, and the values of both runs that differ."""
 
     step: int
     values: dict[str, tuple[float, float]]
@@ -29,7 +29,7 @@ class FirstDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs side by side. `weights_equal` is None where they have no checkpoint of a common step."""
+    """The comparison of two runs. `weights_equal` is None if they have no checkpoint of a common step."""
 
     steps_compared: int
     first_difference: FirstDifference | None
@@ -42,14 +42,14 @@ class Comparison:
 
     @property
     def equal(self) -> bool:
-        """Whether nothing that was compared differs, and something was."""
+        """Whether something was compared, and nothing differs."""
         return self.first_difference is None and self.weights_equal is True
 
 
 def compare_runs(first: Path, second: Path) -> Comparison:
     """Compare two run folders: every logged step that both have, and the newest checkpoint of a common step.
 
-    Raises UserError where a folder is not a run's.
+    Raises UserError if one is not a run folder.
     """
     lines_a, lines_b = step_lines(first), step_lines(second)
     common = sorted(lines_a.keys() & lines_b.keys())
@@ -100,7 +100,7 @@ def newest_common(first: Path, second: Path) -> tuple[TrainingState, TrainingSta
 
 
 def all_tensors(state: TrainingState) -> dict[str, Tensor]:
-    """All tensors of a state under one name space."""
+    """All tensors of a state in one dictionary."""
     averaged = {f"ema.{name}": tensor for name, tensor in state.ema.items()}
     return {**state.model, **state.optimizer, **averaged}
 

@@ -1,8 +1,8 @@
-"""The end of a process: its standard streams made safe at the start, and one way out. Knows nothing of torch.
+"""Running a program to its exit: safe standard streams, and one way to exit. Does not import torch.
 
-Threads that torch, gloo, DeepSpeed and compilers leave behind abort an interpreter that winds down ("terminate called
-without an active exception"), which turns a finished run's 0 into 134. So a process that ran to its end does what
-Python does at exit (waits for threads, calls what was registered) and then ends at once.
+Threads of torch, gloo, DeepSpeed and compilers may abort the interpreter while it shuts down ("terminate called
+without an active exception"), which turns the exit code of a finished run from 0 into 134. So a process waits for
+threads and runs exit handlers as Python does, and then calls `os._exit`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dydist.text.redaction import register_environment, scrub
 
 
 def run_to_end(function: Callable[[], int | None], *, ignore_stream_errors: bool = False) -> NoReturn:
-    """Call `function` and end the process with the code that it returns, whatever it raises.
+    """Call `function` and exit with the code that it returns, or that Python gives the exception that it raises.
 
     If the reader of standard output closes it (`| head`), the process exits quietly with code 0. With
     `ignore_stream_errors`, a failed write to a standard stream (closed pipe, lost terminal, full disk) is ignored.
@@ -43,15 +43,15 @@ def run_to_end(function: Callable[[], int | None], *, ignore_stream_errors: bool
 
 
 def exit_process(code: int) -> NoReturn:
-    """End the process, whatever signals still come. Everything of ours is closed and written by now."""
+    """Exit the process, ignoring further signals. All files must be closed by now."""
     ignore_signals()
     try:
         if code in (
             EXIT_DONE,
             EXIT_STOPPED,
-        ):  # after a failure the others may be gone, and would be waited for
+        ):  # after a failure, other processes may be gone, and this would wait for them
             close_process_group()
-        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are no daemons, as Python does
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for non-daemon threads, as Python does
         atexit._run_exitfuncs()
     except BaseException as error:
         code = code or _exit_code(error)
@@ -66,12 +66,12 @@ def exit_process(code: int) -> NoReturn:
 
 
 def prepare_streams(*, ignore_stream_errors: bool = False) -> None:
-    """Make the standard streams safe to print to: open, and able to show every character in some way.
+    """Make the standard streams safe to print to: open, and able to encode every character.
 
-    COLUMNS or LINES that no terminal has (0, or no number) would make rich print nothing, or fail: they are unset.
-    A closed descriptor is opened on the null device, or the next file that is opened would take its number, and what
-    a library prints would go there. A character that the locale's encoding lacks becomes a question mark. Tracebacks
-    are printed without secrets.
+    COLUMNS or LINES with an impossible value (0, or not a number) would make rich fail or print nothing: they are
+    unset. A closed descriptor is opened on the null device; otherwise the next file opened would take its number and
+    receive what libraries print. A character that the encoding lacks becomes a question mark. Tracebacks are printed
+    without secrets.
     """
     sys.excepthook = _without_secrets
     threading.excepthook = lambda found: _without_secrets(
@@ -99,12 +99,12 @@ def prepare_streams(*, ignore_stream_errors: bool = False) -> None:
 
 
 def _without_secrets(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print an exception as Python does, without what libraries quote of credentials."""
+    """Print an exception as Python does, without credentials that libraries quote."""
     sys.stderr.write(scrub("".join(traceback.format_exception(kind, error, trace))))
 
 
 class _TolerantFile(io.FileIO):
-    """Takes every write; from the first that fails on, what is written is dropped."""
+    """Accepts every write; drops all data from the first failed write on."""
 
     _failed = False
 
@@ -130,17 +130,17 @@ def _tolerant(stream: io.TextIOWrapper) -> io.TextIOWrapper:
 
 
 def _reader_closed(error: BaseException) -> bool:
-    """Whether standard output was closed on us. rich turns that into SystemExit."""
+    """Whether the reader closed standard output. rich turns that error into SystemExit."""
     cause = error.__context__ if isinstance(error, SystemExit) else error
     if not isinstance(cause, BrokenPipeError):
         return False
     poll = select.poll()
     poll.register(1, 0)
-    return any(events & select.POLLERR for _, events in poll.poll(0))  # a pipe that nobody reads
+    return any(events & select.POLLERR for _, events in poll.poll(0))  # a pipe without a reader
 
 
 def _exit_code(error: BaseException) -> int:
-    """The exit code that Python gives an exception, which is printed as Python prints it."""
+    """Print an exception as Python does, and return the exit code that Python gives it."""
     if isinstance(error, SystemExit):
         if error.code is None or isinstance(error.code, int):
             return error.code or EXIT_DONE
@@ -154,14 +154,14 @@ _KEPT_GROUPS: list[object] = []
 
 
 def close_process_group() -> None:
-    """Leave all process groups, and never free them.
+    """Destroy all process groups, but keep a reference to each.
 
-    DDP's reducer, or a caller, holds the last reference to a group that was left. Freed with the interpreter's lock
-    held, gloo's group joins its thread, which may wait for that lock to free a tensor: the process would hang.
+    DDP's reducer may hold the last reference to a group. If gloo's group is freed while the interpreter's lock is
+    held, it joins its thread, which may wait for that lock to free a tensor: a deadlock.
     """
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         _KEPT_GROUPS.extend(
             distributed.distributed_c10d._world.pg_map
-        )  # of all groups; torch has no public list
+        )  # all groups; torch has no public list
         distributed.destroy_process_group()

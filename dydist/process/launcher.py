@@ -1,7 +1,7 @@
-"""Which process of a run this is, from the variables of whatever launched it. Knows nothing of torch.
+"""The rank and world size of this process, from the launcher's environment variables. Does not import torch.
 
-`accelerate launch` and torchrun set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. `srun` sets SLURM's own
-variables, which `variables_of_srun` translates. What a launcher says about the training: `launcher_settings`.
+`accelerate launch` and torchrun set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. `srun` sets SLURM's
+own variables, which `variables_of_srun` translates. For a launcher's options for training, see `launcher_settings`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _ACCELERATE = (
     "ACCELERATE_DYNAMO_MODE",
     "ACCELERATE_DYNAMO_USE_FULLGRAPH",
 )
-"""`accelerate launch` sets all of these, whatever it was told; a user sets one or two."""
+"""`accelerate launch` always sets all of these; a user may set one or two."""
 _LAST_STEP = 0xFFFFFFF0
-"""SLURM's highest number of a step of `srun`'s; those above stand for batch scripts and interactive shells."""
+"""SLURM's highest number of an `srun` step; higher ones denote batch scripts and interactive shells."""
 FIRST_PORT, PORTS = 12_000, 8_000
-"""Where the processes of a step of `srun` meet: below Linux's own ports, and below those of `dydist submit`."""
+"""Ports for the rendezvous of an `srun` step: below Linux's ephemeral ports and those of `dydist submit`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """One process among `world_size`; `local_rank` and `local_world_size` count those of this node."""
+    """One process of `world_size`; `local_rank` and `local_world_size` count the processes of this node."""
 
     rank: int = 0
     world_size: int = 1
@@ -39,9 +39,9 @@ class Process:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Process:
-        """What the launcher says; a process that no launcher started is alone.
+        """Read the launcher's variables; without a launcher, the world size is 1.
 
-        Raises UserError where a variable is malformed. Whether they fit together: `check_rendezvous`.
+        Raises UserError if a variable is malformed. `check_rendezvous` checks that they are consistent.
         """
         return cls(
             rank=_number(environ, "RANK", 0, low=0),
@@ -52,7 +52,7 @@ class Process:
 
 
 def check_rendezvous(environ: Mapping[str, str]) -> None:
-    """Raise UserError where the variables contradict each other, or what several processes need is missing."""
+    """Raise UserError if the variables contradict each other, or one that several processes need is missing."""
     size = Process.from_environment(environ).world_size
     for name in ("RANK", "LOCAL_RANK"):
         _number(environ, name, 0, low=0, high=size - 1)
@@ -71,15 +71,15 @@ def check_rendezvous(environ: Mapping[str, str]) -> None:
 def has_launcher(environ: Mapping[str, str]) -> bool:
     """Whether this process's parent is `accelerate launch` or torchrun.
 
-    A single variable of theirs proves nothing: people set ACCELERATE_LOG_LEVEL or RANK in their shells.
+    A single variable proves nothing, since users set ACCELERATE_LOG_LEVEL or RANK in their shells.
     """
     return "TORCHELASTIC_RUN_ID" in environ or all(name in environ for name in _ACCELERATE)
 
 
 def join_step(environ: MutableMapping[str, str]) -> None:
-    """Where `srun` started this process directly, set the variables that a launcher would set.
+    """If `srun` started this process directly, set the variables that a launcher would set.
 
-    Raises UserError where the first node of the step has no address that is known here.
+    Raises UserError if the address of the step's first node cannot be resolved here.
     """
     found = variables_of_srun(environ)
     if "MASTER_ADDR" in found:
@@ -88,12 +88,12 @@ def join_step(environ: MutableMapping[str, str]) -> None:
 
 
 def variables_of_srun(environ: Mapping[str, str], pid: int | None = None) -> dict[str, str]:
-    """RANK, WORLD_SIZE and the others of a task of `srun`; empty where this process is none, or has a launcher.
+    """RANK, WORLD_SIZE and the other variables of an `srun` task; empty if this is not a task, or has a launcher.
 
-    A batch script and the shell of an allocation have SLURM_PROCID and SLURM_NTASKS too, but there is one of them,
-    outside any step. In the shell of `srun --pty` a person types: only what `srun` itself starts with a terminal is
-    a task (`pid`: this process's own by default). MASTER_ADDR is the name of the step's first node. What the user
-    has set of MASTER_ADDR and MASTER_PORT stays. Raises UserError where a variable is malformed.
+    A batch script and an allocation's shell also have SLURM_PROCID and SLURM_NTASKS, but belong to no step. With a
+    terminal (`srun --pty`), only the process that `srun` itself started is a task, not commands typed in its shell
+    (`pid`: by default this process's). MASTER_ADDR is the step's first node, unless the user has set it; likewise
+    MASTER_PORT. Raises UserError if a variable is malformed.
     """
     step = environ.get("SLURM_STEP_ID", environ.get("SLURM_STEPID", ""))
     if has_launcher(environ) or "WORLD_SIZE" in environ or not step.isdigit() or int(step) >= _LAST_STEP:
@@ -119,7 +119,7 @@ def variables_of_srun(environ: Mapping[str, str], pid: int | None = None) -> dic
 
 
 def tasks_per_node(text: str) -> list[int]:
-    """SLURM's `2(x3),1` as [2, 2, 2, 1]; empty where it is something else."""
+    """Parse SLURM's `2(x3),1` to [2, 2, 2, 1]; empty if it has another form."""
     counts: list[int] = []
     for part in text.split(","):
         if (match := re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part.strip(), re.ASCII)) is None:
@@ -129,13 +129,13 @@ def tasks_per_node(text: str) -> list[int]:
 
 
 def first_host(nodelist: str) -> str:
-    """The first name of SLURM's list: `gpu-a[01-03,7]-x,b1` begins with gpu-a01-x."""
+    """The first name of a SLURM node list: `gpu-a01-x` for `gpu-a[01-03,7]-x,b1`."""
     first = re.split(r",(?![^\[]*\])", nodelist, maxsplit=1)[0]
     return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first)
 
 
 def _address(host: str) -> str:
-    """`host` where it can be resolved, else the address by which SLURM knows that node."""
+    """`host` if it can be resolved, else SLURM's address of that node."""
     try:
         socket.getaddrinfo(host, None)
         return host
@@ -156,7 +156,7 @@ def _address(host: str) -> str:
 
 
 def _number(environ: Mapping[str, str], name: str, default: int, *, low: int, high: int | None = None) -> int:
-    """A variable as a whole number within its range; `default` where it is not set."""
+    """A variable as an integer within its range; `default` if it is not set."""
     if (text := environ.get(name)) is None:
         return default
     most = 10**18 if high is None else high

@@ -1,9 +1,8 @@
-"""What `accelerate launch` was told about the training, and what becomes of it. Knows nothing of torch.
+"""The options of `accelerate launch` for training, mapped to dydist's configuration. Does not import torch.
 
-Accelerate hands its options and its configuration file to the processes as environment variables, and would obey them
-itself where dydist has its own way. So each is taken over where the user gave no value for dydist's field, or refused
-where it contradicts the field or cannot be done. `SETTINGS` has the variables, `in_file` what DeepSpeed's own JSON may
-say, `WITHOUT_EFFECT` the rest.
+Accelerate passes its options and configuration file to the processes as environment variables. Each either sets the
+corresponding dydist field, if the user gave no value for it, or is refused, if it contradicts the field or is not
+supported. `SETTINGS` lists the variables, `in_file` the keys of DeepSpeed's JSON, `WITHOUT_EFFECT` the rest.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from dydist.text.strict import TextError, load_json, read_user_text, whole_numbe
 
 
 class _Nothing:
-    """What a variable says that says nothing."""
+    """The value of a variable that leaves the field as it is."""
 
 
 NOTHING = _Nothing()
@@ -29,7 +28,7 @@ NOTHING = _Nothing()
 
 @dataclass(frozen=True)
 class OneOf:
-    """The values of a field that agree with the launcher, and the one that is taken where the field is not given."""
+    """The values of a field that agree with the launcher, and the one that is used if the field is not given."""
 
     values: tuple[Any, ...]
     taken: Any = NOTHING
@@ -41,10 +40,10 @@ _TRUE, _FALSE = ("1", "true", "yes", "y", "t", "on"), ("0", "false", "no", "n", 
 
 @dataclass(frozen=True)
 class Setting:
-    """One variable, or one key of DeepSpeed's file. `option`: how its user wrote it. `field`: dydist's.
+    """One variable, or one key of DeepSpeed's file. `option`: its name for users. `field`: dydist's field.
 
-    `meaning` turns its text (in lower case) into the field's value, into NOTHING or OneOf, or raises ValueError with
-    what to do where dydist cannot do that. `needs`: the variable without which Accelerate ignores this one.
+    `meaning` converts its text (in lower case) to the field's value, NOTHING or OneOf, or raises ValueError with a
+    remedy if dydist does not support it. `needs`: the variable without which Accelerate ignores this one.
     """
 
     variable: str
@@ -57,9 +56,10 @@ class Setting:
 def apply_launcher_settings(
     values: Mapping[str, Any], environ: Mapping[str, str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The configuration `values` (nested, what the user gave) with what the launcher says, and a note on each.
+    """Merge the launcher's settings into `values` (the user's, nested); returns the result and a note on each
+    setting.
 
-    Raises UserError with every contradiction and every setting that cannot be done, one a line.
+    Raises UserError with every contradiction and every unsupported setting, one per line.
     """
     result, notes, problems = copy.deepcopy(dict(values)), [], []
     for setting, text, where in _stated(environ):
@@ -93,13 +93,13 @@ def apply_launcher_settings(
 
 
 def deepspeed_file(environ: Mapping[str, str]) -> str | None:
-    """The path of the DeepSpeed JSON that the launcher was given."""
+    """The path of the DeepSpeed JSON that was given to the launcher, or None."""
     path = environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")
     return None if path in UNSAID else path
 
 
 def read_file(path: str) -> dict[str, Any]:
-    """A DeepSpeed JSON file. Raises UserError with its path where it is missing or not a JSON object."""
+    """Read a DeepSpeed JSON file. Raises UserError with its path if it is missing or not a JSON object."""
     remedy = "give an existing JSON file to deepspeed_config_file, such as launch/deepspeed/zero2.json"
     try:
         values = load_json(read_user_text(Path(path)))
@@ -113,14 +113,14 @@ def read_file(path: str) -> dict[str, Any]:
 
 
 def at(values: Any, dotted: str) -> Any:
-    """What nested dictionaries hold under a dotted name; None where it is not there."""
+    """The value of a dotted name in nested dictionaries, or None."""
     for name in dotted.split("."):
         values = values.get(name) if isinstance(values, dict) else None
     return values
 
 
 def _stated(environ: Mapping[str, str]) -> Iterator[tuple[Setting, str, str]]:
-    """What the variables and DeepSpeed's file say: the setting, its text, and where that stands."""
+    """The settings in the variables and in DeepSpeed's file: the setting, its text, and its source."""
     for setting in SETTINGS:
         if _is_stated(setting, environ):
             yield setting, environ[setting.variable], f"it comes from {setting.variable}"
@@ -155,7 +155,7 @@ def _stated(environ: Mapping[str, str]) -> Iterator[tuple[Setting, str, str]]:
 
 
 def _offload(kind: str, together: Any) -> Callable[[str], Any]:
-    """What DeepSpeed keeps in host memory is two settings of its, and one field: `together`."""
+    """Offloading: two settings of DeepSpeed, one field of dydist. `together`: the field's value if both are on."""
     return _one_of(
         {
             "cpu": OneOf((kind, "all"), together),
@@ -167,7 +167,7 @@ def _offload(kind: str, together: Any) -> Callable[[str], Any]:
 
 
 _LEFT_OPEN = (("parallel.device", "auto"),)
-"""Values that a user may give and that leave the choice to the launcher."""
+"""Values of fields that leave the choice to the launcher."""
 
 
 def _is_stated(setting: Setting, environ: Mapping[str, str]) -> bool:
@@ -192,12 +192,12 @@ def _one_of(allowed: Mapping[str, Any], remedy: str, unsaid: Sequence[str] = UNS
 
 
 def _if_true(value: Any) -> Callable[[str], Any]:
-    """A switch: on stands for `value`, off says nothing."""
+    """A switch: on means `value`, off leaves the field as it is."""
     return _one_of(dict.fromkeys(_TRUE, value) | dict.fromkeys(_FALSE, NOTHING), "it must be true or false")
 
 
 def _never(remedy: str) -> Callable[[str], Any]:
-    """A switch that may only be off."""
+    """A switch that must be off."""
 
     def meaning(text: str) -> Any:
         if text in UNSAID or text in _FALSE:
@@ -208,13 +208,13 @@ def _never(remedy: str) -> Callable[[str], Any]:
 
 
 def _precision(name: str) -> Callable[[str], Any]:
-    """A switch for one precision: off says that it is another one."""
+    """A switch for one precision: off means any other one."""
     others = OneOf(tuple({"fp32", "bf16", "fp16"} - {name}))
     return _one_of(dict.fromkeys(_TRUE, name) | dict.fromkeys(_FALSE, others), "it must be true or false")
 
 
 def _batch(processes: int) -> Callable[[str], Any]:
-    """A number of images of each process."""
+    """A batch size per process."""
 
     def meaning(text: str) -> Any:
         if text in UNSAID:
@@ -276,7 +276,7 @@ SETTINGS: tuple[Setting, ...] = (
         "ACCELERATE_MIXED_PRECISION",
         "mixed_precision",
         "train.precision",
-        _one_of({"no": NOTHING, "bf16": "bf16", "fp16": "fp16"}, _MIXED),  # "no" is what it says by itself
+        _one_of({"no": NOTHING, "bf16": "bf16", "fp16": "fp16"}, _MIXED),  # "no" is Accelerate's default
     ),
     Setting(_BACKEND, "dynamo_backend", "train.compile", _one_of({"no": NOTHING, "inductor": True}, _DYNAMO)),
     Setting(
@@ -333,12 +333,11 @@ SETTINGS: tuple[Setting, ...] = (
         needs=_DEEPSPEED,
     ),
 )
-"""Every variable of Accelerate's launcher that says something about the training, but for two: what DeepSpeed keeps in
-host memory (`_stated`)."""
+"""Every variable of Accelerate's launcher that concerns training, except the two for offloading (`_stated`)."""
 
 
 def in_file(world_size: int) -> tuple[Setting, ...]:
-    """What DeepSpeed's own file may say about what dydist decides, by its keys; the rest of it is DeepSpeed's."""
+    """The keys of DeepSpeed's file that concern dydist's fields; the others are passed to DeepSpeed."""
     rows: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
         ("zero_optimization.stage", "parallel.zero", SETTINGS[-1].meaning),
         ("train_batch_size", "train.batch_size", _batch(1)),
@@ -370,4 +369,4 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "checkpoints are dydist's own",
     "ACCELERATE_DEEPSPEED_MOE_LAYER_CLS_NAMES": "the network has no experts",
 }
-"""The launcher's other variables (a name that ends in _ stands for all that begin so), and why each may be ignored."""
+"""The launcher's other variables (a name that ends in _ is a prefix), and why each may be ignored."""

@@ -1,8 +1,8 @@
-"""What one training process is told by whoever started it, and what it leaves for them.
+"""What a training process reads from its job's environment, and the files with which it reports to the job.
 
-It is told in variables: its job (`job_name`), when that ends (`job_end`), and in DYDIST_EXIT_DIR the folder for what
-it leaves. That is `pid-RANK.json` at start, `heartbeat-RANK` touched at most once a second, and `rank-RANK.json` at the
-end with the true exit code: a launcher between the two maps every failure to 1. Without that folder nothing is left.
+Variables give the job (`job_name`), its end (`job_end`) and the report folder (DYDIST_EXIT_DIR; without it, nothing
+is written). The process writes `pid-RANK.json` at its start, touches `heartbeat-RANK` at most once a second, and
+writes `rank-RANK.json` at its end with its exit code, since the launcher turns every failure into 1.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from dydist.text.redaction import scrub
 
 
 def job_name(environ: Mapping[str, str]) -> str | None:
-    """The cluster job's identifier, the same after it was requeued; None where there is no job."""
+    """The cluster job's identifier, which a requeue keeps; None outside a job."""
     return environ.get("DYDIST_JOB") or environ.get("SLURM_JOB_ID") or None
 
 
 def job_end(environ: Mapping[str, str]) -> float | None:
-    """When the scheduler will end the job (unix seconds); None where that is not known.
+    """When the scheduler will end the job (unix seconds); None if unknown.
 
-    Raises UserError where DYDIST_UNTIL is no number.
+    Raises UserError if DYDIST_UNTIL is not a number.
     """
     if (text := environ.get("DYDIST_UNTIL")) is None:
         return None
@@ -46,9 +46,9 @@ def job_end(environ: Mapping[str, str]) -> float | None:
 
 
 class ProcessReport:
-    """Writes the files of one process. `folder` None writes nothing.
+    """Writes the report files of one process. With `folder` None it writes nothing.
 
-    A folder that cannot be written is told once on standard error and tried again: it never ends training.
+    A failed write is reported once on standard error, and does not stop training; later writes are still attempted.
     """
 
     def __init__(self, folder: Path | None, rank: int) -> None:
@@ -59,22 +59,22 @@ class ProcessReport:
 
     @classmethod
     def from_environment(cls) -> ProcessReport:
-        """As the launcher asked for it. Raises UserError where its variables are malformed."""
+        """From the launcher's variables. Raises UserError if they are malformed."""
         folder = os.environ.get("DYDIST_EXIT_DIR")
         return cls(Path(folder) if folder else None, Process.from_environment(os.environ).rank)
 
     def start(self) -> None:
-        """Say which process this is."""
+        """Write rank, process id and host."""
         self._write(
             f"pid-{self.rank}.json", {"rank": self.rank, "pid": os.getpid(), "host": socket.gethostname()}
         )
 
     def set_step(self, step: int) -> None:
-        """Nothing is done yet, but an end before the next step is told as one at `step`."""
+        """Set the step that is reported if the process ends before its next step."""
         self.step = step
 
     def heartbeat(self, step: int) -> None:
-        """Show that `step` was finished."""
+        """Report that `step` is finished."""
         self.step = step
         if self.folder is not None and (now := time.monotonic()) - self._touched >= 1:
             self._touched = now
@@ -84,7 +84,7 @@ class ProcessReport:
                 self._tell_once(error)
 
     def finish(self, code: int, error: str = "") -> None:
-        """Say how it ended."""
+        """Write the exit code and the last line of `error`."""
         self._write(
             f"rank-{self.rank}.json",
             {

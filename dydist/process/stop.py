@@ -1,4 +1,4 @@
-"""Asking a run to stop: signals set a flag, the loop votes with it, all processes stop at the same step."""
+"""Stop requests: a signal sets a flag, the loop votes with it, and all processes stop at the same step."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """Whether a signal came."""
+        """Whether a signal was received."""
         return self.signal is not None
 
     @property
     def name(self) -> str:
-        """The signal that came first."""
+        """The name of the first signal."""
         return "a signal" if self.signal is None else signal.Signals(self.signal).name
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """A signal raises StopRequestedError in here, where nothing could be lost: for waits that ask nobody."""
+        """Within this context a signal raises StopRequestedError: for waits during which nothing can be lost."""
         self._at_once = True
         try:
             if self.requested:
@@ -46,7 +46,7 @@ class StopRequest:
             self._at_once = False
 
     def listen(self) -> StopRequest:
-        """Take the signals from now on, until `ignore_signals`."""
+        """Install the signal handlers, until `ignore_signals`."""
         self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
@@ -66,14 +66,14 @@ class StopRequest:
                 os._exit(128 + number)
         self.signal = self.signal or number
         if self._at_once:
-            self._at_once = False  # once: what the error ends must not be broken off again
+            self._at_once = False  # only once: a second signal must not interrupt the error's cleanup
             raise StopRequestedError
 
 
 def ignore_signals() -> None:
-    """From here to the end of the process: a warning that comes late must not turn a finished run into a killed one.
+    """Ignore signals until the process exits, so that a late warning does not kill a finished run.
 
-    Python gives handlers of its own back as it winds down; what is ignored stays ignored.
+    Python restores its own handlers while it shuts down, but not over signals that are ignored.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -84,5 +84,5 @@ def stop_with_parent() -> None:
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it died just before
+        if os.getppid() != parent:  # the parent died before the call
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,6 +1,6 @@
-"""The parts of a run, built in their order and handed to each other.
+"""Builds the parts of a run and connects them.
 
-Torch is imported where it is first needed, so that a mistake in the configuration is told at once.
+Torch is imported on first use, so that a mistake in the configuration is reported without delay.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
-    """Everything between a valid configuration and the exit code."""
+    """Run a valid configuration; returns the exit code."""
     prepare_environment(config)
     from dydist.data.splits import open_splits
     from dydist.models.strategies import native
@@ -43,7 +43,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     with stop.at_once():  # nothing is begun: a download or a conversion can be broken off
         check_places(config, first_process=report.rank == 0)
         splits = open_splits(config, tell)
-        native.library()  # every run asks for it; here it may compile it, or wait for another process that does
+        native.library()  # compile now, or wait for the process that does, rather than at the first step
 
     from dydist.engine import Loop, build_engine, start_world, total_steps
     from dydist.engine.precision import slow_precision
@@ -161,7 +161,7 @@ def check_places(config: Config, *, first_process: bool) -> None:
 
 
 def terminal_of(config: Config, world: World) -> Monitors | NullMonitor:
-    """What is shown, on process 0."""
+    """The terminal monitors, on process 0."""
     from dydist.monitor import NullMonitor, build_terminal
 
     return build_terminal(config) if world.rank == 0 else NullMonitor()
@@ -175,7 +175,7 @@ def monitors_of(
     values: Mapping[str, Any],
     said: Sequence[tuple[str, str]],
 ) -> Monitor:
-    """Everything that is written and shown, on process 0, once the place is known to be this run's."""
+    """All monitors, on process 0, once this run holds the leases."""
     from dydist.monitor import NullMonitor, build_monitors
 
     if isinstance(terminal, NullMonitor):
@@ -186,8 +186,8 @@ def monitors_of(
 
 
 def prepare_environment(config: Config) -> None:
-    """Set what libraries read once, when they are first imported."""
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: large pages, which cost a quarter to fault in
+    """Set the variables that libraries read when they are first imported."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: large pages fault in faster
     if config.parallel.reduce == "exact":
         # cuBLAS: deterministic with several streams
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -1,4 +1,4 @@
-"""How a run ends: what its monitors are told, and what a start finds to do where the run is done already."""
+"""The end of a run: its summary, and the message of a start that finds the run already done."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dydist.text.redaction import redacted
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """Makes the summary of a run's end. `began`: when it started, by the monotonic clock."""
+    """Builds the summary of a run. `began`: its start by the monotonic clock."""
 
     config: Config
     run_dir: Path
@@ -29,7 +29,7 @@ class Ending:
     def __call__(
         self, state: str, *, step: int, progress: Progress | None = None, message: str = ""
     ) -> RunSummary:
-        """What the end of the run shows. `state` is done, stopped or failed."""
+        """The summary of a run in `state` done, stopped or failed."""
         shown = redacted(self.config)
         return RunSummary(
             state=state,
@@ -48,7 +48,7 @@ class Ending:
 
 
 def tell_already_done(run_dir: Path, progress: Progress, end: Ending, terminal: Monitor) -> None:
-    """Say, on process 0, that the run is done. Nothing is done with this start's configuration, so none is written."""
+    """Report, on process 0, that the run is done. No step uses this start's configuration, so it is not written."""
     text = f"This run is already done: step {progress.step} of {end.total_steps}."
     summary = end("done", step=progress.step, progress=progress)
     JsonLines(run_dir).note(text)
@@ -60,9 +60,9 @@ def tell_already_done(run_dir: Path, progress: Progress, end: Ending, terminal: 
 def with_rollback_advice(
     error: BaseException, run_dir: Path, held: Callable[[], list[int] | None], loop: Loop | None
 ) -> BaseException:
-    """An error to end with: where the loss grew without bound it names the checkpoint to go back to. On process 0.
+    """The error with advice on rollback if the loss grew without bound; else `error` itself. On process 0.
 
-    `held` gives the steps that have a checkpoint, None where that cannot be known.
+    `held()`: the steps that have a checkpoint, or None if that is unknown.
     """
     if not isinstance(error, DivergedError) or not error.unbounded:
         return error

@@ -1,4 +1,4 @@
-"""A run's folder: made and claimed at a start, and given the configuration of the steps that are done with it."""
+"""The run folder: created and claimed at a start; config.yaml has the configuration of the newest step."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from dydist.text.strict import dump_yaml, whole_number
 
 RECORD = "run.json"
 _PROBE = 1 << 16
-"""Bytes that a run folder must have room for at a start: the first records of a run."""
+"""Bytes of free space that a start needs in the run folder, for its first records."""
 
 
 def make_run_folder(config: Config, world: World) -> Path:
-    """The run folder, made by process 0; all processes raise UserError where it cannot be written."""
+    """Create the run folder on process 0; all processes raise UserError if it cannot be written."""
     run_dir = Path(config.run.dir) / config.run.name
     problem = None
     if world.rank == 0:
@@ -59,15 +59,15 @@ def _unwritable(run_dir: Path, error: OSError) -> str:
 
 
 def public_values(config: Config) -> dict[str, Any]:
-    """Every value by section, without secrets: what config.yaml, state.json and the logs show."""
+    """All values by section, without secrets, as in config.yaml, state.json and the logs."""
     return to_dict(redacted(config))
 
 
 class RunFolder:
-    """A run folder as process 0 sees it at a start: which run's it is, and how far that run's saves have got.
+    """The owner of a run folder, and the step up to which it is saved, as process 0 finds them at a start.
 
-    RECORD holds the run's id and its checkpoint place. Checkpoints carry the id too, so that a run whose checkpoints
-    were copied to another place, or that goes on in a fresh folder, is known again.
+    RECORD contains the run's id and its store. Checkpoints contain the id too, which identifies a run whose
+    checkpoints were copied to another store, or which resumes in a new folder.
     """
 
     def __init__(self, config: Config, run_dir: Path) -> None:
@@ -81,10 +81,10 @@ class RunFolder:
         self._anew = False
 
     def admit(self, held: StoredRun) -> str:
-        """The run's id, where this folder and what the place holds are one run's, or one of them is new.
+        """The run's id, if this folder and the store belong to one run or one of them is new.
 
-        Raises UserError where the folder belongs to another run, or to one that got further than the place holds, and
-        where `monitor.logdir` is another run's.
+        Raises UserError if the folder belongs to another run or to one saved beyond the store's checkpoints, or if
+        `monitor.logdir` belongs to another run.
         """
         record = _read_record(self._run_dir)
         saved, place = saved_history(self._run_dir)
@@ -95,13 +95,13 @@ class RunFolder:
             strangers or not _reaches(saved, held.steps, self._resume, same=place == self._place)
         ):
             raise UserError(self._problem(saved, place, held, strangers=strangers))
-        self._anew = strangers  # this folder's run saved nothing: the place's run goes on in it
+        self._anew = strangers  # this folder's run saved nothing: the store's run continues in it
         self._id = other or own or _new_id(self._place if self._remote else None)
         self._log.check(self._id, self._name)
         return self._id
 
     def record(self) -> None:
-        """Write down whose folder this is. For when nothing refuses the start any more."""
+        """Write the record. Call it once no check can refuse the start any more."""
         self._log.claim(self._id, self._run_dir)
         if self._anew:
             cut_after(self._run_dir / "metrics.jsonl", 0)
@@ -134,9 +134,9 @@ class RunFolder:
 
 
 def _reaches(saved: int, steps: Sequence[int], resume: str, *, same: bool) -> bool:
-    """Whether a place that holds `steps` can go on with a folder whose run is saved up to step `saved`.
+    """Whether a store with checkpoints of `steps` can continue a folder whose run is saved up to step `saved`.
 
-    `same`: it is the place that the folder's run saved to. Who asks for a step, or for a new beginning there, knows.
+    `same`: it is the store that the folder's record names; there, `resume` may ask for an earlier step or for none.
     """
     if whole_number(resume) is not None:
         return True
@@ -144,7 +144,7 @@ def _reaches(saved: int, steps: Sequence[int], resume: str, *, same: bool) -> bo
 
 
 def saved_history(run_dir: Path) -> tuple[int, str | None]:
-    """The step up to which a run folder's run is saved, and where, by events.jsonl. A start goes back to its step."""
+    """The step up to which a run folder's run is saved, and the store, by events.jsonl. A resume resets the step."""
     saved, place = 0, None
     for event in read_lines(run_dir / "events.jsonl"):
         if not isinstance(step := event.get("step"), int):
@@ -169,15 +169,15 @@ def _read_record(run_dir: Path) -> dict[str, str]:
 
 
 def _new_id(remote: str | None) -> str:
-    """The id of a run that begins. At a remote place it is the same for every node that tries before the first save."""
+    """The id of a new run. For a remote store it is the same on every node until the first save."""
     return uuid.uuid4().hex if remote is None else hashlib.sha256(remote.encode()).hexdigest()[:32]
 
 
 class Provenance:
-    """config.yaml: the configuration of the newest step of the run.
+    """Writes config.yaml, the configuration of the run's newest step.
 
-    `values`: the configuration of this start, as `public_values` has it. `start`: the step that it goes on from. That
-    of a new run is written at once, that of one that goes on after its first step: until then nothing was done with it.
+    `values`: this start's configuration, from `public_values`. `start`: the step from which it resumes. A new run
+    writes the file at once; a resumed run after its first step, since no step has used the configuration before.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class Provenance:
             self._write()
 
     def reached(self, step: int) -> None:
-        """Step `step` is done. Costs nothing after the first."""
+        """Call it after each step; it writes once."""
         if not self._written and step > self._start:
             self._write()
 
@@ -197,7 +197,7 @@ class Provenance:
         try:
             replace_file(self._run_dir / "config.yaml", dump_yaml(self._values).encode())
             self._written = True
-        except OSError as error:  # a full disk may have room at the next step; training goes on
+        except OSError as error:  # a full disk may have space at the next step; training continues
             if not self._told:
                 self._tell(f"config.yaml cannot be written ({error.strerror}); trying again after every step")
             self._told = True

@@ -1,4 +1,4 @@
-"""Which checkpoint a run that diverged can go back to: the last one that was saved while its loss was in order."""
+"""The checkpoint to which a diverged run can go back: the last one saved before its loss rose."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 from dydist.monitor.outputs.jsonlines import read_lines
 
 NEVER_IN_ORDER = 50.0
-"""Nats. A mean cross-entropy above this is no training, whatever was there to compare it with."""
+"""Nats. A mean cross-entropy above this limit always counts as diverged."""
 RISE = 4.0
-"""A loss this many times the lowest so far, and above the first, has risen for good where it does not come down."""
+"""A loss above the first one and above this multiple of the lowest has diverged, unless it falls again."""
 
 Losses = Sequence[tuple[int, float]]
-"""By ascending step: the mean loss of the weights after so many finished steps."""
+"""(number of finished steps, mean loss of the weights after them), by ascending step."""
 
 
 def find_rise(losses: Losses) -> tuple[int | None, int | None]:
-    """The last step whose loss was in order, and the first of those after it that were not; None where there is none.
+    """The last step with a normal loss, and the first later step with a raised one; each None if there is none.
 
-    A loss that rose and came down again was in order.
+    A loss that rose and fell again is normal.
     """
     calm, wild = None, None
     first = next((loss for _, loss in losses if math.isfinite(loss)), math.inf)
@@ -36,10 +36,9 @@ def find_rise(losses: Losses) -> tuple[int | None, int | None]:
 
 
 def last_good(held: Iterable[int], *series: Losses) -> tuple[int | None, int]:
-    """The newest of the checkpoints `held` that was saved before the loss rose, and the last step it was in order at.
+    """The newest of the checkpoints `held` that was saved before the loss rose, and the last step with a normal loss.
 
-    `series`: losses that were measured beside each other, such as training's and the test split's. Where none of them
-    was seen to rise, every checkpoint is good.
+    `series`: losses of the same run, such as training and test. If none of them rose, every checkpoint qualifies.
     """
     rises = [find_rise(losses) for losses in series if losses]
     wild = min((first for _, first in rises if first is not None), default=None)
@@ -48,7 +47,8 @@ def last_good(held: Iterable[int], *series: Losses) -> tuple[int | None, int]:
 
 
 def advice(held: Sequence[int], good: int | None, calm: int) -> str:
-    """What to do after a divergence: a sentence to follow the error's own. `good`, `calm`: see `last_good`."""
+    """What to do after a divergence, as a sentence that follows the error message. `good`, `calm`: see
+    `last_good`."""
     if not held:
         return "There is no checkpoint yet: the next start begins at step 0"
     if good == max(held):
@@ -62,10 +62,10 @@ def advice(held: Sequence[int], good: int | None, calm: int) -> str:
 
 
 def rollback_advice(run_dir: Path, held: Sequence[int], recent: Losses) -> str:
-    """`advice` from a run folder's metrics.jsonl, where the steps `held` are saved.
+    """`advice` from a run folder's metrics.jsonl. `held`: the steps that have a checkpoint.
 
-    `recent`: training losses that need not be logged, by the step that they were measured in; the weights that they are
-    of are those of the step before.
+    `recent`: training losses by step, logged or not; the loss of a step is measured with the weights of the step
+    before.
     """
     training, tests = dict(recent), dict[int, float]()
     for line in read_lines(run_dir / "metrics.jsonl"):

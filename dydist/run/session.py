@@ -1,4 +1,4 @@
-"""Ties a run's engine to its checkpoints: what is saved, what is restored, and what must not have changed."""
+"""Connects a run's engine to its checkpoints: what is saved and restored, and what must not have changed."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ IDENTITY = (
     "train.batch_size",
     "parallel.shards",
 )
-"""Fields that say which run this is: with another value, step N would mean something else."""
+"""The run's identity: with another value of one of these fields, step N would mean something else."""
 
 LEAVING_S = 5.0
-"""Seconds kept for what comes after a last save: telling, leaving, and being put back into the queue."""
+"""Seconds reserved after a final save for reporting, exiting and being requeued."""
 
 
 class Session:
-    """Saves and restores one run. All methods are called by all processes together.
+    """Saves and restores one run. All methods are collective unless stated otherwise.
 
-    `monitor`: shows what there is to say before the run folder is this run's, which `said` has too.
-    `stop_requested`: whether a signal came. `job`: the cluster job's identifier, or None. `job_end`: when the scheduler
-    will end it (unix seconds), or None. A last save keeps to what process 0 knows of that.
+    `monitor`: shows notes until `report_to`; `said` collects them. `stop_requested()`: whether a signal was received.
+    `job`: the cluster job's identifier, or None. `job_end`: when the scheduler will end it (unix seconds), or None.
+    Process 0's value limits the time of a final save.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class Session:
         self._job_end = job_end
         check_kernels(config, world)
         self.strategies: dict[str, str] = {}
-        """How each dynamic layer is computed (`strategies`): saved, and read back by `restore`."""
+        """Strategy by dynamic layer: saved, and read back by `restore`."""
         self.trained_with: dict[str, Any] = {}
         """The configuration that the restored checkpoint was written with, by section."""
         self.said: list[tuple[str, str]] = []
-        """Texts and levels of what was told before `report_to`."""
+        """Text and level of each note before `report_to`."""
         self._monitor, self._reports = monitor, False
         self.url = config.checkpoint.url or str(run_dir / "checkpoints")
         self._folder = RunFolder(config, run_dir)
@@ -104,23 +104,23 @@ class Session:
 
     @property
     def lost(self) -> bool:
-        """Whether another run took this one's folder or place over: the next save says by whom."""
+        """Whether another run took one of this run's leases: the next save raises LeaseLostError."""
         return self._checkpointer.lost
 
     def record_claim(self) -> None:
-        """Write down which run the folder is of, now that a step is going to be done."""
+        """Record the folder's owner, once a step is about to be taken."""
         self._checkpointer.together(self._folder.record)
 
     def report_to(self, monitor: Monitor) -> None:
-        """Tell `monitor` from now on; it knows what was `said` before."""
+        """Report to `monitor` from now on; it has been given the notes in `said`."""
         self._monitor, self._reports = monitor, True
 
     def restore(self) -> Progress:
-        """Load the checkpoint that `checkpoint.resume` asks for into the engine; where the run then stands."""
+        """Load the checkpoint that `checkpoint.resume` selects into the engine; returns the run's progress."""
         state = self._checkpointer.restore(self._folder.admit)
         if state is None:
             return Progress()
-        fresh = state.step == 0  # another run's weights, as a start
+        fresh = state.step == 0  # another run's weights, as initial values
         if not fresh:
             self._compare(dict(state.extra), state.step)
         model = self._with_own_classifier(state.model) if fresh else state.model
@@ -143,7 +143,7 @@ class Session:
         )
 
     def _with_own_classifier(self, model: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Another run's weights, with a new classifier where `resume_classes` allows other class counts."""
+        """Another run's weights; with a new classifier if `resume_classes` allows another number of classes."""
         if self.config.checkpoint.resume_classes == "same":
             return model
         own = self.engine.model_state()
@@ -157,9 +157,9 @@ class Session:
         return {**model, **{name: own[name] for name in other}}
 
     def save(self, progress: Progress, *, final: bool) -> None:
-        """Save the state as of `progress.step`: at once where `final`, else in the background.
+        """Save the state as of `progress.step`, in the background unless `final`.
 
-        A final save is waited for within the time that is left.
+        A final save returns when it is committed, within the time that is left.
         """
         limit = self.config.checkpoint.deadline_s
         if final:
@@ -173,11 +173,12 @@ class Session:
         )
 
     def close(self) -> None:
-        """Let what is being saved finish, and give the place back. Not collective; also after a failure."""
+        """Wait for saves in flight, and release the leases. Not collective; also called after a failure."""
         self._checkpointer.close()
 
     def saved_steps(self) -> list[int] | None:
-        """Steps that have a checkpoint; None where the place does not say. Not collective; after `close` too."""
+        """Steps that have a checkpoint; None if the store cannot be listed. Not collective; also valid after
+        `close`."""
         return self._checkpointer.saved_steps()
 
     def _record(self, record: CheckpointRecord) -> None:
@@ -208,12 +209,12 @@ class Session:
         )
 
     def _compare(self, extra: dict[str, Any], step: int) -> None:
-        """Refuse another run's checkpoint, or one of other data; say what else differs from when it was written.
+        """Raise UserError if the checkpoint is of another run or other data; report the other changed fields.
 
-        Where no step is left to do, nothing is done with what differs.
+        If no step is left, changed fields have no effect and are not reported.
         """
         before, now = flatten(extra.get("config", {})), flatten(public_values(self.config))
-        if before:  # a field that is younger than the checkpoint had what is now its default
+        if before:  # a field added after the checkpoint had its present default
             before = flatten(to_dict(Config())) | before
         changed = [name for name in now if name in before and before[name] != now[name]]
         if broken := [name for name in changed if name in IDENTITY]:
@@ -245,10 +246,10 @@ class Session:
                     )
 
     def _tell_rate(self, recorded: Mapping[str, Any], step: int) -> None:
-        """Say how the learning rate of the next step differs from what it was to be: longer runs stretch schedules."""
+        """Report a changed learning rate of the next step, as when more epochs stretch the schedule."""
         try:
             before = from_dict(recorded, "state.json")
-        except UserError:  # another version's
+        except UserError:  # from another version of dydist
             return
         was, now = (
             learning_rate(
@@ -264,12 +265,12 @@ class Session:
 
 
 def seconds_left(limit: float, until: float | None, now: float) -> float:
-    """Seconds that a last save may take: `limit`, or less where the scheduler ends the job before (unix seconds)."""
+    """Seconds that a final save may take: `limit`, or less if the scheduler ends the job earlier (unix seconds)."""
     return limit if until is None else min(limit, max(1.0, until - now - LEAVING_S))
 
 
 def check_kernels(config: Config, world: World) -> None:
-    """With reduce=exact all processes must compute with the same kernels (a collective). Raises UserError."""
+    """With reduce=exact, raise UserError unless all processes use the same native kernels. Collective."""
     if config.parallel.reduce != "exact":
         return
     kinds = world.gather(native.identity())
@@ -282,14 +283,14 @@ def check_kernels(config: Config, world: World) -> None:
 
 
 def build_model_for(config: Config, dataset: ImageDataset) -> nn.Module:
-    """The network with its initial weights, which depend on the seed alone."""
+    """The network with its initial weights, which depend only on the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(config.seed, "weights"))
         return build_model(config.model, len(dataset.classes))
 
 
 def environment(world: World) -> dict[str, Any]:
-    """What a result could depend on beside the configuration."""
+    """The versions and hardware on which results may depend besides the configuration."""
     gpu = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None
     return {
         "host": socket.gethostname(),

@@ -1,4 +1,4 @@
-"""How a run's dynamic convolutions are computed: as its checkpoint recorded, or as process 0 chooses at the start."""
+"""Assigns a strategy to each dynamic convolution: the recorded one, or the one that process 0 chooses."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def assign_strategies(
     *,
     recorded: Mapping[str, str],
 ) -> dict[str, str]:
-    """Give every layer of `model` its strategy, the same on all processes; returns what the run is to record.
+    """Assign each layer of `model` a strategy, the same on all processes; returns the choice to be recorded.
 
-    With `model.strategy=auto` a `recorded` choice is taken as it is, on whatever machine, so that a resumed run
-    computes as it did. A run's first start measures on process 0 where the sums are `fast`, and goes by shape
-    where they are `exact`: a measured choice would depend on noise. Call it before the first pass (nothing is
-    compiled yet), on all processes. `layers` were looked at before the engine took the network
-    (`dynamic_layers`). Where the strategy is configured, or nothing is dynamic, there is nothing to record. Either
-    way the monitor is told of kernels that the layers are made for and that are not there.
+    With `model.strategy=auto`, a `recorded` choice is used unchanged on any machine, so that a resumed run computes
+    as before. Otherwise process 0 measures the strategies if `parallel.reduce` is fast, and chooses by shape if it is
+    exact, since a measured choice depends on noise. Collective; call it before the first forward pass, when nothing
+    is compiled yet. `layers`: from `dynamic_layers`, called before the engine wrapped the network. Returns an empty
+    dictionary if the strategy is configured or no layer is dynamic. Warns through `monitor` if a layer's native
+    kernels are missing.
     """
     if config.model.strategy != "auto":
         _warn_of_slow_kernels({name: layer.strategy for name, layer in layers.items()}, world, monitor)

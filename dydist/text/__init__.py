@@ -1,6 +1,6 @@
-"""Text that crosses the program's border.
+"""Text that enters or leaves the program.
 
-- `redaction`: keeps secrets out of what is written
-- `display`: text from outside, made safe for terminals and pages
-- `strict`: text that people write, read strictly
+- `redaction`: removes secrets from text
+- `display`: escapes untrusted text for terminals and pages
+- `strict`: strict reading of YAML, JSON and numbers that users write
 """

@@ -1,7 +1,7 @@
-"""Text from outside (names, logs, manifests, errors) as a terminal, a Markdown page or an HTML page may show it.
+"""Escapes untrusted text (names, logs, manifests, errors) for a terminal, a Markdown page or an HTML page.
 
-No control character, no change of writing direction, no markup and no secret gets through: escape codes can rewrite
-what stands on a terminal, `[/x]` is markup to rich, a backtick or a pipe to Markdown, `<` to HTML.
+It removes control characters, changes of writing direction, markup and secrets: escape codes can rewrite a terminal,
+`[/x]` is markup for rich, a backtick or a pipe for Markdown, `<` for HTML.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+!|~$&:@-])")
 
 
 def plain(text: object, *, lines: bool = False) -> str:
-    """For a terminal or a log: what is no visible character is written as an escape such as \\x1b or \\u202e.
+    """For a terminal or a log: invisible characters become escapes such as \\x1b or \\u202e.
 
-    `lines`: line breaks and tabs stay, for a text of several lines; otherwise the result is one line.
+    `lines`: keep line breaks and tabs; otherwise the result is one line.
     """
     shown = scrub(str(text))
     if shown.isascii() and shown.isprintable():
@@ -36,31 +36,31 @@ def plain(text: object, *, lines: bool = False) -> str:
 
 
 def show(text: object = "", *, lines: bool = False, file: IO[str] | None = None) -> None:
-    """Print a line, or with `lines` a text of several, as a terminal may show it; to standard output, or `file`."""
+    """Print `plain` text, of several lines with `lines`, to standard output or `file`."""
     print(plain(text, lines=lines), file=file, flush=True)
 
 
 def tell(text: object) -> None:
-    """Print a message of our own to standard error: "dydist: …", as a terminal may show it."""
+    """Print "dydist: <text>", as `plain` text, to standard error."""
     show(f"dydist: {text}", lines=True, file=sys.stderr)
 
 
 def cell(text: object, style: str = "", *, lines: bool = False) -> Text:
-    """For rich: `plain` text that is no markup, in a table or by itself."""
+    """For rich: `plain` text without markup, in a table or on its own."""
     from rich.text import Text
 
     return Text(plain(text, lines=lines), style=style)
 
 
 def console(*, stderr: bool = False, width: int | None = None) -> Console:
-    """Where rich prints tables: no text is markup or the name of an emoji."""
+    """A rich console that interprets neither markup nor emoji names."""
     from rich.console import Console
 
     return Console(stderr=stderr, width=width, markup=False, emoji=False)
 
 
 def markdown(text: object) -> str:
-    """For Markdown: one line of text without any markup in it, also in a table."""
+    """For Markdown: one line of text with all markup escaped, also in a table."""
     return _MARKDOWN.sub(r"\\\1", plain(text))
 
 
@@ -73,24 +73,24 @@ def code(text: object) -> str:
 
 
 def html(text: object) -> str:
-    """For HTML: text, also as an attribute's value in quotes."""
+    """For HTML: escaped text, also for quoted attribute values."""
     return html_module.escape(plain(text, lines=True), quote=True)
 
 
 def figure(text: object) -> str:
-    """For matplotlib: text that is no formula, and that a legend does not leave out."""
+    """For matplotlib: text without formulas, which a legend does not hide."""
     shown = plain(text).replace("\\", "\\\\").replace("$", r"\$") if "$" in str(text) else plain(text)
     return f" {shown}" if shown.startswith("_") else shown
 
 
 def _joins(one: str) -> bool:
-    """Zero-width joiners, which emoji and some scripts are written with."""
+    """Whether `one` is a zero-width joiner, which emoji and some scripts need."""
     return one in "\u200c\u200d"
 
 
 def _escape(one: str) -> str:
     if unicodedata.category(one) == "Zs":
-        return one  # blanks of other widths
+        return one  # spaces of other widths
     number = ord(one)
     if number < 0x100:
         return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(one, f"\\x{number:02x}")

@@ -1,8 +1,8 @@
-"""Keeping secrets out of files, logs, errors and command lines.
+"""Removes secrets from files, logs, errors and command lines.
 
-What is written or shown goes through one of three functions: `redacted` for a configuration, `redact` for storage
-options, `scrub` for any text. `HIDDEN` stands where a secret stood. It is never used as a credential: `fill_hidden`
-puts the secrets of the environment variable DYDIST_SECRETS in its place, `refuse_hidden` raises where one is left.
+All output goes through one of three functions: `redacted` for a configuration, `redact` for storage options, `scrub`
+for any text. They replace each secret by `HIDDEN`, which is never used as a credential: `fill_hidden` replaces it by
+the secret from the environment variable DYDIST_SECRETS, `refuse_hidden` raises if one is left.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dydist.text.strict import TextError, load_json
 T = TypeVar("T")
 
 HIDDEN = "<hidden>"
-"""Stands for a secret in whatever is written or shown."""
+"""Replaces a secret in all output."""
 SECRETS = "DYDIST_SECRETS"
-"""Environment variable: a JSON object of fields and their values, used where a configuration has HIDDEN."""
+"""Environment variable with a JSON object of fields and values that replace HIDDEN in a configuration."""
 
 _OPEN_OPTIONS = frozenset({
     "endpoint_url", "region_name", "region", "profile", "anon", "use_ssl", "verify", "port", "host", "username",
@@ -32,13 +32,13 @@ _OPEN_OPTIONS = frozenset({
     "connect_timeout", "read_timeout", "max_attempts", "signature_version", "addressing_style", "config", "mode",
     "known_hosts", "client_keys", "max_sessions", "keepalive_interval", "keepalive_count_max", "timeout",
 })  # fmt: skip
-"""Texts that may be shown. Any other might be a secret under a name nobody thought of, and is hidden."""
+"""Storage options whose text is shown. Any other text may be a secret, and is hidden."""
 _LOGIN_SCHEMES = frozenset(
     "sftp ssh ftp ftps smb hdfs webhdfs abfs abfss az adl wasb wasbs s3 s3a gs gcs memory file local".split()
 )
-"""Schemes in which what stands alone before an @ is a user or a container. In others it may be a token."""
+"""URL schemes in which a lone name before @ is a user or a container. In others it may be a token."""
 _KNOWN_AT_LEAST = 6
-"""Characters of a secret that is looked for by its value. Shorter ones stand in too many innocent texts."""
+"""Minimum length of a secret that `scrub` finds by its value. Shorter values occur in too many harmless texts."""
 
 # Logins in URLs. A password reaches to the last @ of its word, since it may hold @, /, ? and # that should have been
 # percent-encoded. Without an @ in its word, and where what follows the colon is no port, it holds blanks.
@@ -83,8 +83,8 @@ _known: set[str] = set()
 
 
 def scrub(text: str) -> str:
-    """Any text without the secrets in it: passwords in URLs, values of names such as `token=`, keys and tokens of known
-    forms, and the secrets of this process's own configuration (`register_secrets`) in whatever spelling."""
+    """Remove the secrets from any text: passwords in URLs, values of names such as `token=`, keys and tokens of known
+    formats, and the secrets of this process's configuration (`register_secrets`), encoded or not."""
     for secret in sorted(_known, key=len, reverse=True):
         if secret in text:
             text = _exactly(secret).sub(HIDDEN, text)
@@ -93,7 +93,7 @@ def scrub(text: str) -> str:
 
 
 def redact_url(url: str) -> str:
-    """One URL, from its first to its last character, without its secrets. What is no URL is returned as it is."""
+    """A URL without its secrets. Text that is not a URL is returned unchanged."""
     if "://" not in url:
         return url
     without_login = _WHOLE_LOGIN.sub(_without_password, url)
@@ -101,12 +101,12 @@ def redact_url(url: str) -> str:
 
 
 def redact(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of fsspec storage options that may be written down: texts that might be secret are HIDDEN."""
+    """A copy of fsspec storage options in which texts that may be secret are HIDDEN."""
     return {key: _redact_value(value, shown=key in _OPEN_OPTIONS) for key, value in options.items()}
 
 
 def redacted(config: T) -> T:
-    """A copy of a configuration that may be written down and shown: no field holds a secret."""
+    """A copy of a configuration in which every secret is HIDDEN."""
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         value = getattr(config, field.name)
@@ -120,7 +120,7 @@ def redacted(config: T) -> T:
 
 
 def secrets_of(config: Any, prefix: str = "") -> dict[str, Any]:
-    """The secrets of a configuration by field, as DYDIST_SECRETS takes them: what `redacted` takes out."""
+    """The secrets of a configuration by field, in the form of DYDIST_SECRETS: those that `redacted` hides."""
     found: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value, path = getattr(config, field.name), f"{prefix}{field.name}"
@@ -135,12 +135,12 @@ def secrets_of(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def register_secrets(config: Any) -> None:
-    """Have `scrub` hide the secrets of `config` by their value too, from now on in this process."""
+    """Make `scrub` also hide the secrets of `config` by value, from now on in this process."""
     _register(secrets_of(config))
 
 
 def register_environment(environ: Mapping[str, str]) -> None:
-    """Have `scrub` hide what environment variables hold whose name tells of a secret, and DYDIST_SECRETS."""
+    """Make `scrub` hide the values of environment variables with a secret's name, and DYDIST_SECRETS."""
     _register(
         [value for name, value in environ.items() if is_secret_name(name) and not value.startswith("/")]
     )
@@ -165,16 +165,16 @@ def _register(secrets: Any) -> None:
 
 
 def fill_hidden(values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    """Nested sections of a configuration, with the secrets of DYDIST_SECRETS where they have HIDDEN.
+    """Replace HIDDEN in nested sections of a configuration by the secrets of DYDIST_SECRETS.
 
-    Raises UserError where the variable is not what it should be, or its URL is another than the hidden one.
+    Raises UserError if the variable is malformed, or gives another URL than the hidden one.
     """
     text = environ.get(SECRETS)
     return _filled(values, _parse_secrets(text), "") if text else dict(values)
 
 
 def refuse_hidden(values: Mapping[str, Any], prefix: str = "") -> None:
-    """Raise UserError where a value still is, or holds, HIDDEN: it stands for a secret, and is none."""
+    """Raise UserError if a value is, or contains, HIDDEN."""
     if names := sorted(hidden_names(values, prefix)):
         field = names[0]
         raise UserError(
@@ -184,12 +184,12 @@ def refuse_hidden(values: Mapping[str, Any], prefix: str = "") -> None:
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a variable or an option of this name holds a secret, as far as its name tells."""
+    """Whether the name of a variable or an option suggests a secret."""
     return _NAME_ALONE.fullmatch(name) is not None
 
 
 def hidden_names(values: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted names of what is HIDDEN in nested values."""
+    """The dotted names of the HIDDEN values in nested values."""
     if isinstance(values, Mapping):
         for name, value in values.items():
             yield from hidden_names(value, f"{prefix}.{name}" if prefix else str(name))
@@ -206,7 +206,8 @@ def _without_password(match: re.Match[str]) -> str:
 
 
 def _hide_rest(text: str) -> str:
-    """What is no password of a login: lone tokens, encoded logins, named values, tokens of known forms."""
+    """Hide secrets other than passwords of logins: lone tokens, encoded logins, named values, tokens of known
+    formats."""
     text = _LONE_LOGIN.sub(
         lambda match: match[0] if match[1].lower() in _LOGIN_SCHEMES else f"{match[1]}://{HIDDEN}@", text
     )
@@ -217,14 +218,14 @@ def _hide_rest(text: str) -> str:
 
 
 def _exactly(secret: str) -> re.Pattern[str]:
-    """The secret, but not as a part of a longer word."""
+    """Matches the secret, but not within a longer word."""
     before = r"(?<![A-Za-z0-9])" if secret[0].isalnum() else ""
     after = r"(?![A-Za-z0-9])" if secret[-1].isalnum() else ""
     return re.compile(f"{before}{re.escape(secret)}{after}")
 
 
 def _parts_of_url(url: str) -> Iterator[str]:
-    """The secrets in a URL: its password, and values in its query."""
+    """The secrets in a URL: its password, and secret values in its query."""
     if (login := _WHOLE_LOGIN.search(url)) is not None:
         yield url[login.end(2) + 1 : login.end() - 1]
     for pair in _PAIRS:
@@ -242,7 +243,7 @@ def _redact_value(value: Any, *, shown: bool) -> Any:
 
 
 def _only_hidden(value: Any, shown: Any) -> Any:
-    """The parts of `value` that `shown` has changed."""
+    """The parts of `value` that are changed in `shown`."""
     if isinstance(value, Mapping):
         parts = {key: _only_hidden(one, shown[key]) for key, one in value.items()}
         return {key: one for key, one in parts.items() if one is not None} or None
@@ -304,7 +305,7 @@ def _fill_value(value: Any, secret: Any, path: str) -> Any:
 
 
 def _example(names: list[str]) -> dict[str, Any]:
-    """What DYDIST_SECRETS could be for hidden fields."""
+    """An example of DYDIST_SECRETS for these hidden fields."""
     example: dict[str, Any] = {}
     for name in names:
         section, _, key = name.rpartition(".")

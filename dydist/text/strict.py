@@ -1,7 +1,7 @@
-"""Text that people write, YAML and JSON files and numbers, read so that nothing in it is lost or guessed.
+"""Strict reading of text that users write: YAML, JSON and numbers. Nothing is ignored or guessed.
 
-A key that is there twice is an error. So are aliases that grow without bounds, and nesting without end. Whole numbers
-are decimal digits alone: `010`, `1_0` and digits of other scripts are texts, which a field for a number refuses.
+Duplicate keys, aliases that expand without bound and excessive nesting are errors. An integer consists of decimal
+digits only: `010`, `1_0` and digits of other scripts are strings, which a numeric field rejects.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 import yaml
 
 LARGEST_FILE = 1 << 20
-"""Bytes of a file that somebody wrote by hand, at most."""
+"""Maximum bytes of a file written by hand."""
 _LARGEST_TREE = 100_000
-"""Values of a YAML text, at most, each counted as often as aliases repeat it."""
+"""Maximum number of values of a YAML document with its aliases expanded."""
 _WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.?(?i:inf|nan)")
 _BASE_60 = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
@@ -26,21 +26,21 @@ _INT, _FLOAT, _DATE = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", 
 
 
 class TextError(ValueError):
-    """A text is not what it must be; one line that says what is wrong, and in which line."""
+    """A text is malformed. The message is one line and includes the text's line number."""
 
 
 def whole_number(text: str) -> int | None:
-    """A number of at most 18 decimal digits; None for any other text, `+12`, `1_2` and Arabic digits among them."""
+    """An integer of at most 18 decimal digits; None for any other text, such as `+12`, `1_2` or Arabic digits."""
     return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
 
 
 def number(text: str) -> float | None:
-    """A number as people write it, such as `1e-3`; None for any other text."""
+    """A float such as `1e-3`; None for any other text."""
     return float(text.replace(".inf", "inf").replace(".nan", "nan")) if _NUMBER.fullmatch(text) else None
 
 
 def read_user_text(file: Path) -> str:
-    """A file that somebody wrote: UTF-8, or UTF-16 with its mark. Raises TextError and OSError."""
+    """Read a user's file: UTF-8, or UTF-16 with a byte-order mark. Raises TextError and OSError."""
     with file.open("rb") as stream:
         raw = stream.read(LARGEST_FILE + 1)
     if len(raw) > LARGEST_FILE:
@@ -56,16 +56,16 @@ def read_user_text(file: Path) -> str:
 
 
 def load_yaml(text: str, *, times_in_quotes: bool = False) -> Any:
-    """The one document of a YAML text, None where there is none.
+    """Read the single document of a YAML text; None if it is empty.
 
-    YAML 1.1 takes 10:20 for 620, a number of base 60; here it is a text, or with `times_in_quotes` an error, for files
-    that other programs read as well. Dates are texts. Raises TextError.
+    YAML 1.1 reads 10:20 as 620, a number of base 60. Here it is a string, or an error with `times_in_quotes`, for
+    files that other programs read as well. Dates are strings. Raises TextError.
     """
     return _load(text, _Loader, times_in_quotes=times_in_quotes)
 
 
 def load_yaml_words(text: str) -> Any:
-    """The same document with every scalar as the text that is written there: `1.10` is `1.10`. Raises TextError."""
+    """As `load_yaml`, but every scalar is a string as written: `1.10` stays `1.10`. Raises TextError."""
     return _load(text, yaml.BaseLoader, times_in_quotes=False)
 
 
@@ -75,7 +75,7 @@ def dump_yaml(values: Mapping[str, Any]) -> str:
 
 
 def load_json(text: str) -> Any:
-    """A JSON text. Raises TextError, also for a key that is there twice, NaN and Infinity."""
+    """Read a JSON text. Raises TextError, also for duplicate keys, NaN and Infinity."""
     try:
         return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
     except RecursionError:
@@ -87,9 +87,9 @@ def load_json(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with the numbers that this module's first lines tell, and no dates.
+    """Safe YAML with this module's strict numbers and without dates.
 
-    All that it takes for a number YAML 1.1 does too: what `yaml.safe_dump` leaves unquoted stays a text.
+    Its numbers are a subset of YAML 1.1's, so that a string that `yaml.safe_dump` leaves unquoted stays a string.
     """
 
 
@@ -151,7 +151,7 @@ def _told(error: yaml.MarkedYAMLError) -> str:
 
 
 def _size(node: yaml.Node, path: Sequence[str], known: dict[int, int], times_in_quotes: bool) -> int:
-    """How many values `node` holds with its aliases written out. Raises TextError where something is wrong in it."""
+    """The number of values in `node` with aliases expanded. Raises TextError if the node is malformed."""
     line = node.start_mark.line + 1
     if id(node) in known:
         if not known[id(node)]:
