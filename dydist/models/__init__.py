@@ -1,13 +1,13 @@
-"""Dynamic convolution: layers, strategies to compute them, and ResNet-18 made of them.
+"""Dynamic convolution: layers, strategies to compute them, and a ResNet-18 with them.
 
-- `attention`: the weights of the kernels, `set_temperature`
+- `attention`: attention over kernels, `set_temperature`
 - `dynamic_conv`, `linear`: the layers
-- `strategies`: ways to compute a dynamic convolution, and which to choose
+- `strategies`: implementations of dynamic convolution, and the rule that chooses one
 - `initialization`: initial values
-- `choice`: which strategy each layer takes, by rule or as measured; `measured`: the times
-- `convert`: any network's convolutions made dynamic
-- `batchnorm`: batch norm with the statistics of a shard
-- `resnet`: DY-ResNet18 and its static twin
+- `choice`: the strategy of each layer, by rule or measurement; `measured`: the measured times
+- `convert`: converts the convolutions of any network
+- `batchnorm`: batch norm with statistics per shard
+- `resnet`: DY-ResNet18 and the static ResNet-18
 - `cost`: parameters and multiply-adds
 """
 

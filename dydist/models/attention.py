@@ -1,4 +1,4 @@
-"""Attention over kernels: which mixture of the K kernels one image is given."""
+"""Attention over kernels: the weights with which the K kernels are mixed for each image."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Attention(nn.Module):
     `kind="sigmoid"` the kernels are weighted independently, by sigmoid(logits / T), as in CondConv
     (arXiv:1904.04971).
 
-    The hidden layer has int(in·reduction) + 1 units, or K where the input is an RGB image (in = 3).
-    `temperature` is a scalar buffer outside the state_dict; `set_temperature` fills it.
+    The hidden layer has int(in·reduction) + 1 units, or K if the input is an RGB image (in = 3). `temperature` is a
+    scalar buffer that is not in the state_dict; `set_temperature` sets it.
     """
 
     temperature: Tensor
@@ -40,7 +40,7 @@ class Attention(nn.Module):
         self.register_buffer("temperature", torch.ones(()), persistent=False)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Weights π of the kernels, [..., K], for `pooled` features [..., in]; softmax's sum to one."""
+        """Kernel weights π [..., K] for `pooled` features [..., in]; with softmax they sum to one."""
         logits = self.fc2(torch.relu(self.fc1(pooled))) / self.temperature
         return torch.softmax(logits, dim=-1) if self.kind == "softmax" else torch.sigmoid(logits)
 
@@ -49,9 +49,9 @@ class Attention(nn.Module):
 
 
 def set_temperature(module: nn.Module, temperature: float) -> None:
-    """Set the softmax temperature of every attention in `module`, in place, so that nothing is compiled anew.
+    """Set the softmax temperature of every attention in `module`, in place, so that nothing is recompiled.
 
-    `temperature` is above zero; infinity means equal weights. Raises UserError otherwise.
+    `temperature` must be above zero; infinity means equal weights. Raises UserError otherwise.
     """
     if not temperature > 0:
         raise UserError(f"temperature: {temperature} is not allowed; it must be above 0 (1 is plain softmax)")

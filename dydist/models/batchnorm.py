@@ -1,8 +1,8 @@
-"""Batch norm whose statistics belong to a shard, whichever process computes it and however many in one pass.
+"""Batch norm with statistics per shard, independent of processes and of the number of shards per pass.
 
-A shard's images are normalised by that shard's own mean and variance. Running statistics are not touched
-in the forward pass: each layer adds its shards' statistics to a tensor of the whole network, which the
-engine sums over processes and divides by the number of shards, once a step.
+A shard's images are normalised by that shard's mean and variance. The forward pass does not update running
+statistics: each layer adds its shards' statistics to one tensor for the whole network, which the engine averages over
+all shards of all processes, once per step.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 
 class ShardBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d`, with the same state_dict, until `attach_statistics` gives it a place for statistics.
+    """`nn.BatchNorm2d`, with the same state_dict, until `attach_statistics` attaches a buffer for statistics.
 
-    Then a training forward takes x [n·s, C, H, W] with `shards` = s shards interleaved (row i·s + j is
-    image i of shard j), normalises every shard by itself, and adds Σ_shards mean and Σ_shards unbiased
-    variance to its place.
+    Then a training forward takes x [n·s, C, H, W] with `shards` = s shards interleaved (row i·s + j is image i of
+    shard j), normalises each shard separately, and adds Σ_shards mean and Σ_shards unbiased variance to the buffer.
     """
 
     shards: int = 1
@@ -35,12 +34,12 @@ class ShardBatchNorm2d(nn.BatchNorm2d):
         images, channels, height, width = x.shape
         if images // shards * height * width == 1:
             return self._single_value(x)
-        # A channel of a shard is a channel of its own. The view is free where x is contiguous.
+        # Each channel of each shard becomes a channel. The view is free if x is contiguous.
         view = x.reshape(images // shards, shards * channels, height, width) if shards > 1 else x
         weight: Tensor = self.weight
         bias: Tensor = self.bias
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        # Momentum 1 over fresh buffers leaves exactly this batch's mean and unbiased variance in them.
+        # With momentum 1, new buffers receive exactly this batch's mean and unbiased variance.
         mean = torch.zeros(shards * channels, dtype=dtype, device=x.device)
         var = torch.zeros_like(mean)
         if self.affine and shards > 1:
@@ -54,12 +53,11 @@ class ShardBatchNorm2d(nn.BatchNorm2d):
         return out.view(x.shape) if shards > 1 else out
 
     def _single_value(self, x: Tensor) -> Tensor:
-        """One value a channel has no variance: it is its own mean, so the output is the bias.
+        """Forward for one value per channel, which has no variance: it equals its mean, so the output is the bias.
 
-        The running statistics are added in place of the batch's, so that their average leaves them as they
-        are.
+        Adds the running statistics instead of the batch's, so that averaging leaves them unchanged.
         """
-        out = x - x  # Zero, with a zero gradient: nothing flows back through a batch norm of one value.
+        out = x - x  # Zero, with zero gradient, as for any batch norm of one value.
         if self.affine:
             out = out * self.weight[:, None, None].to(x.dtype) + self.bias[:, None, None].to(x.dtype)
         if self.running_mean is not None and self.running_var is not None:
@@ -71,30 +69,30 @@ class ShardBatchNorm2d(nn.BatchNorm2d):
 
 @dataclass(frozen=True)
 class ShardStatistics:
-    """Sums over shards of every batch-norm layer's mean and variance, in one flat float32 tensor.
+    """Sums over shards of each batch-norm layer's mean and variance, in one flat float32 tensor.
 
-    `flat` holds, layer by layer, C means and then C variances, each beginning at a multiple of 16 bytes (where CUDA
-    graphs want what they write in place). A step: `zero()`, forward passes, sum `flat` over processes, divide by the
-    number of shards of the whole batch, `update_running(average)`.
+    `flat` contains, layer by layer, C means and then C variances, each aligned to 16 bytes (CUDA graphs need that for
+    tensors they write in place). A step calls `zero()`, forward passes, sums `flat` over processes, divides it by the
+    number of shards of the global batch, and calls `update_running(average)`.
     """
 
     layers: Sequence[ShardBatchNorm2d]
     flat: Tensor
 
     def zero(self) -> None:
-        """Forget all sums."""
+        """Reset all sums to zero."""
         self.flat.zero_()
 
     def set_shards(self, shards: int) -> None:
-        """Say how many shards are interleaved in the next passes."""
+        """Set the number of shards interleaved in the next passes."""
         for layer in self.layers:
             layer.shards = shards
 
     @torch.no_grad()
     def update_running(self, average: Tensor) -> None:
-        """running ← (1 - m)·running + m·average for every layer with its own momentum m; counts one batch.
+        """running ← (1 - m)·running + m·average with each layer's momentum m; counts one batch.
 
-        `average` has the layout of `flat`. A layer with momentum None keeps the mean over all batches so far.
+        `average` has the layout of `flat`. A layer with momentum None keeps a cumulative average.
         """
         layers = [layer for layer in self.layers if layer.track_running_stats]
         if not layers:
@@ -115,14 +113,14 @@ class ShardStatistics:
         torch._foreach_add_(running, torch._foreach_mul(fresh, momenta))
 
     def detach(self) -> None:
-        """Make every layer plain BatchNorm2d again."""
+        """Turn every layer back into a plain BatchNorm2d."""
         for layer in self.layers:
             layer._mean_sum = layer._var_sum = None
             layer.shards = 1
 
 
 def attach_statistics(model: nn.Module, device: torch.device | str) -> ShardStatistics:
-    """Give every `ShardBatchNorm2d` of `model` its place in one flat tensor of zeros on `device`."""
+    """Attach every `ShardBatchNorm2d` of `model` to one flat tensor of zeros on `device`."""
     layers = [part for part in model.modules() if isinstance(part, ShardBatchNorm2d)]
     flat = torch.zeros(sum(2 * _room(layer) for layer in layers), dtype=torch.float32, device=device)
     for layer, (mean, var) in zip(layers, _views(flat, layers), strict=True):
@@ -138,5 +136,5 @@ def _views(flat: Tensor, layers: Sequence[ShardBatchNorm2d]) -> list[tuple[Tenso
 
 
 def _room(layer: ShardBatchNorm2d) -> int:
-    """Values from one beginning to the next: a multiple of four, which are 16 bytes."""
+    """Number of float32 values reserved for C values: a multiple of four (16 bytes)."""
     return -(-layer.num_features // 4) * 4

@@ -1,7 +1,7 @@
-"""Which strategy each layer of a network takes: by the rule, or as measured on this machine.
+"""Chooses the strategy of each layer of a network: by rule, or by measurement on this machine.
 
-A measured choice depends on the machine and on noise, and so do the last bits of a run that uses it: `exact`
-reduction takes the rule. Either way the choice is a plain dictionary, which a run records and a resumed run applies.
+A measured choice depends on the machine and on noise, and so do the last bits of the results; `exact` reduction
+therefore uses the rule. The choice is a plain dictionary, which a run records and a resumed run applies.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from dydist.models.strategies.stacked import triton_reason
 from dydist.text.display import markdown
 
 MARGIN = 0.95
-"""Another strategy than the rule's must take at most so much of its time: less is noise."""
+"""A strategy replaces the rule's only if it takes at most this share of its time; a smaller gain may be noise."""
 
 
 @dataclass(frozen=True)
 class DynamicLayer:
-    """What a choice needs to know of one dynamic convolution: it outlives the layer's weights (ZeRO cuts those up).
+    """The properties of a dynamic convolution for a choice, also valid after ZeRO has partitioned its weights.
 
     `strategy`: as configured. `size`: its input's (C, H, W). `weight`: the kernels' (K, out, C/groups, kh, kw).
     """
@@ -40,7 +40,7 @@ class DynamicLayer:
     geometry: Geometry
 
     def shape(self, images: int) -> Shape:
-        """Its sizes for a batch of `images`."""
+        """The layer's sizes for a batch of `images`."""
         x, weight = (torch.empty(size, device="meta") for size in ((images, *self.size), self.weight))
         return Shape.of(x, weight, self.geometry)
 
@@ -48,8 +48,8 @@ class DynamicLayer:
 def dynamic_layers(model: nn.Module, image_size: Sequence[int]) -> dict[str, DynamicLayer]:
     """Each dynamic convolution of `model` by name, for images of `image_size` [C, H, W].
 
-    Passes one image of zeros through. Weights, statistics, training modes and torch's generators are left as they
-    were.
+    Runs a forward pass on one image of zeros. Does not change weights, statistics, training modes or torch's
+    generators.
     """
     found: dict[str, DynamicLayer] = {}
 
@@ -92,14 +92,14 @@ def choose_strategies(
     cache: Path | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, str]:
-    """Name of the strategy of each of `layers` (`dynamic_layers`), by the layer's name.
+    """Choose the strategy of each of `layers` (from `dynamic_layers`), by layer name.
 
-    `images`: of one pass of one process. `dtype`: what a pass computes in. With `measure`, forward and backward of
-    each strategy are timed once for each different layer, and kept in `cache` (default: a file in the user's cache
-    folder) by hardware and version; otherwise the rule decides, by shape alone. The rule's strategy is taken where
-    none is clearly faster. Layers whose strategy is not `auto` keep it.
+    `images`: batch size of one pass of one process. `dtype`: compute dtype. With `measure`, forward and backward of
+    each strategy are timed once per distinct layer and cached in the file `cache` (default: in the user's cache
+    folder) by hardware and version; the rule's strategy is kept unless another is clearly faster. Without, the rule
+    decides, by shape alone. Layers whose strategy is not `auto` keep it.
 
-    In a distributed run let one process choose and send its answer to the others: all must choose alike.
+    In a distributed run, call this on one process and broadcast the result: all must use the same choice.
     """
     device = torch.device(device)
     asked = {name: layer for name, layer in layers.items() if layer.strategy == "auto"}
@@ -121,7 +121,7 @@ def choose_strategies(
 
 
 def apply_strategies(model: nn.Module, chosen: Mapping[str, str]) -> None:
-    """Give each named layer its strategy. Raises UserError for a layer or strategy that is not there."""
+    """Set the strategy of each named layer. Raises UserError for an unknown layer or strategy."""
     layers = {name: part for name, part in model.named_modules() if isinstance(part, DynamicConv2d)}
     for name, strategy in chosen.items():
         if name not in layers:
@@ -133,13 +133,13 @@ def apply_strategies(model: nn.Module, chosen: Mapping[str, str]) -> None:
 
 
 def describe_choice(chosen: Mapping[str, str]) -> str:
-    """How many layers take which strategy, most first: `15 fused, 4 blocked`."""
+    """Layers per strategy, most frequent first: `15 fused, 4 blocked`."""
     counts = sorted(Counter(chosen.values()).items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count} {name}" for name, count in counts)
 
 
 def choice_table(layers: Mapping[str, DynamicLayer], chosen: Mapping[str, str]) -> str:
-    """The choice in full, as a Markdown table."""
+    """The choice of each layer as a Markdown table."""
     rows = ["| layer | input | kernels | strategy |", "| --- | --- | --- | --- |"]
     for name, strategy in chosen.items():
         size, weight = ("×".join(map(str, sizes)) for sizes in (layers[name].size, layers[name].weight))
@@ -148,7 +148,7 @@ def choice_table(layers: Mapping[str, DynamicLayer], chosen: Mapping[str, str]) 
 
 
 def slow_kernels(chosen: Mapping[str, str], device: torch.device | str) -> str | None:
-    """Why layers are slower here than where they were chosen, in words for the user; None where none is."""
+    """A warning that chosen strategies are slower on `device`, with the reason; None if none is."""
     device = torch.device(device).type
     native = sum(name in ("fused", "winograd") for name in chosen.values())
     if native and device != "cpu":

@@ -1,4 +1,4 @@
-"""Turn the convolutions of any network into dynamic ones."""
+"""Converts the convolutions of any network to dynamic ones."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def convert_to_dynamic(
 ) -> nn.Module:
     """Replace convolutions of `model` by dynamic ones, in place, and return it.
 
-    The converted network computes what it computed before, to rounding: each layer's K kernels are the
-    trained one plus perturbations that cancel while the attention is uniform, as it is at first.
+    The converted network computes the same function up to rounding: each layer's K kernels are the trained one plus
+    perturbations that cancel while the attention is uniform, as it is initially.
 
-    `predicate(name, convolution)` says which convolutions become dynamic. By default all but the first,
-    which sees the image itself. Device, dtype, training mode and `requires_grad` are kept; a module that
-    occurs twice is replaced by one module. Draws from torch's default generator. Raises UserError where a
-    chosen convolution pads other than with a number of zeros, or where none is chosen.
+    `predicate(name, convolution)` selects the convolutions to convert; by default all but the first, whose input is
+    the image. Device, dtype, training mode and `requires_grad` are preserved; a shared module is replaced by one
+    shared module. Draws from torch's default generator. Raises UserError if a selected convolution pads other than by
+    a number of zeros, or if none is selected.
     """
     found = [(name, part) for name, part in model.named_modules() if type(part) is nn.Conv2d]
     first = found[0][1] if found else None
@@ -55,7 +55,9 @@ def convert_to_dynamic(
     if model in made:
         return made[model]
     for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):  # named_children() skips a module's second name.
+        for name, child in list(
+            parent._modules.items()
+        ):  # named_children() skips the second name of a shared module.
             if isinstance(child, nn.Conv2d) and child in made:
                 setattr(parent, name, made[child])
     return model
@@ -64,7 +66,7 @@ def convert_to_dynamic(
 def _dynamic(
     source: nn.Conv2d, *, kernels: int, reduction: float, attention: AttentionKind, strategy: str
 ) -> DynamicConv2d:
-    """A dynamic convolution that computes what `source` does."""
+    """A dynamic convolution that computes the same function as `source`."""
     target = DynamicConv2d(
         source.in_channels,
         source.out_channels,

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, and multiply-adds of one image."""
+"""The cost of a network: parameters, and multiply-adds per image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dydist.models.dynamic_conv import DynamicConv2d
 class Cost:
     """`multiply_adds`: of convolutions, linear layers and the mixing of kernels, for one image.
 
-    Batch norm, activations and pooling are left out, as usual in the field.
+    Batch norm, activations and pooling are not counted, as is usual.
     """
 
     parameters: int
@@ -25,9 +25,9 @@ class Cost:
 def network_cost(network: nn.Module, side: int) -> Cost:
     """Parameters of `network`, and its multiply-adds for one image of 3 × `side` × `side` pixels.
 
-    A dynamic convolution is counted as Chen et al. count it (arXiv:1912.03458, section 3.2): the convolution once,
-    its attention, and K multiply-adds for each weight of the mixed kernel. How it is really computed may cost more
-    (docs/performance.md). Works on the meta device too, where it takes no time. Weights are left as they were.
+    A dynamic convolution is counted as in Chen et al. (arXiv:1912.03458, section 3.2): one convolution, its
+    attention, and K multiply-adds per weight of the mixed kernel. A strategy may need more (docs/performance.md).
+    Also works on the meta device, where it takes no time. Does not change weights.
     """
     total = 0
 

@@ -1,4 +1,4 @@
-"""A 2-d convolution whose kernel is mixed anew for every image."""
+"""A 2-d convolution that mixes its kernel for each image."""
 
 from __future__ import annotations
 
@@ -14,27 +14,16 @@ from dydist.models.strategies.problem import Pair
 
 
 class DynamicConv2d(nn.Module):
-    """Drop-in for `nn.Conv2d` with K kernels, mixed per image by attention (Chen et al., arXiv:1912.03458).
+    """Drop-in replacement for `nn.Conv2d` with K kernels, mixed per image by attention (Chen et al.,
+    arXiv:1912.03458).
 
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        kernel_size: Height and width of the kernels.
-        stride: As in `nn.Conv2d`.
-        padding: Pixels of zeros on each side.
-        dilation: As in `nn.Conv2d`.
-        groups: As in `nn.Conv2d`.
-        bias: Whether to learn K biases, mixed by the same attention as the kernels.
-        kernels: K, the number of kernels.
-        reduction: Width of the attention's hidden layer as a share of `in_channels`.
-        strategy: How to compute it (docs/performance.md); all strategies give the same result to rounding.
-        attention: "softmax", or "sigmoid" for comparison.
+    Args: in_channels, out_channels, kernel_size, stride, padding, dilation, groups: as `nn.Conv2d`'s, in pixels;
+    padding is by zeros. bias: K biases, mixed by the same attention as the kernels. kernels: K. reduction: width of
+    the attention's hidden layer as a share of `in_channels`. strategy: the implementation (docs/performance.md); all
+    give the same result up to rounding. attention: softmax, or sigmoid for comparison.
 
-    Its parameters are `weight` (K, out, in/groups, kh, kw), `bias` (K, out) or None, `attention.fc1` and
-    `attention.fc2`.
-
-    Raises:
-        UserError: sizes do not fit, or the strategy is unknown.
+    Parameters: `weight` (K, out, in/groups, kh, kw), `bias` (K, out) or None, `attention.fc1`, `attention.fc2`.
+    Raises UserError for inconsistent sizes and unknown strategies.
     """
 
     bias: nn.Parameter | None
@@ -116,8 +105,8 @@ class DynamicConv2d(nn.Module):
 
 
 def _pool(x: Tensor) -> Tensor:
-    """Mean over all positions, [N, C]. The same bits as `x.mean((2, 3))`, but its gradient is not written out for every
-    pixel before it is added to the convolution's. Half precisions could overflow in the sum.
+    """Mean over all positions, [N, C], with the same bits as `x.mean((2, 3))`. Avoids a full-size gradient tensor for
+    the mean. In half precision the sum may overflow, so `mean` is used.
     """
     if x.dtype in (torch.float16, torch.bfloat16):
         return x.mean((2, 3))

@@ -1,9 +1,8 @@
-"""Initial values: the *mixed* kernel gets He variance, and all kernels weigh the same at the start.
+"""Initialization: the *mixed* kernel has He variance, and all kernels have equal weights at the start.
 
-A dynamic layer computes with W̃ = Σ_k π_k W_k. For independent W_k of variance σ² that has variance σ² Σ_k
-π_k²: only 1/K of σ² under a uniform softmax, K/4 of it under sigmoids at 1/2. So each W_k is drawn with
-σ² = He variance / Σ_k π_k², where π is the attention at zero logits, and `fc2` starts at zero, so that the
-logits are zero at the first step.
+A dynamic layer computes with W̃ = Σ_k π_k W_k. For independent W_k of variance σ², W̃ has variance σ² Σ_k π_k²: σ²/K
+under a uniform softmax, σ² K/4 under sigmoids at 1/2. So each W_k is drawn with σ² = He variance / Σ_k π_k², where π
+is the attention at zero logits. `fc2` starts at zero, so the logits are zero at the first step.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def sum_of_squares(kind: str, kernels: int) -> float:
 
 @torch.no_grad()
 def reset_attention_(attention: Attention) -> None:
-    """He initialisation of `fc1` (fan in, ReLU); `fc2` at zero, which makes the attention uniform."""
+    """He initialization of `fc1` (fan in, ReLU); zeros in `fc2`, which make the attention uniform."""
     nn.init.kaiming_normal_(attention.fc1.weight, mode="fan_in", nonlinearity="relu")
     nn.init.zeros_(attention.fc2.weight)
     nn.init.zeros_(attention.fc2.bias)
@@ -43,10 +42,10 @@ def reset_kernels_(weight: Tensor, *, fan: int, kind: str) -> None:
 
 @torch.no_grad()
 def kernels_from_(weight: Tensor, pretrained: Tensor, *, kind: str, spread: float = 0.1) -> None:
-    """Fill `weight` (K, …) with kernels that mix to `pretrained` (…) exactly, up to rounding, at zero logits.
+    """Fill `weight` (K, …) with kernels whose mixture at zero logits is `pretrained` (…), up to rounding.
 
-    K equal kernels would get equal gradients for ever. So each gets a perturbation of `spread` times the
-    pretrained weights' root mean square, and the perturbations of one place sum to zero over the kernels.
+    K equal kernels would always get equal gradients. So each gets a perturbation of `spread` times the pretrained
+    weights' root mean square; the perturbations of a weight sum to zero over the kernels.
     """
     kernels = weight.shape[0]
     noise = torch.randn_like(weight)
@@ -57,5 +56,5 @@ def kernels_from_(weight: Tensor, pretrained: Tensor, *, kind: str, spread: floa
 
 
 def fan_out(shape: Sequence[int], groups: int) -> int:
-    """Connections out of one input value, for kernels of shape (K, out, in/groups, k, k)."""
+    """Fan out of one input value, for kernels of shape (K, out, in/groups, k, k)."""
     return shape[1] * math.prod(shape[3:]) // groups

@@ -1,4 +1,4 @@
-"""The dynamic perceptron: a linear layer whose weights are mixed anew for every input vector."""
+"""The dynamic perceptron: a linear layer that mixes its weights for each input vector."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from dydist.models.initialization import reset_attention_, reset_kernels_
 class DynamicLinear(nn.Module):
     """y = W̃ x + b̃ with W̃ = Σ π_k(x) W_k and b̃ = Σ π_k(x) b_k (Chen et al., arXiv:1912.03458, eq. 2).
 
-    One attention, computed from the input vector itself, weighs both. `weight` is (K, out, in), `bias` (K,
-    out) or None. A vector meets its weights once, so the K outputs are mixed: mixing weights first would
-    cost more.
+    One attention, computed from the input vector, weights both. `weight` is (K, out, in), `bias` (K, out) or None.
+    Each mixed weight would be used only once, so the K outputs are mixed instead, which is cheaper.
     """
 
     bias: nn.Parameter | None

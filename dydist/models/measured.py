@@ -1,4 +1,4 @@
-"""Times of each strategy on this machine, by layer shape, kept on disk by hardware and version."""
+"""Measures each strategy on this machine, by layer shape; caches the times on disk by hardware and version."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from dydist.models.strategies.winograd import is_supported
 from dydist.private_files import is_own_file, own_folder
 
 MEASURED_IMAGES = {"cpu": 32, "cuda": 512}
-"""At most so many images are used to measure: ratios between strategies hardly change beyond. With fewer a GPU would
-wait for its launches, and those would be measured."""
+"""Maximum batch size for a measurement, by device type: ratios between strategies hardly change beyond it. On a GPU,
+a smaller batch would measure kernel launches."""
 SLOW, HOPELESS = 4.0, 1.5
-"""A strategy that takes so many times the best in its first pass, or in its second, is not measured again."""
+"""A strategy slower than the best by this factor in its first, or its second, pass is not measured again."""
 ROUNDS, ENOUGH_S = 20, 0.1
-"""The others take turns, twice at least: so many times, or until that took so many seconds."""
+"""The others are interleaved for this many rounds, or for this many seconds after the second round."""
 TAPS_PIXELS = {"cpu": 16, "cuda": 4}
-"""`taps` is tried up to so many output pixels: its products grow with their number, and get no larger. On a GPU each is
-a launch."""
+"""`taps` is measured up to this many output pixels: more pixels mean more matrix products, not larger ones, and on a
+GPU each is a kernel launch."""
 LOCK_S = 120.0
-"""So long another process's measurement is waited for."""
+"""Seconds to wait for another process's measurement."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +47,22 @@ class Problem:
 
     @property
     def images(self) -> int:
-        """Images that are used to measure."""
+        """Batch size of the measurement."""
         return min(self.size[0], MEASURED_IMAGES.get(self.device.type, 32))
 
     @property
     def key(self) -> str:
-        """Everything that times depend on, beside the machine."""
+        """Everything on which times depend, besides the machine."""
         sizes = [self.images, *self.size[1:], *self.weight, *self.geometry]
         return json.dumps([*sizes, str(self.dtype), self.device.type, *self.candidates()])
 
     def candidates(self) -> tuple[str, ...]:
-        """Strategies worth timing. Not `grouped`: `blocked` is that with less memory."""
+        """Strategies worth measuring. `grouped` is left out: `blocked` does the same with less memory."""
         if self.device.type == "cpu":
             names = ["mix", "blocked", "fused"]
             if is_supported(self.shape.kernel, self.geometry):
                 names.append("winograd")
-        else:  # of those that keep no K outputs; GPUs are slow at convolutions with a group for every image
+        else:  # without those that store K outputs; grouped convolutions per image are slow on GPUs
             names = list(dict.fromkeys(["stacked", rule(self.shape, self.device.type)]))
         if "taps" not in names and self.shape.pixels <= TAPS_PIXELS.get(self.device.type, 4):
             names.append("taps")
@@ -70,11 +70,11 @@ class Problem:
 
 
 class TimingCache:
-    """Least seconds of forward and backward, by problem and strategy: read from `path`, or measured and kept there.
+    """Minimum seconds of forward and backward by problem and strategy: read from `path`, or measured and saved there.
 
-    One process of a machine measures at a time, and others that want the same take its figures: two runs that
-    start together choose alike, and do not disturb each other's clocks. A file that another user could have written is
-    neither believed nor replaced.
+    One process per machine measures at a time; others wait and use its times, so that two runs that start together
+    choose alike and do not disturb each other. A file that another user could have written is neither read nor
+    replaced.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
@@ -100,12 +100,12 @@ class TimingCache:
             return {}
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # Missing, or torn: measure again.
+        except (OSError, ValueError):  # missing or damaged: measure again
             return {}
         return found if isinstance(found, dict) else {}
 
     def _write(self) -> None:
-        """Keep what is known, whole or not at all. A full disk costs only time."""
+        """Replace the file atomically. A full disk is ignored."""
         if not self._own():
             return
         try:
@@ -117,7 +117,7 @@ class TimingCache:
             return
 
     def _own(self) -> bool:
-        """Whether the folder is this user's own."""
+        """Whether the folder belongs to this user."""
         try:
             own_folder(self.path.parent)
         except OSError:
@@ -126,7 +126,7 @@ class TimingCache:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the file's lock where there can be one; a place that cannot be written must not stop a run."""
+        """Hold the file's lock if possible; a folder that cannot be written must not stop a run."""
         lock = FileLock(f"{self.path}.lock", timeout=LOCK_S)
         try:
             own_folder(self.path.parent)
@@ -141,7 +141,7 @@ class TimingCache:
 
 
 def machine(device: torch.device) -> str:
-    """Names the hardware and the versions that times depend on."""
+    """An identifier of the hardware and versions on which times depend."""
     parts: list[Any] = [torch.__version__, build.cpu()]
     if device.type == "cuda":
         parts += [torch.cuda.get_device_name(device), torch.backends.cudnn.version()]
@@ -151,10 +151,10 @@ def machine(device: torch.device) -> str:
 
 
 def time_strategies(problem: Problem, clock: Callable[[], float]) -> dict[str, float]:
-    """Least seconds of forward and backward by strategy; those that are far behind are tried once or twice."""
-    library()  # or the first pass would build it
+    """Minimum seconds of forward and backward by strategy; very slow strategies are run only once or twice."""
+    library()  # builds it now rather than in the first pass
     if problem.device.type == "cuda":
-        # or the thread of backward passes would warn that it has no context yet
+        # else the backward thread warns that it has no CUDA context
         torch.ones((), device=problem.device, requires_grad=True).mul(2).backward()
     generator = torch.Generator().manual_seed(0)
 
@@ -176,11 +176,11 @@ def time_strategies(problem: Problem, clock: Callable[[], float]) -> dict[str, f
         _wait(problem.device)
         return clock() - began
 
-    if problem.device.type == "cuda":  # a first pass compiles kernels and has cuDNN try its algorithms
+    if problem.device.type == "cuda":  # the first pass compiles kernels and runs cuDNN's benchmark
         for name in problem.candidates():
             once(name)
     seconds = {name: once(name) for name in problem.candidates()}
-    again = {name: once(name) for name in _within(SLOW, seconds)}  # caches are warm now, and pages are there
+    again = {name: once(name) for name in _within(SLOW, seconds)}  # caches are warm now, and memory is mapped
     seconds |= again
     close = _within(HOPELESS, again)
     spent = 0.0
@@ -195,7 +195,7 @@ def time_strategies(problem: Problem, clock: Callable[[], float]) -> dict[str, f
 
 
 def _within(factor: float, seconds: Mapping[str, float]) -> list[str]:
-    """Names of those that take at most `factor` times the least."""
+    """Names of the strategies that take at most `factor` times the minimum."""
     limit = factor * min(seconds.values())
     return [name for name, value in seconds.items() if value <= limit]
 

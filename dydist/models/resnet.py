@@ -1,5 +1,5 @@
-"""ResNet-18 (He et al., arXiv:1512.03385, table 1) with dynamic convolutions everywhere but the stem, and its
-static twin. Modules are named as torchvision names them, so a static network's weights can be exchanged.
+"""ResNet-18 (He et al., arXiv:1512.03385, table 1), static or with dynamic convolutions everywhere but in the stem.
+Module names are torchvision's, so the static network's state_dict is compatible.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Convolution = Callable[[int, int, int, int, int], nn.Module]
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where shapes change."""
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution if shapes change."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, convolution: Convolution) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class BasicBlock(nn.Module):
 class ResNet18(nn.Module):
     """Eight basic blocks in four stages of 64, 128, 256 and 512 channels (times `width`), then a classifier.
 
-    `features` is the width of the pooled features that the classifier sees.
+    `features` is the width of the pooled features, the classifier's input.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class ResNet18(nn.Module):
     def forward(self, images: Tensor, dropout_mask: Tensor | None = None) -> Tensor:
         """Normalised images [N, 3, H, W] → logits [N, classes].
 
-        In training with dropout, `dropout_mask` [N, features] (zeros where dropped, 1/(1-p) elsewhere) is
-        multiplied onto the pooled features; without one, torch's own dropout draws it.
+        In training with dropout, the pooled features are multiplied by `dropout_mask` [N, features] (zero where
+        dropped, else 1/(1-p)); without a mask, torch's dropout draws it.
         """
         x = F.relu(self.bn1(self.conv1(images)), inplace=True)
         if self.maxpool is not None:
@@ -155,7 +155,7 @@ def _ordinary(inputs: int, outputs: int, kernel: int, stride: int, padding: int)
 
 
 def _stem(stem: str, channels: int) -> tuple[nn.Module, nn.Module | None]:
-    """The first convolution and the pooling after it."""
+    """The first convolution, and the pooling after it or None."""
     if stem == "cifar":
         return _ordinary(3, channels, 3, 1, 1), None
     if stem == "strided":

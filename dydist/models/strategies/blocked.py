@@ -1,8 +1,8 @@
-"""`blocked`: mixed kernels for a few images at a time, one grouped convolution for them, and away with them.
+"""`blocked`: mixes kernels for a block of images, runs one grouped convolution, and discards the kernels.
 
-As `grouped`, with bounded memory: whatever the batch, kernels for one block of images exist at once. The
-backward pass builds them again instead of keeping them. With dŴ_n the gradient of image n's mixed kernel,
-the gradient of kernel k is Σ_n π_nk dŴ_n and that of π_nk is ⟨W_k, dŴ_n⟩: two matrix products a block.
+As `grouped`, but memory is bounded: only the kernels of one block exist at a time. The backward pass recomputes them.
+With dŴ_n the gradient of image n's mixed kernel, the gradient of kernel k is Σ_n π_nk dŴ_n and that of π_nk is ⟨W_k,
+dŴ_n⟩: two matrix products per block.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dydist.models.strategies.custom import operator
 from dydist.models.strategies.problem import Geometry
 
 BLOCK_BYTES = 8 << 20
-"""Mixed kernels of one block: small enough to stay in the last-level cache between mixing and use."""
+"""Bytes of a block's mixed kernels: small enough to stay in the last-level cache between mixing and use."""
 
 
 def _blocks(x: Tensor, weight: Tensor) -> list[slice]:
@@ -31,7 +31,7 @@ def _mixed(attention: Tensor, weight: Tensor) -> Tensor:
 
 
 def forward(x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """The convolution without autograd; `custom.Forward` says what comes and goes."""
+    """The convolution without autograd; see `custom.Forward`."""
     size = geometry.output_size((x.shape[2], x.shape[3]), (weight.shape[3], weight.shape[4]))
     out = x.new_empty(x.shape[0], weight.shape[1], *size)
     for block in _blocks(x, weight):
@@ -55,7 +55,7 @@ def backward(
     geometry: Geometry,
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients; `custom.Backward` says what comes and goes."""
+    """The gradients; see `custom.Backward`."""
     for_x, for_kernels = wanted
     grad_x = torch.empty_like(x) if for_x else x.new_empty(0)
     grad_attention = torch.empty_like(attention) if for_kernels else x.new_empty(0)

@@ -1,8 +1,7 @@
-"""Makes an operator of a strategy that brings its own gradient: opaque to torch.compile, with autograd.
+"""Registers a strategy with a custom gradient as a torch operator: opaque to torch.compile, with autograd.
 
-Such a strategy keeps nothing but its inputs for the backward pass, and builds mixed kernels again there. A
-second derivative (create_graph=True) is taken through `mix`, which gives the same gradients and is made of
-differentiable parts.
+Such a strategy saves only its inputs for the backward pass, which recomputes the mixed kernels. Second derivatives
+(create_graph=True) go through `mix`, which has the same gradients and consists of differentiable operations.
 """
 
 from __future__ import annotations
@@ -20,9 +19,8 @@ Forward = Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]
 Backward = Callable[
     [Tensor, Tensor, Tensor, Tensor, Geometry, tuple[bool, bool]], tuple[Tensor, Tensor, Tensor]
 ]
-"""(gradient of the output, x, attention, weight, geometry, (x wanted, attention and weight wanted)) →
-gradients of
-x, attention and weight; an empty tensor for one that is not wanted."""
+"""(gradient of the output, x, attention, weight, geometry, (whether x, whether attention and weight need a gradient))
+→ gradients of x, attention and weight; an empty tensor for one that is not needed."""
 
 _FORWARD = "(Tensor x, Tensor attention, Tensor weight, int[] geometry) -> Tensor"
 _BACKWARD = (
@@ -32,9 +30,9 @@ _BACKWARD = (
 
 
 def operator(name: str, forward: Forward, backward: Backward) -> Forward:
-    """Register dydist::`name` and its gradient; return a function that calls it.
+    """Register the operator dydist::`name` and its gradient; return a function that calls it.
 
-    Both functions get contiguous tensors and return contiguous ones.
+    Both functions take and return contiguous tensors.
     """
 
     def run_forward(x: Tensor, attention: Tensor, weight: Tensor, geometry: list[int]) -> Tensor:

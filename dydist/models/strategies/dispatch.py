@@ -1,4 +1,4 @@
-"""The one entrance: checks the shapes, casts for autocast, picks the strategy, adds the mixed bias."""
+"""The entry point: checks shapes, casts for autocast, selects the strategy, adds the mixed bias."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NAMES = ("auto", *STRATEGIES)
 
 
 def check_strategy(name: str) -> str:
-    """Return `name`, or raise UserError where there is no such strategy."""
+    """Return `name`, or raise UserError if there is no such strategy."""
     if name not in NAMES:
         raise UserError(f"model.strategy: {name!r} is not known; use one of {', '.join(NAMES)}")
     return name
@@ -69,7 +69,7 @@ def dynamic_conv2d(
     ValueError for shapes that do not fit one another, TypeError for dtypes that differ.
     """
     device = x.device.type
-    if device != "meta" and torch.is_autocast_enabled(device):  # shapes alone have no autocast
+    if device != "meta" and torch.is_autocast_enabled(device):  # the meta device has no autocast
         dtype = torch.get_autocast_dtype(device)
         x, attention, weight = x.to(dtype), attention.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
@@ -89,14 +89,14 @@ def _compute(
     else:
         if name == "auto":
             name = rule(Shape.of(x, weight, geometry), x.device.type)
-        if x.shape[0] == 0:  # The last part of a split may be empty; `mix` needs no case of its own for that.
+        if x.shape[0] == 0:  # The last part of a split may be empty; `mix` handles that.
             name = "mix"
         out = STRATEGIES[name](x, attention, weight, geometry)
     return out if bias is None else out + (attention @ bias)[:, :, None, None]
 
 
 def _check(x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -> None:
-    """Native kernels read what sizes say is there."""
+    """Raise if shapes or dtypes disagree: native kernels trust the sizes that they are given."""
     fits = x.ndim == 4 and weight.ndim == 5 and attention.shape == (x.shape[0], weight.shape[0])
     if not fits or x.shape[1] != weight.shape[2] * geometry.groups or weight.shape[1] % geometry.groups:
         raise ValueError(
@@ -110,7 +110,8 @@ def _check(x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -> 
 
 
 def _one_kernel_for_all(x: Tensor, attention: Tensor) -> bool:
-    """Whether one mixed kernel serves the whole batch. Looks at values only where that does not wait for a GPU."""
+    """Whether one mixed kernel serves the whole batch. Compares values only on the CPU, to not synchronize with a
+    GPU."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.shape[0] == 0:
         return False
     return x.shape[0] == 1 or (x.device.type == "cpu" and bool((attention == attention[:1]).all()))

@@ -1,8 +1,8 @@
-"""`fused`: C++ kernels that mix a tile of a kernel in first-level cache and use it before it leaves.
+"""`fused`: C++ kernels that mix a tile of a kernel and use it while it is in first-level cache.
 
-For K kernels and P output pixels that is K + P multiply-adds a weight and image, where mixing outputs
-takes K·P and an ordinary convolution P. Runs on the CPU in float32 and float64; half precisions are
-computed in float32. Where there is no compiler, or on another device, `blocked` computes the same.
+For K kernels and P output pixels this takes K + P multiply-adds per weight and image; mixing outputs takes K·P, an
+ordinary convolution P. Runs on the CPU in float32 and float64, and in float32 for half precision. Without a compiler,
+or on another device, `blocked` computes the result.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dydist.models.strategies.problem import Geometry
 
 
 def available() -> bool:
-    """Whether the C++ kernels are there. Builds them on the first call, which takes seconds."""
+    """Whether the C++ kernels are available. The first call builds them, which takes seconds."""
     return library() is not None
 
 
@@ -43,7 +43,7 @@ def backward(
 
 
 def run_forward(kernel: str, x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """The output, by the C++ function `kernel`; where there is none for x's dtype, in float32."""
+    """The output, from the C++ function `kernel`; in float32 if it does not support x's dtype."""
     if not supports_dtype(x.dtype):
         return run_forward(kernel, x.float(), attention.float(), weight.float(), geometry).to(x.dtype)
     size = geometry.output_size((x.shape[2], x.shape[3]), (weight.shape[3], weight.shape[4]))
@@ -61,7 +61,7 @@ def run_backward(
     geometry: Geometry,
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, and of attention and weight, by the C++ functions `kernels`; dtypes as in `run_forward`."""
+    """Gradients of x, and of attention and weight, from the C++ functions `kernels`; dtypes as in `run_forward`."""
     if not supports_dtype(x.dtype):
         single = (grad.float(), x.float(), attention.float(), weight.float())
         made = run_backward(kernels, *single, geometry, wanted)
@@ -79,12 +79,12 @@ def run_backward(
 
 
 def can_run(x: Tensor, size: tuple[int, int]) -> bool:
-    """Whether the C++ kernels take x, for an output of `size` pixels."""
+    """Whether the C++ kernels support x, for an output of `size` pixels."""
     return x.device.type == "cpu" and x.shape[0] > 0 and min(size) > 0 and available()
 
 
 def _sizes(x: Tensor, weight: Tensor, geometry: Geometry, size: tuple[int, int]) -> list[int]:
-    """`Sizes` as native/vectors.h has them."""
+    """The fields of struct `Sizes` in native/vectors.h."""
     groups = geometry.groups
     return [
         *(x.shape[0], weight.shape[0], groups, weight.shape[2], weight.shape[1] // groups, *x.shape[2:]),

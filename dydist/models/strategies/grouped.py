@@ -1,7 +1,7 @@
-"""`grouped`: a kernel for every image, then one convolution with as many groups as images.
+"""`grouped`: mixes a kernel per image, then runs one convolution with groups = images.
 
-The way of the public implementations (Chen et al., arXiv:1912.03458). Right where maps are large; where they
-are small, N kernels cost more memory traffic than the convolution itself.
+The reference implementation (Chen et al., arXiv:1912.03458). It suits large feature maps; on small ones, the N
+kernels cost more memory traffic than the convolution.
 """
 
 from __future__ import annotations

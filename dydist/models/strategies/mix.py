@@ -1,6 +1,6 @@
-"""`mix`: all K kernels over every image, then the K outputs are mixed.
+"""`mix`: convolves every image with all K kernels, then mixes the K outputs.
 
-Costs K times the static convolution, and never needs a kernel per image.
+Costs K times the static convolution; needs no kernel per image.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def mix(x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -> Ten
     """See `dydist.models.strategies.dynamic_conv2d` for shapes."""
     kernels, out_channels = weight.shape[:2]
     groups = geometry.groups
-    # A convolution's outputs are ordered by group, so the K kernels of a group are laid side by side.
+    # A convolution orders its outputs by group, so the K kernels of a group must be adjacent.
     by_group = weight.unflatten(1, (groups, out_channels // groups)).transpose(0, 1)
     out = F.conv2d(
         x, by_group.flatten(0, 2), None, geometry.stride, geometry.padding, geometry.dilation, groups

@@ -1,4 +1,4 @@
-"""One dynamic convolution as numbers: what a strategy computes, and what the cost rule looks at."""
+"""The sizes of one dynamic convolution, for strategies and the rule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Pair = tuple[int, int]
 
 
 class Geometry(NamedTuple):
-    """How a kernel slides over its input; everything but `groups` is (vertical, horizontal), in pixels."""
+    """Stride, padding and dilation, each (vertical, horizontal) in pixels, and groups."""
 
     stride: Pair
     padding: Pair
@@ -42,7 +42,7 @@ class Shape:
 
     @classmethod
     def of(cls, x: Tensor, weight: Tensor, geometry: Geometry) -> Shape:
-        """Sizes of x [N, C, H, W] meeting weight [K, out, C/groups, kh, kw]."""
+        """The sizes for x [N, C, H, W] and weight [K, out, C/groups, kh, kw]."""
         kernel = (weight.shape[3], weight.shape[4])
         output = geometry.output_size((x.shape[2], x.shape[3]), kernel)
         return cls(x.shape[0], weight.shape[0], x.shape[1], weight.shape[1], kernel, output, geometry)
@@ -59,5 +59,5 @@ class Shape:
 
     @property
     def fan_in(self) -> int:
-        """Multiply-adds of one output value."""
+        """Multiply-adds per output value."""
         return self.in_channels // self.groups * math.prod(self.kernel)

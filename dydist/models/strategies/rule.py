@@ -1,4 +1,4 @@
-"""Which strategy suits a layer: by a rule on its shape alone, the same on every machine of a kind."""
+"""The rule that chooses a layer's strategy by shape and device type alone, the same on every machine."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ from dydist.models.strategies.problem import Shape
 from dydist.models.strategies.winograd import is_supported
 
 FEW_PIXELS = 8
-"""Up to so many output pixels, `taps`: vectors would be half empty, and many taps meet only padding."""
+"""`taps` up to this many output pixels: vectors would be half empty, and many taps would only cover padding."""
 WINOGRAD_PIXELS, WINOGRAD_CHANNELS = 16, 16
-"""From so many output pixels and channels on, `winograd`: with fewer, its vectors of channels and its sums would be
-half empty."""
+"""`winograd` from this many output pixels and channels: with fewer, its vectors would be half empty."""
 MANY_PIXELS = 256
-"""Beyond so many, mixing kernels costs next to nothing, and a library's convolution is faster than `fused`."""
+"""Above this many output pixels, mixing kernels costs next to nothing, and a library's convolution is faster than
+`fused`."""
 
 
 def rule(shape: Shape, device: str = "cpu") -> str:
     """Name of the strategy for a layer of `shape` on a device type. Does not depend on the number of images.
 
-    A mixed kernel costs C_in/groups·k² multiply-adds an output channel and kernel, mixed outputs cost H·W:
-    mix kernels where the first is less. That is refined by where each strategy was measured to be best
-    (docs/notes/performance.md): a GPU multiplies so much faster than it mixes that its library's convolution wins
-    with K times the products. On a CPU grouped and depthwise convolutions have small kernels and go by the cost
-    alone.
+    Per output channel and kernel, mixing kernels costs C_in/groups·k² multiply-adds, mixing outputs costs H·W.
+    Measurements refine this rule (docs/performance.md): on a GPU, multiplication is so much faster than mixing that a
+    library convolution with K times the products wins. On a CPU, grouped and depthwise convolutions, whose kernels
+    are small, go by this cost alone.
     """
     by_cost = "blocked" if shape.fan_in < shape.kernels * shape.pixels else "mix"
     if device != "cpu" and shape.kernels > 1 and (shape.groups > 1 or shape.pixels > 1):

@@ -1,11 +1,11 @@
-"""`stacked`: the input once for each kernel, scaled with that kernel's attention, under one convolution of all K.
+"""`stacked`: one convolution of all K kernels with K copies of the input, each scaled by its kernel's attention.
 
-Σ_k π_k (W_k ∗ x) = [W_1 … W_K] ∗ [π_1 x; …; π_K x]: the library's convolution sums over kernels as it sums over
-channels. It costs K times the static convolution, as `mix` does, but the K outputs are never there, and nothing but
-the inputs is kept for the backward pass. For GPUs, whose matrix units make K-fold products cheaper than mixing kernels
-(docs/notes/performance.md). All K-fold tensors are channels-last, as those units want them. Scaling and its gradient
-are each one pass over memory where Triton runs (it comes with torch for NVIDIA GPUs, and wants a C compiler); else
-a few of torch's.
+Σ_k π_k (W_k ∗ x) = [W_1 … W_K] ∗ [π_1 x; …; π_K x]: a library convolution sums over kernels as over channels. It
+costs K times the static convolution, as `mix` does, but never stores the K outputs, and saves only its inputs for the
+backward pass. It suits GPUs, whose matrix units make K-fold products cheaper than mixing kernels
+(docs/performance.md). All K-fold tensors are channels-last, as these units require. With Triton (part of torch for
+NVIDIA GPUs; needs a C compiler), scaling and its gradient are one pass over memory each; otherwise several torch
+operations.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from dydist.models.strategies.custom import operator
 from dydist.models.strategies.problem import Geometry
 
 MOST_IMAGES = 65_535
-"""A grid's third axis is no longer."""
+"""CUDA's limit on a grid's third dimension."""
 
 
 def triton_reason(device: torch.device | str) -> str | None:
-    """Why Triton's kernels do not run on a device, or None where they do: NVIDIA's GPUs, and CPUs under its interpreter
-    (TRITON_INTERPRET=1). A GPU is tried once a process.
+    """Why Triton's kernels do not run on a device, or None if they do: on NVIDIA GPUs, and on CPUs with its
+    interpreter (TRITON_INTERPRET=1). Each GPU is tested once per process.
     """
     device = torch.device(device)
     if not _installed():
@@ -46,37 +46,37 @@ def _installed() -> bool:
 
 @cache
 def _tried(index: int) -> str | None:
-    """What a first launch on a GPU ends with: it wants a compiler, headers and a folder to write to."""
+    """The error of a first launch on a GPU, or None: it needs a compiler, headers and a writable folder."""
     from dydist.models.strategies import stacked_kernels
 
     try:
         with torch.cuda.device(index):
             x = torch.ones(1, 1, 1, 1, device=f"cuda:{index}")
             stacked_kernels.scale(x, x.view(1, 1), 1)
-    except Exception as error:  # whatever it is, torch computes the same
+    except Exception as error:  # whatever the cause, torch can compute the result
         return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
     return None
 
 
 def _triton_runs(x: Tensor) -> bool:
-    """Whether Triton's kernels take `x`."""
+    """Whether Triton's kernels support `x`."""
     fits = x.dtype != torch.float64 and 0 < x.shape[0] <= MOST_IMAGES and x.numel() > 0
     return fits and triton_reason(x.device) is None
 
 
 def _scale(x: Tensor, attention: Tensor, groups: int) -> Tensor:
-    """x [N, C, H, W] → [N, K·C, H, W], channels last: within a group kernel by kernel."""
+    """x [N, C, H, W] → [N, K·C, H, W], channels last; within a group ordered by kernel."""
     if _triton_runs(x):
         from dydist.models.strategies import stacked_kernels
 
-        with torch.cuda.device_of(x):  # Triton launches on the current device, whatever that of its arguments
+        with torch.cuda.device_of(x):  # Triton launches on the current device, not on that of its arguments
             return stacked_kernels.scale(x, attention, groups)
     each = x.unflatten(1, (groups, 1, -1)) * attention[:, None, :, None, None, None]
     return each.flatten(1, 3).contiguous(memory_format=torch.channels_last)
 
 
 def _gather(each: Tensor, x: Tensor, attention: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """The gradients of x and of the attention from that of `_scale`'s result."""
+    """The gradients of x and attention from the gradient of `_scale`'s result."""
     if _triton_runs(x):
         from dydist.models.strategies import stacked_kernels
 

@@ -1,7 +1,7 @@
-"""Triton's kernels of `stacked`: what is between [N, C, H, W] and K times that with channels last, each in one pass.
+"""Triton kernels of `stacked`: from [N, C, H, W] to K scaled copies with channels last, and the gradient.
 
-Positions: x [N, C, P] with P = H·W pixels, attention [N, K], stacked [N, P, groups · K · C/groups]. Sums are in
-float32. No sum depends on how threads are scheduled: the same GPU gives the same bits again.
+Layouts: x [N, C, P] with P = H·W pixels, attention [N, K], stacked [N, P, groups · K · C/groups]. Sums are in float32
+and independent of thread scheduling: the same GPU gives the same bits.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import triton.language as tl
 from torch import Tensor
 
 TILE = 64
-"""At most so many channels and pixels of a tile."""
+"""Maximum number of channels, and of pixels, per tile."""
 
 
 @triton.jit
 def _tile(x, channels, pixels, tile_c: tl.constexpr, tile_p: tl.constexpr):  # type: ignore[no-untyped-def]
-    """A program's image, pixels and channels; where they are in x as [c, p], and which of them exist; which of [p, c]
-    exist, and their values in float32."""
+    """A program's image, pixel and channel indices; offsets into x and mask as [c, p]; mask and float32 values as [p,
+    c]."""
     p = tl.program_id(0) * tile_p + tl.arange(0, tile_p)
     c = tl.program_id(1) * tile_c + tl.arange(0, tile_c)
     n = tl.program_id(2).to(tl.int64)
@@ -31,7 +31,7 @@ def _tile(x, channels, pixels, tile_c: tl.constexpr, tile_p: tl.constexpr):  # t
 
 @triton.jit
 def _places(n, p, c, channels, pixels, group_channels, k, kernels: tl.constexpr, grouped: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Where [p, c] of kernel k are in the stacked tensor."""
+    """Offsets of [p, c] of kernel k in the stacked tensor."""
     row = (n * pixels + p)[:, None] * (channels * kernels)
     if grouped:
         return row + ((c // group_channels * kernels + k) * group_channels + c % group_channels)[None, :]
@@ -69,7 +69,7 @@ def _gather_kernel(  # type: ignore[no-untyped-def]
 
 
 def scale(x: Tensor, attention: Tensor, groups: int) -> Tensor:
-    """x [N, C, H, W] times each of its image's K attentions: [N, K·C, H, W], channels last."""
+    """x [N, C, H, W] times each image's K attention weights: [N, K·C, H, W], channels last."""
     images, channels, height, width = x.shape
     out = torch.empty(
         images,
@@ -86,7 +86,7 @@ def scale(x: Tensor, attention: Tensor, groups: int) -> Tensor:
 
 
 def gather(each: Tensor, x: Tensor, attention: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """The gradients of x and of the attention from `each`, that of `scale`'s result (channels last too)."""
+    """The gradients of x and attention from `each`, the gradient of `scale`'s result (channels last)."""
     grid, sizes, fixed = _launch(x, attention, groups)
     grad_x = torch.empty_like(x)
     by_tile = attention.new_empty(x.shape[0], grid[0] * grid[1], attention.shape[1], dtype=torch.float32)
@@ -97,7 +97,7 @@ def gather(each: Tensor, x: Tensor, attention: Tensor, groups: int) -> tuple[Ten
 def _launch(
     x: Tensor, attention: Tensor, groups: int
 ) -> tuple[tuple[int, int, int], tuple[int, int, int], dict[str, int | bool]]:
-    """Grid, sizes, and what a kernel is compiled for."""
+    """Grid, sizes, and the kernel's compile-time constants."""
     images, channels, height, width = x.shape
     pixels = height * width
     tile_c, tile_p = (max(16, min(TILE, triton.next_power_of_2(size))) for size in (channels, pixels))

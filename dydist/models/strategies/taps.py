@@ -1,10 +1,9 @@
-"""`taps`: for maps of a few pixels, matrix products over the batch, one for each pixel that a tap really
-meets.
+"""`taps`: for feature maps of a few pixels, one matrix product over the batch per pixel that a tap covers.
 
-A 3x3 kernel with padding meets one pixel of a 1x1 map with its centre tap alone; on a 2x2 map each output
-sees 4 of 9 taps. An ordinary convolution multiplies the zeros around as well. Here the K outputs are
-mixed, and only pairs (output pixel, input pixel) that exist are computed: on so few pixels that is cheaper
-than mixing kernels, whose taps would each be used once or twice.
+On a 1x1 map, only the centre tap of a padded 3x3 kernel covers a pixel; on a 2x2 map, 4 of 9 taps do for each output.
+An ordinary convolution also multiplies the padding. This strategy computes only existing pairs (output pixel, input
+pixel) and mixes the K outputs. On few pixels that is cheaper than mixing kernels, each of whose taps would be used
+once or twice.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from dydist.models.strategies.problem import Geometry, Pair
 
 @dataclass(frozen=True)
 class TapPairs:
-    """Where taps meet a map of `output` pixels: for each row-major tap that does, its (output pixel, input pixel)
-    pairs, which are row-major too.
+    """For an output of `output` pixels: the (output pixel, input pixel) pairs of each tap that has any. Indices are
+    row-major.
     """
 
     output: Pair
@@ -31,7 +30,7 @@ class TapPairs:
 
 
 def tap_pairs(size: Pair, kernel: Pair, geometry: Geometry) -> TapPairs:
-    """Where the taps of a `kernel` (height, width) meet a map of `size` pixels."""
+    """The pixel pairs of a `kernel` (height, width) on a map of `size` pixels."""
     output = geometry.output_size(size, kernel)
 
     def along(axis: int) -> list[list[Pair]]:
@@ -59,7 +58,7 @@ def tap_pairs(size: Pair, kernel: Pair, geometry: Geometry) -> TapPairs:
 
 
 def _by_tap(weight: Tensor, met: TapPairs, groups: int) -> Tensor:
-    """Kernels as [taps, groups, K, out/groups, C/groups], of the taps that meet the map."""
+    """Kernels as [taps, groups, K, out/groups, C/groups], for the taps in `met`."""
     apart = split_taps(weight, list(met.pairs)).unflatten(2, (groups, weight.shape[1] // groups))
     return apart.transpose(1, 2).contiguous()
 
@@ -70,7 +69,7 @@ def _pixels_first(x: Tensor, groups: int) -> Tensor:
 
 
 def _sum_products(totals: Tensor, products: Iterable[tuple[int, Tensor, Tensor]]) -> None:
-    """totals[i] = the sum of left @ right over all (i, left, right); zero where there is none for i."""
+    """totals[i] = sum of left @ right over all (i, left, right); zero if i does not occur."""
     begun = set()
     for i, left, right in products:
         if i in begun:
@@ -117,7 +116,7 @@ def _backward(
     met = tap_pairs(size, kernel, geometry)
     by_tap = _by_tap(weight, met, groups)
     grads = _pixels_first(grad, groups)  # [P, groups, N, out/groups]
-    # Gradient of x through each kernel by itself: mixed it is x's, and its product with x is that of π.
+    # Gradient through each kernel separately: its mixture is x's gradient, its product with x is π's.
     per_kernel = x.new_empty(size[0] * size[1], groups * kernels, images, x.shape[1] // groups)
     repeated = grads.repeat_interleave(kernels, 1)
     _sum_products(

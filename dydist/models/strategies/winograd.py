@@ -1,10 +1,10 @@
-"""`winograd`: `fused` in Winograd's form, for 3x3 kernels with stride 1.
+"""`winograd`: `fused` as a Winograd convolution, for 3x3 kernels with stride 1.
 
-A tile of 2x2 outputs takes 16 multiply-adds an input channel instead of 36 (F(2x2, 3x3): Lavin and Gray,
-arXiv:1509.09308, section 4.1). Kernels enter that form linearly, so the K kernels are transformed once a
-call and mixed there: K·16/9 + H·W·4/9 multiply-adds a weight and image instead of K + H·W. On maps of
-8x8 and more, dynamic convolution then costs less than an ordinary one by its sum. Rounding is a few times
-that of the sum, as in every library's Winograd convolution. What it does not suit is computed by `fused`.
+A tile of 2x2 outputs takes 16 multiply-adds per input channel instead of 36 (F(2x2, 3x3): Lavin and Gray,
+arXiv:1509.09308, section 4.1). The transform is linear in the kernel, so the K kernels are transformed once per call
+and mixed afterwards: K·16/9 + H·W·4/9 multiply-adds per weight and image instead of K + H·W. From 8x8 pixels on, this
+is fewer than an ordinary direct convolution needs. The rounding error is a few times that of a direct convolution, as
+in any library's Winograd convolution. `fused` computes unsupported cases.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dydist.models.strategies.custom import operator
 from dydist.models.strategies.problem import Geometry, Pair
 
 SMALL_MAP = 36
-"""Below so many output pixels gradients of kernels are summed as in `fused`: spreading 16 values for 9 over K kernels
-costs more than their products save."""
+"""Below this many output pixels, gradients of kernels are summed as in `fused`: adding 16 values instead of 9 to K
+kernels costs more than Winograd's products save."""
 
 
 def is_supported(kernel: Pair, geometry: Geometry) -> bool:
-    """Whether a convolution can be computed so: 3x3, next to next pixel, at most two pixels of padding."""
+    """Whether a convolution is supported: 3x3, stride and dilation 1, padding of at most two pixels."""
     plain = geometry.stride == (1, 1) and geometry.dilation == (1, 1) and geometry.groups == 1
     return plain and kernel == (3, 3) and max(geometry.padding) <= 2
 

@@ -1,9 +1,9 @@
-"""C++ for `fused`, `winograd` and `taps`: built on first use, kept in a cache, loaded with ctypes.
+"""C++ kernels of `fused`, `winograd` and `taps`: built on first use, cached, loaded with ctypes.
 
-- `build`: find a compiler, build once for this CPU, load
-- `kernels.cpp` and the headers that it lists: the kernels
-- `call`: how Python calls them
-- `layout`: the taps of kernels apart, and back together
+- `build`: finds a compiler, builds once per CPU, loads
+- `kernels.cpp` and its headers: the kernels
+- `call`: calls them from Python
+- `layout`: splits kernels into taps, and joins them
 """
 
 from dydist.models.strategies.native.build import cache_folder, identity, library, reason

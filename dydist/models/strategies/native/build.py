@@ -1,9 +1,8 @@
-"""Build the C++ kernels for this machine, once, and load them.
+"""Builds the C++ kernels once for this machine, and loads them.
 
-The library has a plain C interface and includes no header of torch, so it compiles in seconds and does not
-depend on torch's ABI. It lies in the user's cache under a key of everything that it depends on: the
-source, the compiler, its flags, this CPU's instruction sets. Several processes may come at once: one
-builds, the others wait.
+The library has a C interface and includes no torch header, so it compiles in seconds and does not depend on torch's
+ABI. It is in the user's cache, under a key of all its inputs: source, compiler, flags, and this CPU's instruction
+sets. If several processes need it, one builds and the others wait.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ from dydist.machine import temporary_folder, user_folder
 from dydist.private_files import is_own_file, own_folder
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-"""What is compiled; it includes the headers beside it."""
+"""The source file; it includes the headers in its folder."""
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared"),
-    # Products and sums may be contracted to multiply-adds; nothing is re-associated, so results stay reproducible.
+    # Fused multiply-adds are allowed, but no reassociation, so results are reproducible.
     *("-ffp-contract=fast", "-fno-math-errno"),
 )
 
 
 def cache_folder() -> Path:
-    """Where built libraries and measured choices are kept: $DYDIST_CACHE, or the user's cache folder.
+    """The folder of built libraries and measured times: $DYDIST_CACHE, or the user's cache folder.
 
-    Raises OSError for a user without a home folder whose folder among the temporary ones is not theirs alone.
+    Raises OSError if the user has no home folder and the temporary folder's substitute is not private.
     """
     chosen = os.environ.get("DYDIST_CACHE")
     if chosen:
@@ -45,14 +44,12 @@ def cache_folder() -> Path:
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The loaded kernels, or None where they cannot be built (`reason` says why). DYDIST_NATIVE=0 turns
-    them off.
-    """
+    """The loaded kernels, or None if they cannot be built (see `reason`). DYDIST_NATIVE=0 disables them."""
     return _attempt()[0]
 
 
 def identity() -> str:
-    """Names the kernels that this process computes with: other kernels round differently."""
+    """An identifier of this process's kernels: other kernels round differently."""
     if library() is None:
         return "torch"
     return f"C++ {_key(_compiler() or '')}"
@@ -64,7 +61,7 @@ def _compiler() -> str | None:
 
 
 def reason() -> str:
-    """Why there are no kernels; empty where there are."""
+    """Why there are no kernels; empty if there are."""
     return _attempt()[1]
 
 
@@ -77,17 +74,17 @@ def _attempt() -> tuple[ctypes.CDLL | None, str]:
     try:
         return ctypes.CDLL(str(build(compiler, cache_folder()))), ""
     except (OSError, RuntimeError) as problem:
-        try:  # A home that is missing, full or read-only must not cost the kernels.
+        try:  # A missing, full or read-only home must not disable the kernels.
             return ctypes.CDLL(str(build(compiler, temporary_folder()))), ""
         except (OSError, RuntimeError):
             return None, str(problem)
 
 
 def build(compiler: str, cache: Path) -> Path:
-    """Return the library for this source, compiler and CPU, building it under `cache` where it is not there yet.
+    """Return the library for this source, compiler and CPU; build it in `cache` if it does not exist.
 
-    A library that someone else could have put there is not run, but replaced. Raises RuntimeError with the compiler's
-    words where it fails, OSError where `cache` cannot be written or is not this user's own.
+    A library that another user could have written is replaced, not loaded. Raises RuntimeError with the compiler's
+    output if it fails, OSError if `cache` cannot be written or belongs to another user.
     """
     folder = own_folder(cache, f"native/{_key(compiler)}")
     target = folder / "kernels.so"
@@ -99,18 +96,18 @@ def build(compiler: str, cache: Path) -> Path:
             try:
                 _compile(compiler, draft)
                 draft.chmod(0o755)  # whatever the umask
-                os.replace(draft, target)  # Whoever looks sees a whole library or none.
+                os.replace(draft, target)  # Atomic: readers see a complete library or none.
             finally:
-                draft.unlink(missing_ok=True)  # broken off, by a signal too
+                draft.unlink(missing_ok=True)  # interrupted, also by a signal
     return target
 
 
 def _compile(compiler: str, target: Path) -> None:
-    # torch's own OpenMP runtime, so that its threads are used: two runtimes would fight over the cores.
+    # torch's OpenMP runtime and threads: two runtimes would compete for the cores.
     runtime = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*"))
     openmp = ["-fopenmp", *map(str, runtime[:1])]
     words = ""
-    for extra in (openmp, []):  # Without OpenMP it computes the same, on one thread.
+    for extra in (openmp, []):  # Without OpenMP it runs on one thread.
         done = subprocess.run(
             [compiler, *FLAGS, "-o", str(target), str(SOURCE), *extra],
             capture_output=True,
@@ -134,7 +131,7 @@ def _key(compiler: str) -> str:
 
 @functools.cache
 def cpu() -> str:
-    """This CPU's name and instruction sets, as far as the system tells."""
+    """This CPU's name and instruction sets, as far as the system reports them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Calling the C++ kernels: which tensors they take, and how arguments reach them."""
+"""Calls the C++ kernels: supported dtypes, and conversion of arguments."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 
 
 def supports_dtype(dtype: torch.dtype) -> bool:
-    """Whether there are kernels for a dtype."""
+    """Whether there are kernels for this dtype."""
     return dtype in _SUFFIXES
 
 
 def call(name: str, dtype: torch.dtype, *arguments: Tensor | Sequence[int] | int) -> None:
-    """Call the kernel `name` for `dtype` on the CPU, with torch's thread count behind `arguments`.
+    """Call the kernel `name` for `dtype` on the CPU, with torch's thread count as the last argument.
 
-    Contiguous tensors go as pointers to their values, lists as arrays of `long`, numbers as `long`.
+    Contiguous tensors are passed as pointers, lists as arrays of `long`, integers as `long`.
     """
     function = getattr(library(), f"{name}_{_SUFFIXES[dtype]}")
     function(*map(_pass, arguments), ctypes.c_int(torch.get_num_threads()))

@@ -1,4 +1,4 @@
-"""The taps of all kernels apart, and back together: copies with a stride of a few values, which torch does slowly."""
+"""Splits kernels into taps, and joins them: copies with a stride of a few values, which are slow in torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dydist.models.strategies.native.call import call, supports_dtype
 
 
 def split_taps(weight: Tensor, chosen: Sequence[int]) -> Tensor:
-    """Contiguous `weight` [..., kh, kw] as contiguous [len(chosen), ...]: the taps of these row-major indices."""
+    """Copy the taps with row-major indices `chosen` of contiguous `weight` [..., kh, kw] to [len(chosen), ...]."""
     apart = weight.new_empty(len(chosen), *weight.shape[:-2])
     if not _native("split_taps", weight, apart, chosen, weight):
         apart.copy_(weight.flatten(-2)[..., list(chosen)].movedim(-1, 0))
@@ -19,7 +19,7 @@ def split_taps(weight: Tensor, chosen: Sequence[int]) -> Tensor:
 
 
 def join_taps(apart: Tensor, chosen: Sequence[int], like: Tensor) -> Tensor:
-    """The way back: contiguous `apart` [len(chosen), ...] as `like`'s shape [..., kh, kw]; other taps are zero."""
+    """The inverse: contiguous `apart` [len(chosen), ...] to `like`'s shape [..., kh, kw]; other taps are zero."""
     together = like.new_empty(like.shape)
     if not _native("join_taps", apart, together, chosen, like):
         together.zero_()
@@ -28,7 +28,7 @@ def join_taps(apart: Tensor, chosen: Sequence[int], like: Tensor) -> Tensor:
 
 
 def _native(name: str, source: Tensor, target: Tensor, chosen: Sequence[int], weight: Tensor) -> bool:
-    """Whether the C++ copy could be used; then `target` is filled."""
+    """Fill `target` with the C++ copy; returns False if that is not available."""
     if weight.device.type != "cpu" or not supports_dtype(weight.dtype) or library() is None:
         return False
     taps = weight.shape[-2] * weight.shape[-1]
