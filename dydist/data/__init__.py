@@ -1,12 +1,12 @@
-"""Images: what they are, who sees which when, and how they reach the device.
+"""Data sets, the order of images, augmentation, and loading to the device.
 
-- `ImageDataset`, `open_dataset`: CIFAR, digits, synthetic. `cifar`, `unpickle`: the published files, read safely;
-  `store`, `cache`: converted once a node; `download`; `builtin`: what needs no files.
-- `description`: what a network has to know of its data set, written into checkpoints.
-- `splits`: both splits and their order, as a run has them. `order`: which images belong to which shard of which step.
+- `ImageDataset`, `open_dataset`: CIFAR, digits, synthetic. `cifar`, `unpickle`: safe reading of the published files;
+  `store`, `cache`: conversion, once per node; `download`; `builtin`: data sets without files.
+- `description`: the properties of a data set that a network needs, saved in checkpoints.
+- `splits`: a run's splits and their order. `order`: the images of each shard of each step.
 - `augment` (imports torch): crop, flip, cutout, mixup, cutmix.
-- `loader.ShardedLoader` (imports torch): a process's shards, ready on its device, one step ahead. `pinned`: arrays on
-  their way there. `torchvision_shim`: torchvision where its operators do not load.
+- `loader.ShardedLoader` (imports torch): a process's shards on its device, one step ahead. `pinned`: page-locked
+  tensors. `torchvision_shim`: imports torchvision if its operators do not load.
 """
 
 from dydist.data.dataset import ImageDataset, open_dataset

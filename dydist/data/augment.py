@@ -1,7 +1,7 @@
-"""Augmentation of whole uint8 batches on the device, from draws made on the host for one shard at a time.
+"""Augmentation of uint8 batches on the device, with random draws on the host per shard.
 
-Drawing and applying are apart: a draw depends on its generator alone, so an image is augmented the same however
-many shards share its batch and wherever the batch is. Nothing loops over images.
+Drawing and applying are separate: a draw depends only on its generator, so an image is augmented alike for any number
+of shards per batch and on any device. Nothing loops over images.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from dydist.data.pinned import pinned
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to each of N images, in order of rows; None: not done.
+    """The operations on each of N images, by row; None if an operation is off.
 
-    `crop` int64 [N, 2]: top and left of the window in the padded image. `padding`: pixels around it.
-    `flip` bool [N]. `cutout` int64 [N, 4]: top, bottom, left, right of the square (bottom, right not included).
-    `partner` int64 [N]: the row each image is mixed with; `share` float32 [N]: weight of the image itself.
-    `box` int64 [N, 4]: as `cutout`, the part taken from the partner (cutmix); None with `partner`: mixup.
+    `crop` int64 [N, 2]: top and left of the window in the padded image. `padding`: pixels around it. `flip` bool [N].
+    `cutout` int64 [N, 4]: top, bottom, left, right of the square (bottom, right not included). `partner` int64 [N]:
+    the row with which each image is mixed; `share` float32 [N]: the image's own weight. `box` int64 [N, 4]: as
+    `cutout`, the part taken from the partner (cutmix); with `box` None: mixup.
     """
 
     padding: int
@@ -40,10 +40,10 @@ class Augmentation:
 def draw_augmentation(
     config: DataConfig, rng: np.random.Generator, *, count: int, size: int, flip: bool
 ) -> Augmentation:
-    """Draw for the `count` images of one shard, `size` pixels high and wide.
+    """Draw the augmentation of the `count` images of one shard, each `size` × `size` pixels.
 
-    Draws come in a fixed order: crop, flip, cutout, mixing partner, mixing share, mixing box. Mixing keeps within
-    the shard and has one share and one box for all of it, as the papers have for a batch.
+    The order of draws is fixed: crop, flip, cutout, mixing partner, mixing share, mixing box. Images are mixed within
+    the shard, with one share and one box for all of them, as in the papers for a batch.
     """
     crop = rng.integers(0, 2 * config.crop_padding + 1, (count, 2)) if config.crop_padding else None
     flips = rng.random(count) < 0.5 if flip else None
@@ -64,7 +64,7 @@ def draw_augmentation(
 
 
 def _squares(centres: np.ndarray, side: int, size: int) -> np.ndarray:
-    """Squares [N, 4] (top, bottom, left, right) around centres [N, 2], cut off at the image's edge."""
+    """Squares [N, 4] (top, bottom, left, right) around centres [N, 2], clipped to the image."""
     low = np.clip(centres - side // 2, 0, size)
     high = np.clip(centres - side // 2 + side, 0, size)
     return np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=1)
@@ -86,7 +86,7 @@ def interleave(augmentations: Sequence[Augmentation]) -> Augmentation:
 def apply_augmentation(images: Tensor, plan: Augmentation, *, fill: tuple[int, ...]) -> Tensor:
     """Crop, flip and cut out: uint8 [N, 3, H, W] on any device → the same shape, a new tensor.
 
-    Padding is black, as in torchvision's RandomCrop; `fill` (0..255 a channel) is what cut-out squares get.
+    Padding is black, as in torchvision's RandomCrop; cut-out squares get `fill` (0..255 per channel).
     """
     size = images.shape[-1]
     if plan.crop is not None:
@@ -107,8 +107,8 @@ def normalise(
 ) -> Tensor:
     """uint8 [N, 3, H, W] → `dtype`: (value / 255 - mean) / std for each channel.
 
-    One multiplication and one addition, in float32 and apart: fused, their rounding would depend on whether a
-    value falls into a whole vector register or the rest, and so on what else is in the batch.
+    One multiplication and one addition in float32, as separate operations: if they were fused, rounding would depend
+    on whether a value is in a full vector register or in the remainder, and so on the batch size.
     """
     scale = _constant(tuple(1 / (255 * s) for s in std), torch.float32, images.device)
     shift = _constant(tuple(-m / s for m, s in zip(mean, std, strict=True)), torch.float32, images.device)
@@ -116,7 +116,8 @@ def normalise(
 
 
 def mix_images(images: Tensor, plan: Augmentation) -> Tensor:
-    """Mixup or cutmix of normalised float images [N, 3, H, W] with their partners; the same tensor where neither."""
+    """Mixup or cutmix of normalised float images [N, 3, H, W] with their partners; `images` itself if neither is
+    on."""
     if plan.partner is None or plan.share is None:
         return images
     others = images[_to(plan.partner, images)]
@@ -126,7 +127,7 @@ def mix_images(images: Tensor, plan: Augmentation) -> Tensor:
 
 
 def mix_targets(labels: Tensor, plan: Augmentation, num_classes: int) -> Tensor | None:
-    """Soft targets float32 [N, num_classes] of mixed images, or None where nothing is mixed."""
+    """Soft targets float32 [N, num_classes] of mixed images, or None if nothing is mixed."""
     if plan.partner is None or plan.share is None:
         return None
     own = torch.nn.functional.one_hot(labels, num_classes).float()
@@ -134,7 +135,7 @@ def mix_targets(labels: Tensor, plan: Augmentation, num_classes: int) -> Tensor 
 
 
 def _blend(own: Tensor, others: Tensor, share: Tensor) -> Tensor:
-    """share · own + (1 - share) · others, each operation rounded by itself (see `normalise`)."""
+    """share · own + (1 - share) · others, each operation rounded separately (see `normalise`)."""
     return others.mul_(1 - share).add_(own * share)
 
 
@@ -148,7 +149,7 @@ def _inside(boxes: Tensor, size: int) -> Tensor:
 
 def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """The values on the device."""
-    # what an export traces with must not be kept
+    # a constant traced by an export must not be cached
     if device.type == "cuda" and not torch.compiler.is_compiling():
         return _cached_constant(values, dtype, device)
     return torch.tensor(values, dtype=dtype, device=device)
@@ -156,7 +157,7 @@ def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.devic
 
 @cache
 def _cached_constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The values, made once: a GPU finishes all that it was given before it takes them."""
+    """The values on the device, cached: a copy to a GPU would wait for all queued work."""
     return torch.tensor(values, dtype=dtype, device=device)
 
 

@@ -1,4 +1,4 @@
-"""Data sets that need no files: scikit-learn's handwritten digits, and synthetic images for benchmarks."""
+"""Data sets without files: scikit-learn's handwritten digits, and synthetic images for benchmarks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dydist.randomness import generator
 
 SYNTHETIC_SIZES = {"train": 50_000, "test": 10_000}
 DIGITS_TEST = 360
-"""Images of the digits' test split; the other 1,437 train."""
+"""Number of test images of the digits; the other 1,437 are for training."""
 
 DIGITS_MEAN = (0.3052,) * 3
 DIGITS_STD = (0.3757,) * 3
@@ -27,8 +27,8 @@ SYNTHETIC_CLASSES = tuple(f"class{number}" for number in range(10))
 def digits(split: Literal["train", "test"]) -> tuple[np.ndarray, np.ndarray]:
     """The 1,797 digits of scikit-learn as uint8 [N, 3, 8, 8] (grey in all channels) and int64 labels [N].
 
-    The split is fixed and stratified: of each digit the same share, drawn once for all. (E. Alpaydin, C. Kaynak,
-    Optical Recognition of Handwritten Digits, UCI, 1998.) Raises UserError where scikit-learn is not installed.
+    The split is fixed and stratified by digit. (E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits,
+    UCI, 1998.) Raises UserError if scikit-learn is not installed.
     """
     images, labels = _all_digits()
     rows = _digit_rows(tuple(labels.tolist()))[split]
@@ -49,7 +49,7 @@ def _all_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _digit_rows(labels: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Rows of each split, in order: every fifth image or so of each digit is for the test."""
+    """Rows of each split, in order; about a fifth of each digit's images is for the test."""
     rng = generator(0, "digits split")
     by_digit = [rng.permutation(np.flatnonzero(np.array(labels) == digit)) for digit in range(10)]
     ranked = sorted(
@@ -64,7 +64,7 @@ def _digit_rows(labels: tuple[int, ...]) -> dict[str, np.ndarray]:
 def synthetic(split: Literal["train", "test"], *, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Smooth blobs of noise, one pattern a class plus noise: uint8 [N, 3, 32, 32] and int64 labels [N].
 
-    Learnable, and made in a moment; the same on every machine. `limit` makes the first so many alone.
+    Learnable, fast to generate, and equal on every machine. `limit`: generate only the first images.
     """
     count = min(SYNTHETIC_SIZES[split], limit or SYNTHETIC_SIZES[split])
     patterns = generator(0, "synthetic patterns").integers(64, 192, (10, 3, 4, 4), dtype=np.int16)
@@ -72,14 +72,14 @@ def synthetic(split: Literal["train", "test"], *, limit: int | None) -> tuple[np
     noise = generator(0, f"synthetic {split} noise").integers(-64, 64, (count, 3, 32, 32), dtype=np.int8)
     large = patterns.repeat(8, axis=2).repeat(8, axis=3)
     images = np.empty((count, 3, 32, 32), dtype=np.uint8)
-    for start in range(0, count, 5_000):  # whole arrays of int16 would need a gigabyte
+    for start in range(0, count, 5_000):  # in blocks: int16 arrays of all images would need a gigabyte
         rows = slice(start, start + 5_000)
         images[rows] = large[labels[rows]] + noise[rows]
     return _read_only(images, labels)
 
 
 def _read_only(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Arrays that nobody changes by mistake, like the memory-mapped ones."""
+    """Make the arrays read-only, like the memory-mapped ones."""
     images.setflags(write=False)
     labels.setflags(write=False)
     return images, labels

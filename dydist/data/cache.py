@@ -1,4 +1,4 @@
-"""One uint8 array a split, on disk, memory-mapped by every process of a node.
+"""Converted data sets: one uint8 array per split on disk, memory-mapped by every process of a node.
 
     <cache>/cifar10-<fingerprint>/train-images.npy  uint8 [N,3,32,32]
                                   train-labels.npy  int64 [N]
@@ -38,7 +38,7 @@ _DAY_S = 24 * 3600
 
 @dataclass(frozen=True, kw_only=True)
 class CachedArrays:
-    """A converted data set: `splits` holds read-only arrays, the images as memory maps."""
+    """A converted data set: `splits` has read-only arrays, the images memory-mapped."""
 
     folder: Path
     classes: tuple[str, ...]
@@ -52,7 +52,7 @@ def fingerprint(sources: Sequence[Path]) -> str:
 
 
 def open_cached(folder: Path) -> CachedArrays | None:
-    """A converted data set, or None where there is none or it is damaged (cut short, other shape or dtype)."""
+    """Open a converted data set; None if it does not exist or is damaged (truncated, wrong shape or dtype)."""
     try:
         index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
         splits = {}
@@ -77,23 +77,23 @@ def _open_array(folder: Path, name: str, index: dict[str, Any], mmap_mode: Liter
 
 
 def verify_cached(folder: Path) -> list[str]:
-    """Names of the array files whose content is not what was written (by SHA-256). Reads all of it."""
+    """Names of the array files whose SHA-256 does not match. Reads all files."""
     index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
     return [name for name, entry in index["files"].items() if _sha256(folder / name) != entry["sha256"]]
 
 
 def discard_cached(folder: Path) -> None:
-    """Make a converted data set count as damaged: the next process that opens it converts anew."""
+    """Mark a converted data set as damaged: the next process that opens it converts again."""
     (folder / _INDEX).unlink(missing_ok=True)
 
 
 def write_cached(
     folder: Path, classes: Sequence[str], splits: Mapping[str, Split], *, log: Callable[[str], None]
 ) -> None:
-    """Write a converted data set so that `folder` appears whole or not at all.
+    """Write a converted data set; `folder` appears atomically.
 
-    Call it while holding the lock of `folder.parent`: left-overs of killed conversions and of earlier source
-    files are removed. Raises UserError where it cannot be written, as on a full disk.
+    Hold the lock of `folder.parent`: this removes files of killed conversions and conversions of earlier source
+    files. Raises UserError if it cannot be written, as on a full disk.
     """
     sweep(folder, now=time.time())
     partial = folder.parent / f"{_PARTIAL}{folder.name}-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
@@ -125,9 +125,9 @@ def write_cached(
 
 
 def sweep(folder: Path, *, now: float) -> None:
-    """Remove what killed conversions left, and conversions of the same data's earlier files.
+    """Remove files of killed conversions, and conversions of earlier versions of the source files.
 
-    What another host began stays for a day: on some network file systems its lock cannot be seen from here.
+    Unfinished conversions of other hosts are kept for a day: on some network file systems their lock is not visible.
     `now`: seconds since the epoch.
     """
     name = folder.name.rsplit("-", 1)[0]
@@ -142,16 +142,16 @@ def sweep(folder: Path, *, now: float) -> None:
 
 
 def _rename_whole(partial: Path, folder: Path) -> None:
-    if folder.exists():  # damaged, or it would have been used
+    if folder.exists():  # it is damaged, else it would have been used
         shutil.rmtree(folder)
     try:
         partial.rename(folder)
     except OSError:
         if open_cached(folder) is None:
             raise
-        shutil.rmtree(partial, ignore_errors=True)  # another host was quicker with the very same content
+        shutil.rmtree(partial, ignore_errors=True)  # another host was faster, with the same content
         return
-    with suppress(OSError):  # not every file system can sync a folder
+    with suppress(OSError):  # some file systems cannot sync a folder
         descriptor = os.open(folder.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)

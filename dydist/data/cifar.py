@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100 in the published python layout (Krizhevsky, 2009; cs.toronto.edu/~kriz/cifar.html).
 
-Each file is a pickled dict: `data` uint8 (n, 3072), a row an image, channels first (1,024 red values row by
-row, then green, then blue), and a list of n labels. The published files hold 10,000 images each (CIFAR-100:
-50,000 and 10,000); files with any other number are read as well.
+Each file is a pickled dict: `data` uint8 (n, 3072), one image per row, channels first (1,024 red values row by row,
+then green, then blue), and a list of n labels. The published files have 10,000 images each (CIFAR-100: 50,000 and
+10,000); any other number is accepted.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ PIXELS = 3 * 32 * 32
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where a published data set keeps what."""
+    """The files of a published data set, and their keys."""
 
     name: str
     folder: str
     archive: str
     """File name of the published archive; it unpacks to `folder`."""
     url: str
-    """Page where people find it (the download itself takes torchvision's address)."""
+    """The data set's web page (downloads use torchvision's address)."""
     train: tuple[str, ...]
     test: tuple[str, ...]
     meta: str
@@ -38,7 +38,7 @@ class Layout:
     names_key: str
     num_classes: int
     mean: tuple[float, float, float]
-    """Mean of each channel over the training images, 0..1, as the field publishes it."""
+    """Mean of each channel over the training images, 0..1, as commonly used."""
     std: tuple[float, float, float]
     """Standard deviation likewise."""
 
@@ -87,7 +87,7 @@ class Split:
 
 
 def download_remedy(layout: Layout, root: Path) -> str:
-    """The remedy of every message about missing or damaged files."""
+    """The remedy in messages about missing or damaged files."""
     return (
         f"get {layout.archive} from {layout.url} (or with `dydist data prepare --name {layout.name}` on a "
         f"machine that has network), unpack it in {root} so that {root / layout.folder} exists, "
@@ -96,7 +96,7 @@ def download_remedy(layout: Layout, root: Path) -> str:
 
 
 def data_root(layout: Layout, given: Path) -> Path:
-    """The folder that holds the batches' folder: `given`, or the one above where `given` is the batches' folder."""
+    """The parent of the batches' folder: `given`, or its parent if `given` is the batches' folder itself."""
     inside = all((given / name).is_file() for name in (layout.train[0], layout.meta))
     whole = given.resolve() if inside else given
     return whole.parent if inside and whole.name == layout.folder else given
@@ -105,8 +105,8 @@ def data_root(layout: Layout, given: Path) -> Path:
 def missing_files(layout: Layout, root: Path) -> list[Path]:
     """Files of the layout that are not under `root`.
 
-    Raises UserError where something else than a file is in a file's place, `root` is no folder, or a folder
-    may not be entered.
+    Raises UserError if something other than a file has a file's name, `root` is not a folder, or a folder is not
+    accessible.
     """
     folder = root / layout.folder
     try:
@@ -137,7 +137,7 @@ def missing_files(layout: Layout, root: Path) -> list[Path]:
 
 
 def read_split(layout: Layout, root: Path, files: Sequence[str]) -> Split:
-    """All images of some files, in file order. Raises UserError on anything that does not fit the layout."""
+    """All images of `files`, in file order. Raises UserError if a file does not fit the layout."""
     parts = [_read_batch(layout, root / layout.folder / name, root) for name in files]
     return Split(
         images=np.concatenate([images for images, _ in parts]),
@@ -187,7 +187,7 @@ def _read_batch(layout: Layout, path: Path, root: Path) -> tuple[np.ndarray, np.
 
 
 def _labels(value: Any) -> np.ndarray | None:
-    """int64 [n], or None where the value is no list of whole numbers."""
+    """int64 [n], or None if the value is not a list of integers."""
     if isinstance(value, list) and all(type(label) is int and abs(label) < 2**31 for label in value):
         return np.array(value, dtype=np.int64)
     if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iu":
@@ -202,7 +202,7 @@ def _damaged(layout: Layout, path: Path, root: Path, what: str) -> UserError:
 
 
 def unreadable(layout: Layout, path: Path, error: OSError) -> UserError:
-    """The error about a file or folder that the system refuses to open."""
+    """The error for a file or folder that cannot be opened."""
     return UserError(
         f"{path} cannot be read: {error.strerror or error}. It must be a file of {layout.name} that this user may "
         f"read; set its permissions (chmod u+r, and u+rx on its folders), or set data.root to another copy"

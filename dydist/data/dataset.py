@@ -1,4 +1,4 @@
-"""Opening a data set: the one function that the rest of dydist calls for images."""
+"""`open_dataset`, through which all of dydist opens data sets."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from dydist.data.store import open_cifar
 class ImageDataset:
     """One split, in memory shared between processes.
 
-    `images`: uint8 [N,3,H,W], read-only. `labels`: int64 [N], read-only, 0 ≤ label < len(classes).
-    `mean`, `std`: of each channel over the training images, with byte values divided by 255 (0..1).
+    `images`: uint8 [N,3,H,W], read-only. `labels`: int64 [N], read-only, 0 ≤ label < len(classes). `mean`, `std`: per
+    channel over the training images, for values divided by 255 (0..1).
     """
 
     images: np.ndarray
@@ -34,7 +34,7 @@ class ImageDataset:
 
 
 def _silent(_: str) -> None:
-    """Progress that nobody asked for."""
+    """Discard a progress message."""
 
 
 def open_dataset(
@@ -44,12 +44,12 @@ def open_dataset(
     cache_dir: Path | None = None,
     progress: Callable[[str], None] = _silent,
 ) -> ImageDataset:
-    """The images of one split, at most `config.limit` of them.
+    """Open one split, limited to `config.limit` images.
 
-    CIFAR is downloaded where it is missing, then converted once into memory-mapped arrays (both splits, so
-    that damage to either is told before training). Processes of a node may call this at the same time: one
-    works, the others wait for it. `cache_dir` overrides where converted arrays lie; `progress` gets a line
-    about each long step.
+    CIFAR is downloaded if it is missing, and converted once to memory-mapped arrays (both splits, so that damage to
+    either is reported before training). Processes of a node may call this concurrently: one converts, the others
+    wait. `cache_dir` overrides the folder of converted arrays; `progress` is called with a line on each long
+    operation.
 
     Raises:
         UserError: files are missing, damaged or unreadable, the download failed, or an extra is not installed.

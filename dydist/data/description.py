@@ -1,4 +1,4 @@
-"""What a network has to know of its data set, so that it can be used where the images are not."""
+"""The properties of a data set that a network needs for use without the images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dydist.data.dataset import ImageDataset
 
 
 def known_sizes(name: str) -> tuple[int, int]:
-    """Number of classes, and height and width in pixels, of a data set by its name alone."""
+    """Number of classes, and height and width in pixels, of a data set by name."""
     classes = LAYOUTS[name].num_classes if name in LAYOUTS else 10
     return classes, 8 if name == "digits" else 32
 
@@ -23,9 +23,8 @@ def known_sizes(name: str) -> tuple[int, int]:
 class DataDescription:
     """Written into every checkpoint's state.json as `data`.
 
-    `train_images`: images of the training split that the run saw. `side`: height and width in pixels. `mean`, `std`:
-    of each channel, as `ImageDataset` has them. `content`: a hash of the training images and labels, in their order;
-    None in what dydist 0.1 wrote.
+    `train_images`: number of training images of the run. `side`: height and width in pixels. `mean`, `std`: per
+    channel, as in `ImageDataset`. `content`: a hash of the training images and labels in order; None from dydist 0.1.
     """
 
     train_images: int
@@ -37,7 +36,7 @@ class DataDescription:
 
     @classmethod
     def of(cls, train_set: ImageDataset) -> DataDescription:
-        """What the training split tells. Reads all of it once: a fifth of a second for CIFAR."""
+        """Describe a training split. Reads all of it, which takes a fifth of a second for CIFAR."""
         return cls(
             train_images=len(train_set),
             side=train_set.images.shape[-1],
@@ -49,7 +48,7 @@ class DataDescription:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DataDescription:
-        """Back from `to_dict`, through JSON or not."""
+        """The inverse of `to_dict`, also after a round trip through JSON."""
         return cls(
             train_images=values["train_images"],
             side=values["side"],
@@ -60,11 +59,12 @@ class DataDescription:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON takes them."""
+        """As plain values for JSON."""
         return asdict(self)
 
     def differences(self, before: Mapping[str, Any]) -> Iterator[str]:
-        """What differs from a description that `to_dict` made, in words; what it does not hold passes."""
+        """A phrase for each value that differs from the `to_dict` of another description; missing values are
+        ignored."""
         now = self.to_dict()
         names = {"train_images": "training images", "side": "pixels a side"}
         for name in now:

@@ -1,4 +1,4 @@
-"""Getting a published archive: torchvision downloads it and checks its MD5; it is unpacked whole or not at all."""
+"""Downloads a published archive with torchvision, which checks its MD5, and unpacks it atomically."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from dydist.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where an archive comes from, and the MD5 by which it is known."""
+    """The URL and the MD5 of an archive."""
 
     url: str
     md5: str
 
 
 def published(layout: Layout) -> Source:
-    """The source that torchvision knows."""
+    """The source in torchvision's code."""
     from dydist.data.torchvision_shim import import_torchvision
 
     datasets = import_torchvision().datasets
@@ -41,12 +41,12 @@ def download(
     source: Source | None = None,
     timeout_s: float = 60.0,
 ) -> None:
-    """Put `layout.folder` under `root`. Call it while holding the data set's lock.
+    """Create `layout.folder` under `root`. Hold the data set's lock.
 
-    An archive that already lies in `root` is unpacked; otherwise it is downloaded, with a bar on standard
-    error, and not kept. `timeout_s`: seconds of silence from the server after which it is given up.
+    An archive that is already in `root` is unpacked; otherwise it is downloaded, with a progress bar on standard
+    error, and deleted after unpacking. `timeout_s`: seconds without data from the server before giving up.
 
-    Raises UserError where there is no network, no space, or the archive is not the published one.
+    Raises UserError if there is no network or no space, or if the archive is not the published one.
     """
     from dydist.data.torchvision_shim import import_torchvision
 
@@ -58,7 +58,7 @@ def download(
     given = root / layout.archive
     prefix = f".dydist-download-{layout.name}-{socket.gethostname()}-"
     try:
-        for stale in root.glob(f"{prefix}*"):  # of a process that was killed: the lock is ours
+        for stale in root.glob(f"{prefix}*"):  # left by a killed process: this one holds the lock
             shutil.rmtree(stale, ignore_errors=True)
         if given.is_file() and not check_integrity(given, source.md5):
             raise UserError(
@@ -86,7 +86,7 @@ def download(
 
 @contextlib.contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Time out on a network that swallows packets; urllib as torchvision calls it would wait for ever."""
+    """Set a socket timeout: urllib, as torchvision calls it, has none, and waits forever if packets are dropped."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

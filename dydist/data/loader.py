@@ -1,7 +1,7 @@
-"""The loader: the images of this process's shards, ready on its device, step by step, one step ahead.
+"""The loader: the images of this process's shards on its device, prepared one step ahead.
 
-A thread gathers, augments and normalises step t + 1 while step t trains. What it yields for a step depends on
-the step and the shards alone, so it starts at any step at once and holds no state worth saving.
+A thread gathers, augments and normalises step t + 1 while step t trains. A step's batch depends only on the step and
+the shards, so the loader can start at any step and has no state to save.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from dydist.data.pinned import pinned
 from dydist.randomness import generator
 
 HASH_BITS = 12
-"""Bits of a shard's image hash. Few enough that the sum over 4,096 shards is exact in float32."""
+"""Bits of a shard's image hash: a sum over 4,096 shards is exact in float32."""
 
 
 @dataclass(frozen=True)
 class ShardGroup:
-    """Equal-sized shards that are computed in one pass, interleaved: row i·s + j is image i of `shards[j]`.
+    """Shards of equal size, interleaved for one pass: row i·s + j is image i of `shards[j]`.
 
-    `images` float32 [n·s, 3, H, W], normalised; `labels` int64 [n·s]; `targets` float32 [n·s, classes] where
-    mixup or cutmix made them soft, else None; `data_hash`: sum of the shards' image hashes.
+    `images` float32 [n·s, 3, H, W], normalised; `labels` int64 [n·s]; `targets` float32 [n·s, classes] with mixup or
+    cutmix, else None; `data_hash`: sum of the shards' image hashes.
     """
 
     shards: tuple[int, ...]
@@ -53,7 +53,7 @@ class ShardGroup:
 
 @dataclass(frozen=True)
 class StepBatch:
-    """What one process computes at one step. `count`: images of the whole global batch, over all processes."""
+    """The work of one process at one step. `count`: images of the global batch, over all processes."""
 
     step: int
     count: int
@@ -72,9 +72,9 @@ class _HostGroup:
 class ShardedLoader:
     """Iterates over `StepBatch` from step `start` to `stop` (not included) for the given shards.
 
-    `together=True` computes shards of one size in one pass; False gives each shard a group of its own.
-    After each item `wait_s` holds how long the caller waited for it, in seconds. Errors of the thread are
-    raised to the caller. Close it when done (or use it as a context manager).
+    `together=True` groups shards of equal size for one pass; with False each shard is its own group. `wait_s`:
+    seconds for which the caller waited for the last item. Errors of the thread are raised in the caller. Close it
+    when done, or use it as a context manager.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class ShardedLoader:
         try:
             for step in self._steps:
                 groups: Sequence[_HostGroup | ShardGroup] = self._gather(step)
-                if self.device.type == "cpu":  # on a GPU the rest is launched by the loop, on its own stream
+                if self.device.type == "cpu":  # on a GPU, the loop launches the rest on its own stream
                     groups = [self._finish(group) for group in groups if isinstance(group, _HostGroup)]
                 if not self._put(tuple(groups)):
                     return
@@ -147,7 +147,7 @@ class ShardedLoader:
         return False
 
     def _gather(self, step: int) -> list[_HostGroup]:
-        """Read this process's images of a step and draw their augmentation, on the host."""
+        """Read this process's images of a step and draw their augmentation on the host."""
         indices = {shard: self.order.indices(step, shard) for shard in self.shards}
         filled = [shard for shard in self.shards if len(indices[shard])]
         if self.together:
@@ -198,6 +198,6 @@ class ShardedLoader:
 
 
 def shard_hash(shard: int, images: np.ndarray, labels: np.ndarray) -> int:
-    """HASH_BITS bits that tell which images and labels a shard was given, before augmentation."""
+    """A hash of HASH_BITS bits of a shard's images and labels before augmentation."""
     checksum = zlib.crc32(np.ascontiguousarray(images).data, shard)
     return zlib.crc32(np.ascontiguousarray(labels).data, checksum) & ((1 << HASH_BITS) - 1)

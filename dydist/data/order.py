@@ -1,8 +1,8 @@
-"""Who sees what when: a pure function of (seed, epoch, step, shard). The world size is not among its arguments.
+"""The order of images: a pure function of (seed, epoch, step, shard), independent of the world size.
 
-An epoch is one random permutation of the data set. Step `t` of it takes the next `batch_size` entries, and
-shard `j` of a step is the j-th of `shards` equal parts of those. So one epoch deals every image exactly once,
-jumping to any step is an array slice, and a process only needs to know which shards are its own.
+An epoch is a random permutation of the data set. Step `t` takes the t-th `batch_size` entries, and shard `j` is the
+j-th of `shards` equal parts of these. So an epoch uses every image exactly once, seeking to a step is an array slice,
+and a process only needs to know its shards.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from dydist.randomness import generator
 class Order:
     """The order of a whole run.
 
-    `size`: images in the data set. `batch_size`: images of a global batch; a multiple of `shards`.
-    `drop_last`: an epoch ends with the last full batch, and the images beyond it, other ones each epoch, are
-    left out of that epoch. Otherwise a last step deals the remaining `size % batch_size` images, and its shards
-    differ in size by at most one (some are empty when fewer images than shards remain).
+    `size`: images in the data set. `batch_size`: images of a global batch; a multiple of `shards`. `drop_last`: an
+    epoch ends with the last full batch and skips the remaining images, which differ each epoch. Otherwise the last
+    step uses the remaining `size % batch_size` images; its shards differ in size by at most one (some are empty if
+    fewer images than shards remain).
     """
 
     seed: int
@@ -45,16 +45,16 @@ class Order:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one epoch."""
+        """Steps per epoch."""
         full, rest = divmod(self.size, self.batch_size)
         return full if self.drop_last or rest == 0 else full + 1
 
     def batch_count(self, step_in_epoch: int) -> int:
-        """Images of the global batch of this step of an epoch (from 0)."""
+        """Number of images in the global batch of a step, counted from 0 within its epoch."""
         return min(self.batch_size, self.size - step_in_epoch * self.batch_size)
 
     def indices(self, step: int, shard: int) -> np.ndarray:
-        """Images (int64 positions in the data set) of one shard at a step of the run, counted from 0."""
+        """Images (int64 positions in the data set) of one shard at a step, counted from 0 within the run."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         return shard_indices(
             self.seed,
@@ -70,10 +70,10 @@ class Order:
 def shard_indices(
     seed: int, epoch: int, step: int, shard: int, *, size: int, batch_size: int, shards: int
 ) -> np.ndarray:
-    """Images of one shard: int64 positions in a data set of `size`, in the order they are dealt.
+    """Images of one shard: int64 positions in a data set of `size` images, in order.
 
-    `step` counts within the epoch, from 0. Past the end of the epoch the result is empty. Costs one slice of
-    the epoch's permutation (an array of `size` integers, kept for the newest two epochs), whatever the step.
+    `step` counts within the epoch, from 0. Past the end of the epoch the result is empty. Takes one slice of the
+    epoch's permutation (an array of `size` integers, cached for the newest two epochs).
     """
     start = step * batch_size
     count = max(0, min(batch_size, size - start))
@@ -90,7 +90,7 @@ def epoch_permutation(seed: int, epoch: int, size: int) -> np.ndarray:
 
 
 def rank_shards(rank: int, world_size: int, shards: int) -> range:
-    """The shards that a process computes: consecutive, the first `shards % world_size` ranks one more (3, 3, 2)."""
+    """The consecutive shards of a process; the first `shards % world_size` ranks have one more, as in (3, 3, 2)."""
     base, extra = divmod(shards, world_size)
     start = rank * base + min(rank, extra)
     return range(start, start + base + (rank < extra))

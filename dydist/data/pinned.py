@@ -1,4 +1,4 @@
-"""Arrays on their way to a device."""
+"""Page-locked host tensors for asynchronous copies to a GPU."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from torch import Tensor
 
 
 def pinned(values: np.ndarray, device: torch.device) -> Tensor:
-    """A tensor on the host; page-locked where it will go to a GPU: from there a copy waits for nothing."""
+    """A host tensor of `values`; page-locked if `device` is a GPU, so that copies are asynchronous."""
     tensor = torch.from_numpy(values)
     return tensor.pin_memory() if device.type == "cuda" else tensor

@@ -1,4 +1,4 @@
-"""The images of a run: both splits, and the order in which training images are dealt."""
+"""The images of a run: both splits, and the order of the training images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dydist.data.order import Order
 
 @dataclass(frozen=True)
 class Splits:
-    """`order` deals the images of `train`; `test` is what evaluations measure."""
+    """`order` is that of `train`'s images; evaluations use `test`."""
 
     train: ImageDataset
     test: ImageDataset
@@ -20,7 +20,7 @@ class Splits:
 
 
 def order_of(config: Config, size: int) -> Order:
-    """The order in which a run of this configuration deals `size` training images."""
+    """The order of `size` training images for this configuration."""
     return Order(
         seed=config.seed,
         size=size,
@@ -31,6 +31,6 @@ def order_of(config: Config, size: int) -> Order:
 
 
 def open_splits(config: Config, progress: Callable[[str], None] = lambda text: None) -> Splits:
-    """Open both splits. Raises UserError where images are missing, damaged, or fewer than a batch."""
+    """Open both splits. Raises UserError if images are missing, damaged, or fewer than a batch."""
     train, test = (open_dataset(config.data, split, progress=progress) for split in ("train", "test"))
     return Splits(train, test, order_of(config, len(train)))

@@ -1,4 +1,4 @@
-"""CIFAR ready for use: found, downloaded or unpacked where it is missing, converted once for a node."""
+"""Prepares CIFAR: downloads or unpacks it if it is missing, and converts it once per node."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def open_cifar(
     cache_dir: Path | None,
     progress: Callable[[str], None],
 ) -> CachedArrays:
-    """The converted arrays of both splits, downloaded and converted first where that is still to be done.
+    """Open the converted arrays of both splits; downloads and converts them first if necessary.
 
-    Converted arrays are looked for, and written, beside the data, or where that cannot be written in the user's
-    cache folder; `cache_dir` replaces both. Raises UserError.
+    Converted arrays are stored next to the data, or in the user's cache folder if that cannot be written; `cache_dir`
+    replaces both. Raises UserError.
     """
     root = data_root(layout, Path(os.path.expanduser(root)))
     places = (
@@ -81,9 +81,9 @@ def open_cifar(
 
 
 def verified_cifar(layout: Layout, root: Path, *, progress: Callable[[str], None]) -> CachedArrays:
-    """As `open_cifar`, and every byte of the converted arrays compared with what was once written.
+    """As `open_cifar`, and verify the SHA-256 of the converted arrays.
 
-    A conversion that has changed since (a bit flipped on disk) is named and made anew. Raises UserError.
+    A changed conversion (a bit flipped on disk) is reported and converted again. Raises UserError.
     """
     cached = open_cifar(layout, root, allow_download=True, cache_dir=None, progress=progress)
     if damaged := verify_cached(cached.folder):
@@ -94,10 +94,10 @@ def verified_cifar(layout: Layout, root: Path, *, progress: Callable[[str], None
 
 
 def _complete(layout: Layout, root: Path, *, allow_download: bool) -> bool:
-    """Whether every file is there; False where all of them are to be got.
+    """Whether every file exists; False if all must be downloaded.
 
-    Raises UserError where some are missing, since a download would overwrite the others, or where getting them
-    is not allowed.
+    Raises UserError if only some are missing, since a download would overwrite the others, or if downloads are not
+    allowed.
     """
     missing = missing_files(layout, root)
     folder = root / layout.folder
@@ -119,7 +119,7 @@ def _complete(layout: Layout, root: Path, *, allow_download: bool) -> bool:
 
 
 def _converted(layout: Layout, root: Path, cache: Path) -> Path:
-    """Where the conversion of the source files as they are now belongs."""
+    """The folder for the conversion of the present source files."""
     try:
         return cache / f"{layout.name}-{fingerprint([root / layout.folder / name for name in layout.files])}"
     except OSError as error:
@@ -130,7 +130,7 @@ def _converted(layout: Layout, root: Path, cache: Path) -> Path:
 
 
 def _trusted(folders: Sequence[Path], *sources: Path) -> list[Path]:
-    """Those of the folders that nobody else made: this user, root, or who owns the data as they were published."""
+    """The folders that belong to this user, to root, or to the owner of the source data."""
     owners = {os.geteuid(), 0, *(source.stat().st_uid for source in sources if source.exists())}
     return [folder for folder in folders if is_made_by(folder, owners)]
 
@@ -144,7 +144,7 @@ def _user_cache(root: Path) -> Path:
 
 
 def _writable(places: Sequence[Path]) -> Path:
-    """The first of the folders that can be made and written."""
+    """The first folder that can be created and written."""
     for place in places:
         try:
             place.mkdir(parents=True, exist_ok=True)
@@ -160,8 +160,9 @@ def _writable(places: Sequence[Path]) -> Path:
 
 @contextmanager
 def _lock(path: Path, layout: Layout, progress: Callable[[str], None]) -> Iterator[None]:
-    """One process of a node at a time; the others are told what they wait for. Freed when its holder dies."""
-    lock = filelock.FileLock(path, mode=0o666)  # users who share the folder share the lock
+    """Admit one process per node; report to the others what they wait for. The lock is released if its holder
+    dies."""
+    lock = filelock.FileLock(path, mode=0o666)  # users of a shared folder share the lock
     try:
         try:
             lock.acquire(timeout=0)

@@ -1,9 +1,9 @@
-"""Reading pickled dicts of arrays without running anything that the file asks for.
+"""Reads pickled dicts of arrays without executing code from the file.
 
-A pickle is a program: loading an untrusted one with `pickle.load` can do anything. The published CIFAR files
-need three of numpy's names and plain containers, nothing else. Here even those names stand for small inert
-objects that only record what they are given; the array is built from the record afterwards, after its dtype
-and length are checked. No function of numpy or of any other package is ever called by the file.
+A pickle is a program: loading an untrusted one with `pickle.load` can execute anything. The published CIFAR files
+only need three numpy names and plain containers. Here these names resolve to inert objects that record their
+arguments; the array is built from the record afterwards, once its dtype and length are checked. The file never calls
+a function of numpy or of any other package.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _BUFFER_MODULES = frozenset({"numpy.core.numeric", "numpy._core.numeric"})
 
 
 def read_pickled_dict(path: Path) -> dict[str, Any]:
-    """The dict in a pickle, with text keys whether Python 2 or 3 wrote it.
+    """Read the dict in a pickle of Python 2 or 3, with text keys.
 
-    Values are plain containers, numbers, bytes or text, and arrays of the usual numeric dtypes (read-only,
-    native memory of this process).
+    Values are plain containers, numbers, bytes or text, and read-only arrays of the usual numeric dtypes, in native
+    byte order.
 
     Raises:
         pickle.UnpicklingError: the file is not a pickle, is cut short, holds something else than a dict, or
@@ -38,7 +38,7 @@ def read_pickled_dict(path: Path) -> dict[str, Any]:
             content = _Unpickler(file).load()
         except (pickle.UnpicklingError, OSError):
             raise
-        except Exception as error:  # a broken pickle raises nearly anything: IndexError, KeyError …
+        except Exception as error:  # a damaged pickle may raise nearly anything: IndexError, KeyError …
             raise pickle.UnpicklingError(
                 f"empty, cut short or broken ({type(error).__name__}: {error})"
             ) from None
@@ -48,10 +48,10 @@ def read_pickled_dict(path: Path) -> dict[str, Any]:
 
 
 def _check_size(file: BinaryIO) -> None:
-    """Walk over the file without building anything: nothing in it may be larger than the file itself.
+    """Check, without building objects, that no size in the file exceeds the file's length.
 
-    Python's loader makes room for as many parts as the largest number that a part is given: a dozen bytes, or
-    one flipped bit, would take all memory of a node. Raises ValueError where the file is broken or cut short.
+    Python's loader allocates its memo for the largest index in the file, so a dozen bytes, or one flipped bit, could
+    use all memory of a node. Raises ValueError if the file is damaged or truncated.
     """
     for code, argument, position in pickletools.genops(file):
         if code.name in ("PUT", "LONG_BINPUT") and (argument or 0) > (position or 0):
@@ -59,10 +59,10 @@ def _check_size(file: BinaryIO) -> None:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows no name but those of arrays; each name gives a fresh object, so a file cannot change a shared one."""
+    """Resolves only the names that arrays need, each to a new object, so that a file cannot change a shared one."""
 
     def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file, encoding="bytes")  # Python 2's str, which holds the images, stays bytes
+        super().__init__(file, encoding="bytes")  # keep Python 2's str, which contains the images, as bytes
 
     def find_class(self, module: str, name: str) -> Any:
         if module in _ARRAY_MODULES and name == "_reconstruct":
@@ -72,7 +72,7 @@ class _Unpickler(pickle.Unpickler):
         if module == "numpy" and name == "dtype":
             return _Callable(_Dtype)
         if module == "numpy" and name == "ndarray":
-            return _Callable(_refuse_call)  # only ever handed to _reconstruct as its first argument
+            return _Callable(_refuse_call)  # only used as the first argument of _reconstruct
         if module == "_codecs" and name == "encode":  # how Python 3 writes bytes in the old protocols
             return _Callable(_encode)
         if module in ("__builtin__", "builtins") and name == "bytes":  # and how it writes empty ones
@@ -84,7 +84,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Callable:
-    """Stands for a function that the file names; has no attribute that a file could set."""
+    """Stands in for a function that the file names; has no attribute that a file could set."""
 
     __slots__ = ("_function",)
 
@@ -165,12 +165,12 @@ def _refuse_call(*_: Any) -> NoReturn:
 
 
 def _finished(value: Any) -> Any:
-    """Arrays in place of their records, at the top of the dict, where the published files have them."""
+    """Build the arrays from their records, at the top level of the dict, where the published files have them."""
     return value.finish() if isinstance(value, _Array) else value
 
 
 def _text(value: Any) -> str:
-    """Text of a key or a name that Python 2 wrote as bytes."""
+    """Decode a key or a name that Python 2 wrote as bytes."""
     if isinstance(value, bytes):
         return value.decode("latin1")
     if isinstance(value, str):

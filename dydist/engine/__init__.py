@@ -1,13 +1,14 @@
 """Training: shards, reduction, back ends and the loop.
 
-- `Loop`, `Progress`: steps, evaluations, saves and stops.
-- `Engine`: what the loop asks of a back end; `build_engine` makes the configured one:
-  `ddp.DdpEngine` (reduce=fast), `exact.ExactEngine` (reduce=exact), `deepspeed.DeepSpeedEngine` (ZeRO);
-  `core.TorchEngine` is what they share, with `optimizer`, `ema` and `loss_scale`.
-- `deepspeed_config`, `deepspeed_import`, `deepspeed_state`: its JSON, its import, whole tensors out of ZeRO's slices.
-- `World`, `start_world`: the processes of a run; `rendezvous` waits until all are there.
-- `evaluate`: a split's accuracy. `check_agreement`: the guard. `tree`: the fixed order of sums, without torch.
-- `precision`: whether a CPU has instructions for half precision.
+- `Loop`, `Progress`: the training loop.
+- `Engine`: the interface of a back end; `build_engine` creates the configured one: `ddp.DdpEngine` (reduce=fast),
+  `exact.ExactEngine` (reduce=exact), `deepspeed.DeepSpeedEngine` (ZeRO); `core.TorchEngine` is their base class, with
+  `optimizer`, `ema` and `loss_scale`.
+- `deepspeed_config`, `deepspeed_import`, `deepspeed_state`: DeepSpeed's JSON, its import, full tensors from ZeRO's
+  partitions.
+- `World`, `start_world`: the processes of a run; `rendezvous` waits for all of them.
+- `evaluate`: accuracy on a split. `check_agreement`: the guard. `tree`: the fixed reduction tree, without torch.
+- `precision`: warns of emulated half precision on a CPU.
 """
 
 from dydist.engine.evaluate import Evaluation, evaluate

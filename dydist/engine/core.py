@@ -1,7 +1,6 @@
-"""What the engines that keep the whole model on every process share: forward, update, state.
+"""Base class of the engines: forward, backward, update and state.
 
-`TorchEngine` is DDP (`engine/ddp.py`) or exact (`engine/exact.py`) once it knows how gradients and sums come
-together over the processes: `_reduce_gradients`.
+Subclasses define how gradients and sums are reduced over the processes (`_reduce_gradients`).
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from dydist.models import attach_statistics, set_temperature
 from dydist.randomness import generator
 
 HEADER = ("loss", "correct", "stop", "save", "data_hash")
-"""What travels in front of the batch statistics in the small vector that is summed each step."""
+"""The first elements of the small vector that is summed each step; the batch statistics follow."""
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchEngine:
-    """Trains a whole model a process with SGD. Subclasses implement `_reduce_gradients`."""
+    """Trains a full model per process with SGD. Subclasses implement `_reduce_gradients`."""
 
     def __init__(self, config: Config, model: nn.Module, world: World) -> None:
         self.config, self.world, self.device = config, world, world.device
@@ -42,9 +41,7 @@ class TorchEngine:
         self.names = [name for name, _ in self.model.named_parameters()]
         self.parameters = [parameter for _, parameter in self.model.named_parameters()]
         self.optimizer = make_optimizer(config, self.model)
-        if (
-            config.optim.momentum
-        ):  # SGD would leave it uninitialised where fp16's first step overflows and is skipped
+        if config.optim.momentum:  # SGD leaves it uninitialised if fp16's first step overflows and is skipped
             for parameter in self.parameters:
                 self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         start = LossScale()
@@ -62,7 +59,7 @@ class TorchEngine:
 
     @property
     def _averaged_over(self) -> int:
-        """Over how many processes gradients are averaged; a process's loss is multiplied with this."""
+        """The number of processes over which gradients are averaged; each loss is multiplied by it."""
         return self.world.size
 
     def train_step(
@@ -80,7 +77,7 @@ class TorchEngine:
         self.statistics.update_running(sums[len(HEADER) :] / filled)
         if self.ema is not None:
             self.ema.update()
-        # to pinned memory the copy is queued; to any other the host would wait until the whole step is done
+        # a copy to pinned memory is asynchronous; otherwise the host would wait for the whole step
         header = torch.empty(len(HEADER), pin_memory=self.device.type == "cuda")
         header.copy_(sums[: len(HEADER)], non_blocking=True)
         ready = None
@@ -98,9 +95,7 @@ class TorchEngine:
 
     def set_temperature(self, temperature: float) -> None:
         """See `Engine.set_temperature`."""
-        if (
-            temperature != self._temperature
-        ):  # constant for an epoch as a rule, and there are a hundred modules to ask
+        if temperature != self._temperature:  # usually constant for an epoch; walking all modules takes time
             set_temperature(self.model, temperature)
             self._temperature = temperature
 
@@ -128,7 +123,7 @@ class TorchEngine:
         if not self.scaler.is_enabled():
             return {}
         state = self.scaler.state_dict()
-        # a power of two; times a third it was rounded
+        # a power of two; multiplied by 1/3 it would be rounded
         scale = 2.0 ** round(math.log2(state["scale"] * self._averaged_over))
         return {"scale": scale, "_growth_tracker": float(state["_growth_tracker"])}
 
@@ -156,7 +151,8 @@ class TorchEngine:
             self.ema.load(averaged or self.model.state_dict())
 
     def _reduce_gradients(self, batch: StepBatch, votes: Votes) -> Callable[[], Tensor]:
-        """Leave the global gradient in `.grad` of every parameter; return what waits for the small vector's sum."""
+        """Compute the global gradient in `.grad` of every parameter; return a function that waits for the small
+        vector's sum."""
         raise NotImplementedError
 
     def _backward(
@@ -164,7 +160,7 @@ class TorchEngine:
     ) -> Tensor:
         """Forward and backward of one group. Adds to `.grad` the gradient of `factor` × (sum of losses / count).
 
-        Returns the HEADER's loss and correct for the group (float32, on the device).
+        Returns HEADER's `loss` and `correct` for the group (float32, on the device).
         """
         self.statistics.set_shards(len(group.shards))
         mask = self._dropout_mask(group, step)
@@ -186,7 +182,7 @@ class TorchEngine:
         self.scaler.scale(loss).backward()
 
     def _nothing(self) -> ShardGroup:
-        """A group to pass through with factor 0 where a process has no images, so as to join the others."""
+        """A group to run with factor 0 on a process without images, so that it takes part in the collectives."""
         side = 32
         images = torch.zeros(2, 3, side, side, device=self.device)
         return ShardGroup((0,), images, torch.zeros(2, dtype=torch.int64, device=self.device), None, 0)
@@ -211,7 +207,7 @@ class TorchEngine:
 
 
 def begin_step(mode: str) -> None:
-    """Say, where CUDA graphs are replayed, that what they gave out in earlier steps may be overwritten.
+    """Mark the start of a step for CUDA graphs: outputs of earlier steps may be overwritten.
 
     `mode`: torch.compile's, or "off".
     """

@@ -1,4 +1,4 @@
-"""`parallel.reduce=fast`: one pass over all shards of a process, gradients by DDP's overlapped all-reduce."""
+"""`parallel.reduce=fast`: one pass over all shards of a process, and DDP's overlapped all-reduce."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dydist.engine.world import World
 
 
 class DdpEngine(TorchEngine):
-    """DistributedDataParallel over the processes that Accelerate set up, or the bare model on one."""
+    """DistributedDataParallel over all processes; the bare model if there is one process."""
 
     def __init__(self, config: Config, model: nn.Module, world: World) -> None:
         super().__init__(config, model, world)
@@ -35,11 +35,13 @@ class DdpEngine(TorchEngine):
         for number, group in enumerate(batch.groups, 1):
             last = number == len(batch.groups)
             with nullcontext() if last or self.world.size == 1 else self.network.no_sync():
-                # DDP averages over processes; times the world size, a process's part of the mean counts whole
+                # DDP averages over processes; multiplying by the world size gives the sum of their parts of the mean
                 header[:2] += self._backward(
                     self.network, group, step=batch.step, count=batch.count, factor=self._averaged_over
                 )
-        if not batch.groups:  # a last batch smaller than the world: join the others' all-reduce with zeros
+        if (
+            not batch.groups
+        ):  # fewer images than processes in the last batch: take part in the all-reduce with zeros
             self._backward(self.network, self._nothing(), step=batch.step, count=1, factor=0.0)
             self.statistics.zero()
         small = torch.cat([header, self.statistics.flat])
@@ -54,7 +56,7 @@ class DdpEngine(TorchEngine):
 
 
 def distribute(model: nn.Module, world: World) -> DistributedDataParallel:
-    """DDP over all processes. Buffers are left alone: the engine moves batch statistics itself."""
+    """DDP over all processes. Buffers are not synchronized: the engine averages batch statistics itself."""
     known = inspect.signature(DistributedDataParallel).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch < 2.13
     options: dict[str, Any] = {sync: False, "gradient_as_bucket_view": True}

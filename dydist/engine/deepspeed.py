@@ -1,8 +1,7 @@
-"""`parallel.engine=deepspeed`: the same step as DDP's, with ZeRO 0 to 3 keeping weights, gradients and momentum.
+"""`parallel.engine=deepspeed`: the same step as with DDP; ZeRO 0 to 3 partitions momentum, gradients and weights.
 
-A process's shards are computed in one pass, interleaved, each with its own batch-norm statistics, as DDP does
-(engine/ddp.py): the sum is that of a pass a shard, and a pass is cheaper. ZeRO: Rajbhandari et al., SC 2020,
-arXiv:1910.02054.
+A process computes its shards in one pass, interleaved, each with its own batch-norm statistics, as with DDP
+(engine/ddp.py). ZeRO: Rajbhandari et al., SC 2020, arXiv:1910.02054.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ from dydist.engine.world import World
 
 
 class DeepSpeedEngine(TorchEngine):
-    """One model under DeepSpeed. `parallel.zero` says what is cut up over the processes."""
+    """Trains one model with DeepSpeed. `parallel.zero`: what is partitioned over the processes."""
 
     def __init__(self, config: Config, model: nn.Module, world: World) -> None:
         super().__init__(config, model, world)
         self.stage = config.parallel.zero
-        if self._autocast_dtype is not None:  # DeepSpeed switches off an autocast that surrounds it
+        if self._autocast_dtype is not None:  # DeepSpeed disables an outer autocast
             autocast = torch.autocast(self.device.type, dtype=self._autocast_dtype)
             self.model.forward = autocast(self.model.forward)
             self._autocast_dtype = None
         if not dist.is_initialized():  # one process, started without a launcher
             backend = "nccl" if self.device.type == "cuda" else "gloo"
-            os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
+            os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed requires it
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         self.network, *_ = import_deepspeed(config).initialize(
             model=self.model,
@@ -61,7 +60,7 @@ class DeepSpeedEngine(TorchEngine):
         read = super().train_step(batch, lr=lr, temperature=temperature, votes=votes)
         if not self._skipped or self.loss_scale is not None:
             return read
-        # without loss scaling a gradient that is not finite is no overflow to try again, but the end of the run
+        # without loss scaling, a gradient that is not finite is not an overflow to skip, but ends the run
         return lambda: replace(read(), loss=math.nan)
 
     def grad_norm(self) -> float:
@@ -69,11 +68,11 @@ class DeepSpeedEngine(TorchEngine):
         return super().grad_norm() if self.sharded is None else float(self.network.get_global_grad_norm())
 
     def model_state(self) -> dict[str, Tensor]:
-        """See `Engine.model_state`. In host memory with ZeRO."""
+        """See `Engine.model_state`. With ZeRO, in host memory."""
         return super().model_state() if self.sharded is None else dict(self.sharded.weights())
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """See `Engine.optimizer_state`. In host memory with ZeRO."""
+        """See `Engine.optimizer_state`. With ZeRO, in host memory."""
         return super().optimizer_state() if self.sharded is None else dict(self.sharded.momenta())
 
     def extra_state(self) -> dict[str, float]:
@@ -101,7 +100,7 @@ class DeepSpeedEngine(TorchEngine):
             self.ema.load(averaged or self.model.state_dict())
 
     def _reduce_gradients(self, batch: StepBatch, votes: Votes) -> Callable[[], Tensor]:
-        if self.sharded is None:  # ZeRO's step forgets its gradients by itself
+        if self.sharded is None:  # ZeRO's step clears its gradients itself
             self.optimizer.zero_grad(set_to_none=True)
         self.statistics.zero()
         header = torch.zeros(len(HEADER), device=self.device)
@@ -113,7 +112,7 @@ class DeepSpeedEngine(TorchEngine):
         for number in range(passes):
             self.network.set_gradient_accumulation_boundary(number == passes - 1)
             if number < len(batch.groups):
-                # DeepSpeed averages over processes; times the world size, a process's part of the mean counts whole
+                # DeepSpeed averages over processes; multiplying by the world size gives the sum of their parts
                 header[:2] += self._backward(
                     self.network,
                     batch.groups[number],
@@ -121,7 +120,7 @@ class DeepSpeedEngine(TorchEngine):
                     count=batch.count,
                     factor=self._averaged_over,
                 )
-            else:  # a small last batch: every process makes the same passes, since ZeRO-3 gathers weights in each
+            else:  # a small last batch: every process runs as many passes, since ZeRO-3 gathers weights in each
                 before = self.statistics.flat.clone()
                 self._backward(self.network, self._nothing(), step=batch.step, count=1, factor=0.0)
                 self.statistics.flat.copy_(before)
@@ -134,7 +133,7 @@ class DeepSpeedEngine(TorchEngine):
         self.network.backward(loss if self.sharded else self.scaler.scale(loss), scale_wrt_gas=False)
 
     def _update(self, lr: float) -> None:
-        if self.sharded is None:  # all gradients are whole here, in `.grad`: the update is DDP's
+        if self.sharded is None:  # full gradients are in `.grad`: the update is DDP's
             super()._update(lr)
             return
         set_learning_rate(self.optimizer, lr)
@@ -145,9 +144,9 @@ class DeepSpeedEngine(TorchEngine):
 
 
 def pass_count(count: int, shards: int, world_size: int) -> int:
-    """Passes of the process that makes most of them, for a global batch of `count` images.
+    """The largest number of passes of any process for a global batch of `count` images.
 
-    A process makes one for each size that its shards have (data/loader.py): one, but for a small last batch.
+    A process runs one pass per distinct shard size (data/loader.py): one, except for a small last batch.
     """
     sizes = [(shard + 1) * count // shards - shard * count // shards for shard in range(shards)]
     return max(

@@ -1,7 +1,8 @@
 """DeepSpeed's configuration, made from dydist's own.
 
-dydist's configuration is the truth: what the launcher said is in it, or was refused (`launcher_settings`). A DeepSpeed
-JSON given through `accelerate launch` may add what dydist does not decide (bucket sizes, overlap, timers).
+dydist's configuration takes precedence: it includes the launcher's settings, or these were refused
+(`launcher_settings`). A DeepSpeed JSON given to `accelerate launch` may add options that dydist does not set (bucket
+sizes, overlap, timers).
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ _DECIDED = ("optimizer", "scheduler")
 
 
 def deepspeed_config(config: Config, world_size: int, environment: Mapping[str, str]) -> dict[str, Any]:
-    """The dictionary for `deepspeed.initialize`: the launcher's file for what dydist leaves open, ours over it.
+    """The dictionary for `deepspeed.initialize`: the launcher's file, updated with dydist's settings.
 
-    DeepSpeed itself runs in fp32: bf16 and fp16 are autocast within the network, as with DDP, so weights and
-    momentum are fp32 everywhere. Its batch sizes are nominal: it counts samples with them and nothing else.
+    DeepSpeed runs in fp32: bf16 and fp16 are autocast in the network, as with DDP, so weights and momentum are always
+    fp32. Its batch sizes are nominal; it only counts samples with them.
     """
     path = deepspeed_file(environment)
     from_file = {} if path is None else read_file(path)
@@ -39,7 +40,7 @@ def deepspeed_config(config: Config, world_size: int, environment: Mapping[str, 
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.train.clip_norm or 0.0,
         "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,  # SGD: DeepSpeed names the ones it was tested with, all of them Adams
+        "zero_allow_untested_optimizer": True,  # SGD: DeepSpeed has tested only Adam variants
         "zero_force_ds_cpu_optimizer": False,
         "fp16": {"enabled": False},
         "bf16": {"enabled": False},
@@ -47,11 +48,11 @@ def deepspeed_config(config: Config, world_size: int, environment: Mapping[str, 
 
 
 def offloaded(config: Config, kind: str) -> bool:
-    """Whether `kind` (optimizer or param) lives in host memory."""
+    """Whether `kind` (optimizer or param) is offloaded to host memory."""
     return config.parallel.offload == "all" or config.parallel.offload == kind
 
 
 def _said(values: dict[str, Any]) -> dict[str, Any]:
-    """Without what is "auto", at any depth."""
+    """Remove values that are "auto", at any depth."""
     kept = {name: _said(value) if isinstance(value, dict) else value for name, value in values.items()}
     return {name: value for name, value in kept.items() if value != "auto"}

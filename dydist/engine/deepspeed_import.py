@@ -1,4 +1,4 @@
-"""Importing DeepSpeed: only when a run asks for it, with a clear word where it is missing, and quietly."""
+"""Imports DeepSpeed only if a run uses it, without its log output, and with a clear error if it is missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dydist.errors import UserError
 def import_deepspeed(config: Config) -> ModuleType:
     """The `deepspeed` module, set up for this process's device. Call it before Accelerate makes process groups.
 
-    Raises UserError where it or transformers, which Accelerate's DeepSpeed plugin needs, is not installed.
+    Raises UserError if it, or transformers, which Accelerate's DeepSpeed plugin needs, is not installed.
     """
     if config.parallel.device == "cpu" or not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -29,11 +29,11 @@ def import_deepspeed(config: Config) -> ModuleType:
             f"parallel.engine: deepspeed needs the package {error.name}, which is not installed; "
             "DS_BUILD_OPS=0 pip install 'dydist[deepspeed]' installs it, or use --parallel.engine ddp"
         ) from error
-    # above a warning that SGD is "untested" with ZeRO: tests/engine/test_deepspeed.py tests it
+    # hides a warning that SGD is "untested" with ZeRO: tests/engine/test_deepspeed.py tests it
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # DeepSpeed 0.19 calls collectives by names that torch 2.13 has renamed
+    # DeepSpeed 0.19 uses collectives that torch 2.13 has renamed
     renamed = r"`torch\.distributed\.(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated"
     warnings.filterwarnings("ignore", message=renamed, category=FutureWarning)
-    # a kernel for inference, compiled at start by each process and never used here
+    # each process would compile a kernel for inference at start, which is never used here
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed

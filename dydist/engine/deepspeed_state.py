@@ -1,7 +1,7 @@
-"""Whole tensors from what ZeRO has cut up, and back, one parameter at a time.
+"""Converts ZeRO's partitions to full tensors and back, one parameter at a time.
 
-The working weights and the optimizer's fp32 copy are one value here (DeepSpeed runs in fp32), so a tensor that
-is read under one stage and written under another keeps every bit.
+The weights and the optimizer's fp32 copy are equal (DeepSpeed runs in fp32), so a tensor that is saved under one ZeRO
+stage and loaded under another keeps every bit.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ HOST = torch.device("cpu")
 
 
 class ShardedState:
-    """Parameters and momentum of a model that ZeRO 1, 2 or 3 holds. All methods are collective."""
+    """Parameters and momentum of a model under ZeRO 1, 2 or 3. All methods are collective."""
 
     def __init__(self, model: nn.Module, zero_optimizer: Any, stage: int) -> None:
         self.model, self.stage = model, stage
         self.parameters = dict(model.named_parameters())
         inner = zero_optimizer.optimizer
-        # DeepSpeed makes the state at the first step; a checkpoint must find it before that. Zeros are the same.
+        # DeepSpeed creates the state at the first step, but a checkpoint may be loaded before. Zeros are equivalent.
         parts = (
             zero_optimizer.fp32_partitioned_groups_flat
             if stage == 3
@@ -45,19 +45,19 @@ class ShardedState:
             zero_optimizer._lazy_init_hp_params_optimizer_state()
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter and buffer by plain name, whole, in host memory, in the order of the state_dict."""
+        """(plain name, full tensor in host memory) of each parameter and buffer, in the order of the state_dict."""
         for name, tensor in self.model.state_dict().items():
             parameter = self.parameters.get(name)
             sharded = parameter is not None and self.stage == 3
             yield name, (safe_get_full_fp32_param(parameter) if sharded else tensor.detach()).to(HOST)
 
     def momenta(self) -> Iterator[tuple[str, Tensor]]:
-        """`momentum.<parameter>` for every parameter, whole, in host memory."""
+        """(`momentum.<parameter>`, full tensor in host memory) of each parameter."""
         for name, parameter in self.parameters.items():
             yield f"momentum.{name}", safe_get_full_optimizer_state(parameter, MOMENTUM).to(HOST)
 
     def load(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """Take over whole tensors. Raises RuntimeError, before anything is changed, where they do not fit."""
+        """Load full tensors. Raises RuntimeError, before anything is changed, if they do not fit the model."""
         self._check(model)
         with torch.no_grad():
             for name, tensor in self.model.state_dict().items():
@@ -99,7 +99,7 @@ class ShardedState:
 
 
 def _own_part(parameter: Any, value: Tensor) -> Tensor:
-    """This process's slice of `value`, with zeros after its end, as ZeRO-3 cuts it."""
+    """This process's ZeRO-3 partition of `value`, padded with zeros."""
     size = parameter.ds_tensor.ds_numel
     start = size * dist.get_rank()
     part = torch.zeros(size, dtype=torch.float32)

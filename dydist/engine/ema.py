@@ -17,13 +17,13 @@ class AveragedWeights:
         self.state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a saved average."""
+        """Load a saved average."""
         for name, tensor in self.state.items():
             tensor.copy_(state[name])
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move towards the model's weights as they are now."""
+        """Update the average with the model's present weights."""
         now = self._model.state_dict()
         floats = [name for name, tensor in self.state.items() if tensor.is_floating_point()]
         torch._foreach_lerp_([self.state[n] for n in floats], [now[n] for n in floats], 1 - self.decay)

@@ -1,4 +1,4 @@
-"""Evaluation: every image once, split over the processes, with sums that do not depend on how it was split."""
+"""Evaluation of every image once, distributed over the processes; the sums are independent of their number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dydist.engine.world import World
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Sums over a whole split: mean cross-entropy and the number of right images."""
+    """The result on a whole split: mean cross-entropy and the number of correct images."""
 
     loss: float
     correct: int
@@ -25,7 +25,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Fraction right."""
+        """Fraction of correct images."""
         return self.correct / self.images
 
 
@@ -42,11 +42,11 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate `predict` (normalised images float32 [n, 3, H, W] → logits [n, classes]) on all of `dataset`.
 
-    The split is cut into blocks of `batch_size` images, dealt to processes in turn. A block's sums are computed
-    by one process and added up in the order of the blocks in float64, so one and N processes agree to the bit
-    where their kernels do. `together`: every call of `predict` is a collective (ZeRO-3 gathers the weights in it), so
-    all processes make the same number of them. `observe(logits, labels)` sees the blocks of this process.
-    `heartbeat()` is called after every block, so that a long evaluation is not taken for a hang.
+    The split is cut into blocks of `batch_size` images, dealt to the processes in turn. One process computes a
+    block's sums, and they are added in float64 in the order of blocks, so 1 and N processes give equal bits if their
+    kernels do. `together`: each call of `predict` is a collective (ZeRO-3 gathers the weights), so all processes make
+    as many calls. `observe(logits, labels)` is called with the blocks of this process, `heartbeat()` after every
+    block, so that a long evaluation does not look like a hang.
     """
     blocks = -(-len(dataset) // batch_size)
     sums = torch.zeros(blocks, 2, dtype=torch.float64)
@@ -65,7 +65,7 @@ def evaluate(
         predict(normalise(image, dataset.mean, dataset.std))
     if world.size > 1:
         shared = sums.to(world.device)
-        dist.all_reduce(shared)  # each block is non-zero on one process alone: nothing is rounded
+        dist.all_reduce(shared)  # each block is non-zero on one process only: nothing is rounded
         sums = shared.cpu()
     loss = sum(sums[:, 0].tolist()) / len(dataset)
     return Evaluation(loss=loss, correct=int(sums[:, 1].sum()), images=len(dataset))

@@ -1,8 +1,8 @@
-"""`parallel.reduce=exact`: a pass a shard, summed over the shards in one fixed tree, whatever process holds them.
+"""`parallel.reduce=exact`: one pass per shard, summed over the shards in a fixed tree on any number of processes.
 
-The flat vector of a shard is [gradient of every parameter, HEADER, batch statistics], so that everything that
-a step sums is summed in the same order. What makes a shard's own vector the same everywhere is elsewhere:
-order and randomness (data/order.py, randomness.py), threads and kernels (engine/world.py).
+The flat vector of a shard is [gradient of every parameter, HEADER, batch statistics], so that all sums of a step have
+the same order. Other modules make a shard's vector itself reproducible: data/order.py and randomness.py (order and
+random draws), engine/world.py (threads and kernels).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dydist.engine.world import World
 
 
 class ExactEngine(TorchEngine):
-    """The same bits on any number of processes."""
+    """Computes the same bits on any number of processes."""
 
     def __init__(self, config: Config, model: nn.Module, world: World) -> None:
         super().__init__(config, model, world)
@@ -45,7 +45,7 @@ class ExactEngine(TorchEngine):
         sums: PartialSums[Tensor] = PartialSums(self.plan.shards, self.mine.start, self.mine.stop, self._add)
         shard = self.mine.start
         while shard < self.mine.stop:
-            # siblings share a buffer: backward adds the right one's gradient onto the left one's
+            # siblings share a buffer: backward adds the right one's gradient to the left one's
             width = 2 if shard % 2 == 0 and shard + 1 in self.mine else 1
             flat = self._fresh()
             self._point_gradients_at(flat)
@@ -54,7 +54,7 @@ class ExactEngine(TorchEngine):
                 if one == self.mine.start:
                     small[2] += votes.stop
                     small[3] += votes.save
-                if (group := groups.get(one)) is not None:  # a small last batch leaves shards empty
+                if (group := groups.get(one)) is not None:  # in a small last batch, shards may be empty
                     self.statistics.zero()
                     small[:2] += self._backward(
                         self.model, group, step=batch.step, count=batch.count, factor=1
@@ -68,7 +68,7 @@ class ExactEngine(TorchEngine):
         return lambda: total[self._small]
 
     def _across_processes(self, parts: list[Tensor]) -> Tensor:
-        """The root of the tree, on every process, from this process's subtrees."""
+        """The root of the tree, on every process. `parts`: the values of this process's subtrees. Collective."""
         if self.world.size == 1:
             (root,) = parts
             self._recycle(root)
@@ -81,7 +81,7 @@ class ExactEngine(TorchEngine):
             received, send, [count * chunk for count in counts], [len(parts) * chunk] * size
         )
         mine = self.plan.combine(list(received.view(-1, chunk)), torch.Tensor.add_)
-        root = parts[0]  # sent, so free to be overwritten
+        root = parts[0]  # sent, so it may be overwritten
         all_gather(root, mine)
         for part in parts:
             self._recycle(part)
@@ -98,7 +98,7 @@ class ExactEngine(TorchEngine):
         return torch.zeros(self._chunk * self.world.size, device=self.device)
 
     def _recycle(self, flat: Tensor) -> None:
-        """Allow a buffer's reuse by the next step: the optimiser has read it by then."""
+        """Allow the next step to reuse a buffer: the optimizer has read it by then."""
         self._pool.append(flat)
 
     def _point_gradients_at(self, flat: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The guard: processes that should hold the same weights prove it to each other before anything is saved."""
+"""The guard: before a save, checks that all processes hold the same weights."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _ROW = 1024
 def digest(tensor: Tensor) -> Tensor:
     """A 64-bit checksum of a tensor's bits, as an int64 scalar on its device.
 
-    The sum of each row of 1,024 32-bit words, rows weighted by different odd numbers, modulo 2^64: a single
-    flipped bit always changes it. Meant against faults, not against people. Reads the tensor once.
+    The sum of each row of 1,024 32-bit words, rows weighted by different odd numbers, modulo 2^64: a single flipped
+    bit always changes it. It detects faults, not attacks. Reads the tensor once.
     """
     words = tensor.detach().contiguous().view(-1).view(torch.uint8)
     if rest := -words.numel() % (4 * _ROW):
@@ -53,7 +53,7 @@ def check_agreement(state: Mapping[str, Tensor], step: int, world: World) -> Non
 
 
 def check_finite(state: Mapping[str, Tensor], step: int) -> None:
-    """Raise DivergedError where a weight or a momentum is infinite or not a number, naming the first tensor."""
+    """Raise DivergedError, which names the first tensor, if a weight or a momentum is infinite or NaN."""
     floats = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
     norms = torch._foreach_norm(list(floats.values()), float("inf"))
     fine = torch.isfinite(torch.stack([norm.float() for norm in norms]))

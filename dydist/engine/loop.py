@@ -1,7 +1,7 @@
-"""The training loop: steps, evaluations, saves and stops, the same at the same step on every process.
+"""The training loop: every process trains, evaluates, saves and stops at the same steps.
 
-It holds the step and the accuracies; all else a step needs is a function of the configuration and the step.
-Monitors and the saver are handed in: the loop knows neither TensorBoard nor storage.
+Its only state is the step and the accuracies; everything else is a function of configuration and step. Monitors and
+the saver are arguments: the loop depends on neither TensorBoard nor storage.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from dydist.records import EvaluationRecord, Monitor, Probe, StepRecord
 from dydist.schedules import evaluation_temperature, learning_rate, temperature
 
 LOSSES_KEPT = 100_000
-"""Losses are remembered for so many steps, to tell how far back a run that diverges was in order."""
+"""Number of recent losses kept, to find the last step with a normal loss if the run diverges."""
 
 
 class Saver(Protocol):
-    """Saves the run's state as of `step`; called on all processes. `final`: return only when it is safe."""
+    """Saves the run's state; called on all processes. `final`: returns only when the save is committed."""
 
     def __call__(self, progress: Progress, *, final: bool) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a run is: all that is not in the engine. `step` counts finished steps."""
+    """The progress of a run: its state outside the engine. `step` counts finished steps."""
 
     step: int = 0
     best_accuracy: float | None = None
     last_accuracy: float | None = None
     evaluated_step: int | None = None
-    """The step whose weights `last_accuracy` is of."""
+    """The step at which `last_accuracy` was measured."""
 
 
 class Loop:
@@ -74,16 +74,17 @@ class Loop:
         self._stop_requested, self._heartbeat = stop_requested, heartbeat
         self.steps_per_epoch = splits.order.steps_per_epoch
         self.total_steps = total_steps(config, splits.order)
-        self._lag = 1 if world.device.type == "cuda" else 0  # on a GPU reading at once would drain its queue
+        self._lag = 1 if world.device.type == "cuda" else 0  # on a GPU, reading at once would drain its queue
         self._saved_at = clock()
         self._window_began = clock()
         self._window_wait = 0.0
         self._window_steps = 0
         self.losses: deque[tuple[int, float]] = deque(maxlen=LOSSES_KEPT)
-        """Step (as finished steps) and loss of the last steps, logged or not."""
+        """(step, loss) of the most recent steps, logged or not. `step` counts finished steps."""
 
     def run(self, progress: Progress) -> tuple[Progress, bool]:
-        """Train until the end, or until a stop is agreed on; returns where it got to and whether it is done."""
+        """Train to the end, or until the processes agree to stop; returns the progress and whether the run is
+        done."""
         shards = rank_shards(self.world.rank, self.world.size, self.config.parallel.shards)
         start = progress.step
         self.monitor.start(step=start, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch)
@@ -117,7 +118,7 @@ class Loop:
                 step = batch.step + 1
                 progress = replace(progress, step=step)
                 evaluate_now, save_now, check_now = self._due(step)
-                # a logged step's gradient norm is read before the next step overwrites the gradient
+                # read a logged step's gradient norm before the next step overwrites the gradient
                 drain = evaluate_now or save_now or check_now or logged or step == self.total_steps
                 while len(pending) > (0 if drain else self._lag):
                     agreed = self._settle(*pending.popleft())
@@ -125,7 +126,7 @@ class Loop:
                     save_now |= agreed.save
                 self._heartbeat(step)
                 stopped &= step < self.total_steps
-                while pending and (stopped or save_now):  # nothing is saved over an unseen loss
+                while pending and (stopped or save_now):  # check every loss before a save
                     self._settle(*pending.popleft())
                 if evaluate_now:
                     progress = self.evaluate(progress)
@@ -143,7 +144,7 @@ class Loop:
         return progress, not stopped
 
     def evaluate(self, progress: Progress) -> Progress:
-        """Evaluate on the whole test split (and the averaged weights beside it), and tell the monitor."""
+        """Evaluate the weights, and the averaged weights if any, on the test split; report to the monitor."""
         step = progress.step
         self.engine.set_temperature(
             evaluation_temperature(self.config.temperature, step=step, steps_per_epoch=self.steps_per_epoch)
@@ -209,7 +210,8 @@ class Loop:
         )
 
     def _record(self, step: int) -> StepRecord:
-        """What is known of a step before it is taken. `step` counts from 0 here, from 1 in the record."""
+        """The part of a step's record that is known before the step. `step` counts from 0 here, from 1 in the
+        record."""
         return StepRecord(
             step=step + 1,
             epoch=self._epoch(step),
@@ -234,14 +236,14 @@ class Loop:
         return {"schedule/kernel_lr": lr * factor}
 
     def _logged(self, step: int) -> bool:
-        """Whether a line is due after `step` finished steps: the same on every process."""
+        """Whether to log after `step` finished steps; the same on every process."""
         return step % self.config.monitor.every_steps == 0 or step in (1, self.total_steps)
 
     def _epoch(self, step: int) -> int:
         return max(0, step) // self.steps_per_epoch
 
     def _settle(self, record: StepRecord, read: Callable[[], StepSums]) -> StepSums:
-        """Wait for a step's sums; stop the run where they are not finite; log them where a line is due."""
+        """Wait for a step's sums; raise DivergedError if the loss is not finite; log them if due."""
         sums = read()
         self.losses.append((record.step, sums.loss))
         if not math.isfinite(sums.loss):
@@ -272,7 +274,8 @@ class Loop:
         return sums
 
     def _due(self, step: int) -> tuple[bool, bool, bool]:
-        """Whether to evaluate, to save and to compare weights after this step; `every_minutes` is voted on."""
+        """Whether to evaluate, to save and to compare weights after this step. Saves by time (`every_minutes`) are
+        voted on."""
         train, checkpoint = self.config.train, self.config.checkpoint
         every = max(1, round(train.eval_every_epochs * self.steps_per_epoch))
         save_every = checkpoint.every_steps
@@ -293,7 +296,7 @@ class Loop:
         averaged = {f"ema.{name}": tensor for name, tensor in (self.engine.averaged_state() or {}).items()}
         state = {**self.engine.model_state(), **self.engine.optimizer_state(), **averaged}
         check_agreement(state, step, self.world)
-        check_finite(state, step)  # after it, so that all processes find the same
+        check_finite(state, step)  # after the comparison, so that all processes raise the same error
 
 
 def total_steps(config: Config, order: Order) -> int:

@@ -1,4 +1,4 @@
-"""fp16's loss scale: the one value that all engines start from, save, and go on with."""
+"""The loss scale for fp16, with the same values in all engines."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass
 class LossScale:
-    """The scale by the rule and the constants of `torch.amp.GradScaler`: one value on all processes.
+    """The scale by the rule and the constants of `torch.amp.GradScaler`; equal on all processes.
 
-    It multiplies the loss of the global batch, whatever the number of processes: where gradients are averaged
-    over N processes, each one's loss counts N times and `per_process` takes that back. Near fp16's largest number a
-    step may still overflow on one world size alone, as each process sums the gradients of its own images in fp16.
+    It scales the loss of the global batch, independent of the world size: if gradients are averaged over N processes,
+    each process's loss is multiplied by N, which `per_process` compensates. A step near fp16's maximum may still
+    overflow on some world sizes only, since each process sums its images' gradients in fp16.
     """
 
     scale: float = 65536.0
@@ -27,5 +27,5 @@ class LossScale:
             self.scale, self.growth = self.scale * 2, 0
 
     def per_process(self, averaged_over: int) -> float:
-        """What a loss is multiplied with that counts `averaged_over` times already."""
+        """The scale for a loss that is already multiplied by `averaged_over`."""
         return self.scale / averaged_over

@@ -1,10 +1,10 @@
-"""The optimizer: SGD with a parameter group for each pair of learning-rate and weight-decay factors.
+"""The optimizer: SGD with a parameter group per pair of learning-rate and weight-decay factors.
 
-Why kernels have factors of their own: the loss depends on the mixed kernel W̃ = Σ_k π_k W_k. Let G be its gradient.
-Kernel k gets π_k G, so one SGD step with learning rate η and decay λ moves W̃ by −η (Σ_k π_k² G + λ W̃). Uniform
-softmax has Σ_k π_k² = 1/K: the mixed kernel learns at 1/K of the rate of a static one. With the learning rate of the
-kernels times 1/Σ_k π_k², and their decay times Σ_k π_k², the step is −η (G + λ W̃), as for a static kernel. SGD with
-momentum is linear in the gradient, so this holds for any number of steps while attention stays uniform.
+Kernels have their own factors because the loss depends on the mixed kernel W̃ = Σ_k π_k W_k. Let G be its gradient.
+Kernel k has gradient π_k G, so an SGD step with learning rate η and decay λ moves W̃ by −η (Σ_k π_k² G + λ W̃). With
+uniform softmax, Σ_k π_k² = 1/K: the mixed kernel learns at 1/K of a static kernel's rate. If the kernels' learning
+rate is multiplied by 1/Σ_k π_k² and their decay by Σ_k π_k², the step is −η (G + λ W̃), as for a static kernel. SGD
+with momentum is linear in the gradient, so this holds for any number of steps while the attention is uniform.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dydist.models import DynamicConv2d, DynamicLinear
 from dydist.models.initialization import sum_of_squares
 
 FACTOR = "lr_factor"
-"""Name of a parameter group's factor on the learning rate."""
+"""Key of a parameter group's factor on the learning rate."""
 
 
 def kernel_factors(optim: OptimConfig, *, kind: str, kernels: int) -> tuple[float, float]:
@@ -37,7 +37,7 @@ def kernel_factors(optim: OptimConfig, *, kind: str, kernels: int) -> tuple[floa
 def parameter_groups(config: Config, model: nn.Module) -> list[dict[str, Any]]:
     """Parameter groups for `torch.optim.SGD`, each with its `weight_decay` and its `lr_factor`.
 
-    Parameters that share both values are one group. Groups are in the order of the network's parameters.
+    Parameters with the same two values form one group. Groups are in the order of the network's parameters.
     """
     optim = config.optim
     factors: dict[int, tuple[float, float]] = {}
@@ -58,7 +58,7 @@ def parameter_groups(config: Config, model: nn.Module) -> list[dict[str, Any]]:
 
 
 def make_optimizer(config: Config, model: nn.Module) -> torch.optim.SGD:
-    """SGD as the configuration has it. `set_learning_rate` sets the rate of each step."""
+    """SGD by the configuration. `set_learning_rate` sets the rate of each step."""
     optim = config.optim
     return torch.optim.SGD(
         parameter_groups(config, model),

@@ -1,4 +1,4 @@
-"""Half precision on CPUs: where it has no instructions for it, it is emulated and many times slower."""
+"""Half precision on CPUs: without instructions for it, it is emulated, and many times slower than fp32."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ INSTRUCTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "bf16": {"x86_64": ("avx512_bf16", "amx_bf16", "avx_ne_convert"), "aarch64": ("bf16",)},
     "fp16": {"x86_64": ("avx512_fp16", "amx_fp16"), "aarch64": ("asimdhp", "fphp")},
 }
-"""Flags of /proc/cpuinfo, any of which makes a precision worth while."""
+"""CPU flags, one of which a precision needs to be fast."""
 
 
 def slow_precision(precision: str, device: str, cpu: str) -> str | None:
-    """A warning where `precision` is slower than fp32 on this `device` type, else None.
+    """A warning if `precision` is slower than fp32 on this `device` type, else None.
 
-    `cpu`: "<machine> <name> <flags…>" (`native.build.cpu`). Nothing is said of CPUs that do not tell their flags.
+    `cpu`: "<machine> <name> <flags…>" (`native.build.cpu`). None if the CPU's flags are unknown.
     """
     machine, *words = cpu.split()
     wanted = INSTRUCTIONS.get(precision, {}).get(machine)

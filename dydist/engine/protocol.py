@@ -1,4 +1,4 @@
-"""What the training loop asks of an engine, and what a step hands back. DDP, exact and DeepSpeed all fit it."""
+"""The interface between the training loop and the engines DDP, exact and DeepSpeed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dydist.data.loader import StepBatch
 
 @dataclass(frozen=True)
 class Votes:
-    """What this process would like to happen at the next step boundary. One process asking is enough."""
+    """What this process requests at the next step boundary. One process's request is enough."""
 
     stop: bool = False
     save: bool = False
@@ -23,8 +23,8 @@ class Votes:
 class StepSums:
     """A step's sums over the global batch, the same on every process.
 
-    `loss`: mean cross-entropy. `accuracy`: fraction right (against the labels before mixing).
-    `stop`, `save`: whether any process voted so. `data_hash`: names the images and labels that all shards got.
+    `loss`: mean cross-entropy. `accuracy`: fraction of correct images (by the labels before mixing). `stop`, `save`:
+    whether any process voted so. `data_hash`: a hash of the images and labels of all shards.
     """
 
     loss: float
@@ -38,36 +38,36 @@ class Engine(Protocol):
     """Trains one model. All methods are called by all processes at the same step."""
 
     model: nn.Module
-    """The network with plain parameter names, for evaluation."""
+    """The network, with plain parameter names, for evaluation."""
 
     def train_step(
         self, batch: StepBatch, *, lr: float, temperature: float, votes: Votes
     ) -> Callable[[], StepSums]:
-        """Take one step. The result waits for the step's sums, and may be called a step later."""
+        """Take one step. Returns a function that waits for the step's sums; it may be called one step later."""
         ...
 
     def set_temperature(self, temperature: float) -> None:
-        """Give the attention this softmax temperature, as `train_step` does; for an evaluation before any step."""
+        """Set the attention's temperature, as `train_step` does; for an evaluation before any step."""
         ...
 
     def grad_norm(self) -> float:
-        """2-norm of the last step's global gradient, before clipping."""
+        """L2 norm of the last step's global gradient, before clipping."""
         ...
 
     def model_state(self) -> dict[str, Tensor]:
-        """All parameters and buffers, whole, by plain name."""
+        """All parameters and buffers, as full tensors by plain name."""
         ...
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """`momentum.<parameter>` for every parameter, whole."""
+        """`momentum.<parameter>` of every parameter, as full tensors."""
         ...
 
     def averaged_state(self) -> dict[str, Tensor] | None:
-        """The moving average of the weights by plain name, or None where `train.ema_decay` is not set."""
+        """The moving average of the weights by plain name, or None if `train.ema_decay` is not set."""
         ...
 
     def extra_state(self) -> dict[str, float]:
-        """Numbers beside the tensors: the loss scale of fp16."""
+        """State besides the tensors: the loss scale of fp16."""
         ...
 
     def load(
@@ -77,8 +77,8 @@ class Engine(Protocol):
         averaged: Mapping[str, Tensor],
         extra: Mapping[str, float],
     ) -> None:
-        """Take over a state written by any engine on any number of processes.
+        """Load a state saved by any engine on any number of processes.
 
-        An empty `optimizer` starts with no momentum, an empty `averaged` from the weights.
+        An empty `optimizer` means zero momentum, an empty `averaged` starts the average at the weights.
         """
         ...

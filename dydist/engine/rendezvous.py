@@ -1,7 +1,7 @@
-"""All processes of a run come together before anything is set up, in waits that a signal ends.
+"""Waits for all processes of a run before the process group is set up; a signal ends the wait.
 
-torch's own rendezvous waits in C++, where Python's signal handlers do not run: a run that is stopped while one process
-is late would be killed in the end, or wait for `parallel.timeout_s`.
+torch's rendezvous waits in C++, where Python's signal handlers do not run: if one process is late, a stopped run
+would be killed after its grace time, or wait for `parallel.timeout_s`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from dydist.errors import StopRequestedError
 from dydist.process.launcher import Process
 
 ROUND_S, CONNECT_S = 0.2, 1.0
-"""Seconds after which a wait looks at the stop request, and that an attempt to connect may take."""
+"""Seconds between checks of the stop request, and timeout of one connection attempt."""
 _ARRIVED, _DECISION, _LEFT = "dydist/arrived", "dydist/decision", "dydist/left"
 
 
 def rendezvous(process: Process, *, timeout_s: float, stop_requested: Callable[[], bool]) -> Store:
-    """Wait at MASTER_ADDR:MASTER_PORT until all processes are there; on process 0 the store is served from there.
+    """Wait until all processes have connected to the store at MASTER_ADDR:MASTER_PORT, which process 0 serves.
 
-    What this returns is kept until the process group is set up: both use one server. Nobody goes on while another
-    leaves: the last that arrives says go, whoever is asked to stop says stop, and the first word counts.
-    Raises StopRequestedError where it is stop, TimeoutError after `timeout_s` seconds, ConnectionError where process 0
-    is gone.
+    Keep the returned store until the process group is set up, which uses the same server. All processes get the same
+    answer: the last one to arrive writes "go", one that is asked to stop writes "stop", and the first write counts.
+    Raises StopRequestedError for "stop", TimeoutError after `timeout_s` seconds, ConnectionError if process 0 has
+    exited.
     """
     deadline = time.monotonic() + timeout_s
     place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -45,13 +45,13 @@ def rendezvous(process: Process, *, timeout_s: float, stop_requested: Callable[[
                 came = store.add(_ARRIVED, 0)
                 raise _late(place, f"{came} of {process.world_size} processes came")
             else:
-                time.sleep(ROUND_S)  # not `store.wait`, which warns of every round
+                time.sleep(ROUND_S)  # not `store.wait`, which logs a warning every round
         if store.get(_DECISION) == b"go":
             return store
         store.add(_LEFT, 1)
         last = time.monotonic() + 1
         while serves and store.add(_LEFT, 0) < store.add(_ARRIVED, 0) and time.monotonic() < last:
-            time.sleep(ROUND_S / 10)  # the store ends with this process: the others are to read it first
+            time.sleep(ROUND_S / 10)  # the store ends with this process: let the others read it first
     except DistError as error:
         if not stop_requested():
             raise ConnectionError(
@@ -71,7 +71,7 @@ def _connect(
     if serves:
         return TCPStore(*place, process.world_size, True, wait_for_workers=False, multi_tenant=True)
     while True:
-        # first without torch, which tells of every attempt
+        # first with a plain socket, since torch logs every attempt
         with suppress(OSError, DistError), socket.create_connection(place, timeout=CONNECT_S):
             return TCPStore(*place, process.world_size, timeout=timedelta(seconds=5), wait_for_workers=False)
         if stop_requested():

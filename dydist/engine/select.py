@@ -1,4 +1,4 @@
-"""Which engine a configuration asks for."""
+"""Creates the configured engine."""
 
 from __future__ import annotations
 

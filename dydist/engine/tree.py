@@ -1,9 +1,9 @@
-"""One fixed binary tree over the shards, and how processes that hold parts of it compute its root together.
+"""A fixed binary tree over the shards, and the plan by which processes that hold parts of it compute its root.
 
-Floating-point addition is not associative, so a sum over shards is the same on any number of processes only if
-it is always bracketed the same way. The tree is that bracketing: a node covers shards [low, high), splits at
-low + the largest power of two below its length, and its value is left + right. For eight shards:
-((0+1)+(2+3))+((4+5)+(6+7)). Nothing here touches torch.distributed; `engine/exact.py` does.
+Floating-point addition is not associative, so a sum over shards is the same on any number of processes only if its
+order is fixed. The tree fixes it: a node covers shards [low, high), splits at low + the largest power of two below
+its length, and its value is left + right. For eight shards: ((0+1)+(2+3))+((4+5)+(6+7)). Nothing here touches
+torch.distributed; `engine/exact.py` does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Node = tuple[int, int]
 
 
 def split(low: int, high: int) -> int:
-    """Where the node [low, high) is cut in two; `high - low` is at least 2."""
+    """Where the node [low, high) is split; `high - low` is at least 2."""
     return low + (1 << (high - low - 1).bit_length() - 1)
 
 
@@ -43,10 +43,10 @@ def subtrees(low: int, high: int, shards: int) -> list[Node]:
 
 
 class PartialSums(Generic[T]):
-    """Sums values in the order of the tree while they arrive, shard by shard, from left to right.
+    """Sums values in the tree's order as they arrive, shard by shard from left to right.
 
-    A node is finished as soon as both halves are there, so about log2(shards) sums are held at most.
-    `add(a, b)` returns a + b and may reuse a.
+    A node is summed as soon as both halves are known, so at most about log2(shards) sums are held. `add(a, b)`
+    returns a + b and may reuse a.
     """
 
     def __init__(self, shards: int, low: int, high: int, add: Callable[[T, T], T]) -> None:
@@ -56,7 +56,7 @@ class PartialSums(Generic[T]):
         self._held: list[tuple[Node, T]] = []
 
     def push(self, value: T, width: int = 1) -> None:
-        """Give the value of the next node: one shard, or one aligned node of `width` shards already summed."""
+        """Add the value of the next node: one shard, or an aligned node of `width` shards already summed."""
         node = (self._next, self._next + width)
         self._next += width
         top = next(outer for outer in self._wanted if outer[0] <= node[0] < outer[1])
@@ -67,13 +67,13 @@ class PartialSums(Generic[T]):
         self._held.append((node, value))
 
     def results(self) -> list[T]:
-        """The values of the subtrees, once every shard is there, from left to right."""
+        """The values of the subtrees, from left to right, once every shard has been pushed."""
         assert [node for node, _ in self._held] == self._wanted, "a shard is missing"
         return [value for _, value in self._held]
 
 
 def parent_of(node: Node, root: Node) -> Node:
-    """The node above `node` in the tree below `root`."""
+    """The parent of `node` in the tree with root `root`."""
     low, high = root
     while True:
         middle = split(low, high)
@@ -84,12 +84,12 @@ def parent_of(node: Node, root: Node) -> Node:
 
 @dataclass(frozen=True)
 class ReductionPlan:
-    """How `world_size` processes finish the tree: who holds which subtrees, and in what order to add them.
+    """How `world_size` processes compute the root: the subtrees that each holds, and the order of additions.
 
-    Each process owns one of `world_size` equal chunks of the flat vector. It sends to every owner that owner's
-    chunk of each of its subtrees (reduce-scatter), adds what it got with `combine`, and all gather the chunks
-    (all-gather). With one subtree a process (world size a power of two that divides the shards), a process
-    sends (world_size - 1) / world_size of the vector twice: the traffic of a ring all-reduce.
+    Each process owns one of `world_size` equal chunks of the flat vector. It sends to each owner that owner's chunk
+    of all its subtrees (reduce-scatter) and adds the chunks that it receives with `combine`; an all-gather then
+    collects the sums. With one subtree per process (world size a power of two that divides the shards), a process
+    sends (world_size - 1) / world_size of the vector twice: as much as in a ring all-reduce.
     """
 
     shards: int
@@ -105,12 +105,12 @@ class ReductionPlan:
         return len(self.held)
 
     def sent(self, rank: int) -> float:
-        """What `rank` sends in one reduction, in units of the vector's size."""
+        """The amount that `rank` sends in one reduction, in units of the vector's size."""
         others = (self.world_size - 1) / self.world_size
         return others * len(self.held[rank]) + others
 
     def combine(self, parts: Sequence[T], add: Callable[[T, T], T]) -> T:
-        """The root, from the values of all subtrees in the order of `held` (rank by rank, left to right)."""
+        """The root's value, from the values of all subtrees in the order of `held` (by rank, then left to right)."""
         nodes = [node for owned in self.held for node in owned]
         values = dict(zip(nodes, parts, strict=True))
 

@@ -1,7 +1,7 @@
-"""The processes of a run: how many there are, which one this is, on what device, and the few things they say.
+"""The processes of a run: world size, rank, device, and collectives on Python objects.
 
-Accelerate sets the processes up. What it gets wrong without a word (docs/engines.md) is checked here against
-the launcher's environment.
+Accelerate initializes the processes. This module checks the result against the launcher's variables, since Accelerate
+ignores some mistakes silently (docs/engines.md).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class World:
         return box[0]
 
     def first(self, make: Callable[[], T]) -> T:
-        """What process 0 makes, on every process (a collective)."""
+        """The result of `make` on process 0, on every process (a collective)."""
         return self.broadcast(make() if self.rank == 0 else cast(T, None))
 
     def gather(self, value: T) -> list[T]:
@@ -55,7 +55,7 @@ class World:
         return values
 
     def close(self) -> None:
-        """Leave the process group."""
+        """Destroy the process group."""
         close_process_group()
 
     def _object_device(self) -> torch.device:
@@ -65,7 +65,7 @@ class World:
 def start_world(config: Config, stop_requested: Callable[[], bool] = lambda: False) -> World:
     """Set up this process: device, threads, determinism, process group.
 
-    Raises StopRequestedError, on all that are there, where one of them is asked to stop before all are.
+    Raises StopRequestedError on all processes if one of them is asked to stop before all have started.
     """
     parallel = config.parallel
     if parallel.device == "cuda" and not torch.cuda.is_available():
@@ -82,20 +82,18 @@ def start_world(config: Config, stop_requested: Callable[[], bool] = lambda: Fal
         group.backend = "gloo" if use_cpu else "nccl"
         if not use_cpu and torch.cuda.device_count() == 1:
             os.environ["LOCAL_RANK"] = (
-                "0"  # srun --gpus-per-task=1: each process sees its own GPU as the first
+                "0"  # srun --gpus-per-task=1: each process sees only its own GPU, as device 0
             )
         os.environ.setdefault(
             "OMP_NUM_THREADS", str(thread_count(config) or 1)
-        )  # else Accelerate warns and guesses
-        # kept until the process group is there
+        )  # else Accelerate warns and chooses one
+        # keep it until the process group is set up
         store = rendezvous(process, timeout_s=parallel.timeout_s, stop_requested=stop_requested)
     elif "MASTER_ADDR" not in os.environ:
-        os.environ.pop(
-            "LOCAL_RANK", None
-        )  # Accelerate would set up a process group for it, and find no address
+        os.environ.pop("LOCAL_RANK", None)  # else Accelerate would set up a process group, without an address
     accelerator = Accelerator(
         cpu=use_cpu,
-        mixed_precision="no",  # autocast is the engine's, so that all engines round alike
+        mixed_precision="no",  # the engine uses autocast itself, so that all engines round alike
         kwargs_handlers=[group],
     )
     del store
@@ -110,23 +108,23 @@ def start_world(config: Config, stop_requested: Callable[[], bool] = lambda: Fal
 
 
 def thread_count(config: Config) -> int | None:
-    """CPU threads of this process; None leaves torch's own choice (a single process: every core)."""
+    """CPU threads of this process; None leaves torch's default (a single process uses every core)."""
     if config.parallel.threads is not None:
         return config.parallel.threads
     if config.parallel.reduce == "exact":
-        return 1  # a thread count that followed the process count would change the order of sums
+        return 1  # more threads on fewer processes would change the order of sums
     local = Process.from_environment(os.environ).local_world_size
     return max(1, (os.cpu_count() or 1) // local) if local > 1 else None
 
 
 def set_numerics(config: Config) -> None:
-    """Threads and kernels: with reduce=exact whatever could differ between world sizes is fixed, else quick."""
+    """Set threads and kernels: reproducible on any world size with reduce=exact, else fast."""
     exact = config.parallel.reduce == "exact"
     if (threads := thread_count(config)) is not None:
         torch.set_num_threads(threads)
     if torch.are_deterministic_algorithms_enabled() != exact:  # setting it imports torch's compiler: a second
         torch.use_deterministic_algorithms(exact)
-    # filling fresh memory costs a pass over every buffer and changes nothing that is read
+    # filling new memory takes a pass over every buffer, and no value of it is read
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not exact
     torch.backends.cudnn.deterministic = exact
