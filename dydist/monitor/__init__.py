@@ -1,12 +1,12 @@
-"""What a run shows and writes while it runs. Knows nothing of engines: it is handed records (dydist.records).
+"""The display and the logs of a run, made from records (dydist.records). Independent of engines.
 
-- `build_monitors`: everything a configuration asks for; `build_terminal`: what is shown.
-  `NullMonitor`: for every process but 0.
-- `Monitors`: hands records to many, and lets none of them stop training.
+- `build_monitors`: all monitors of a configuration; `build_terminal`: those of the terminal. `NullMonitor`: for
+  processes other than 0.
+- `Monitors`: passes records to several monitors, none of which can stop training.
 - `outputs`: where records go (`JsonLines`, `StatusFile`, `TerminalProgress`, `LineProgress`, `QuietProgress`,
   TensorBoard).
-- `probes` (imports torch): what is measured inside the loop; `NullProbe` measures nothing.
-- `viewing`: looking at TensorBoard logs anywhere. `report`: a page about runs, from what they left.
+- `probes` (imports torch): measurements inside the loop; `NullProbe` measures nothing.
+- `viewing`: TensorBoard on local and remote logs. `report`: an HTML page about runs, from their folders.
 - Inside: `build`, `fanout`, `null`.
 """
 

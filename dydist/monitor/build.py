@@ -1,4 +1,4 @@
-"""The monitors that a configuration asks for."""
+"""Builds the configured monitors."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from dydist.text.redaction import scrub
 
 
 def build_terminal(config: Config, console: Console | None = None) -> Monitors:
-    """What process 0 shows; it touches no file, so it can tell of a start before the run folder is this run's.
+    """The terminal monitors of process 0. They write no file, so they can be used before the run folder is claimed.
 
-    `console`: where progress goes; default standard output.
+    `console`: where progress is shown; default standard output.
     """
     return Monitors([choose_progress(console or Console(), quiet=config.monitor.quiet)])
 
@@ -37,11 +37,10 @@ def build_monitors(
     trained_with: Mapping[str, Any],
     said: Sequence[tuple[str, str]] = (),
 ) -> Monitors:
-    """Everything that process 0 writes, and `terminal`. The other processes take `NullMonitor`.
+    """All monitors of process 0, including `terminal`. Other processes use `NullMonitor`.
 
-    Writes status.json at once, so build it only after the run's place is known to be free. `trained_with`: the
-    values that the log shows as the configuration, nested by section and without secrets. `said`: texts and levels of
-    notes that the terminal has shown already.
+    Writes status.json at once, so call this only once the run holds its leases. `trained_with`: the configuration for
+    the logs, nested by section and without secrets. `said`: text and level of notes already shown on the terminal.
     """
     from dydist.config.reader import flatten
     from dydist.monitor.outputs.tensorboard import TensorBoard, local_folder  # imports torch
@@ -54,7 +53,9 @@ def build_monitors(
         everyone.note(text, level=level)
 
     monitors: list[Monitor] = [
-        JsonLines(run_dir, identity=identity(world_size)),  # first: the others read what it has cut
+        JsonLines(
+            run_dir, identity=identity(world_size)
+        ),  # first: the others read the file that it truncates
         StatusFile(run_dir / "status.json", world_size=world_size),
         TensorBoard(
             folder,

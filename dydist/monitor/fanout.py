@@ -1,4 +1,4 @@
-"""One monitor that hands everything to many, and lets none of them stop training."""
+"""A monitor that passes everything to several others, none of which can stop training."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ _log = logging.getLogger(__name__)
 
 
 class Monitors:
-    """Hands each record to every monitor in turn.
+    """Passes each record to every monitor in turn.
 
-    A monitor that raises never stops training: its failure is told once, to the others, and it is tried again
-    with the next record (a full disk may have room again), and started first where that failed.
-    May be called from any thread. No text that is handed on
-    holds a secret.
+    A monitor that raises does not stop training: its failure is reported once, to the other monitors, and it receives
+    the next record again (a full disk may have space then), after another attempt to start it if that failed.
+    Thread-safe. Removes secrets from all texts.
     """
 
     def __init__(self, monitors: Sequence[Monitor] = ()) -> None:
@@ -31,7 +30,7 @@ class Monitors:
         self._lock = threading.RLock()
 
     def add(self, monitors: Sequence[Monitor]) -> None:
-        """Hand what comes to these too."""
+        """Pass later records to these monitors as well."""
         self._monitors.extend(monitors)
 
     def start(self, *, step: int, total_steps: int, steps_per_epoch: int) -> None:

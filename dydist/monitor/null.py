@@ -9,7 +9,8 @@ from dydist.records import CheckpointRecord, Detail, EvaluationRecord, LayerAtte
 
 
 class NullMonitor:
-    """Ignores everything. What every process but 0 gets, and what monitors of some records alone build on."""
+    """Ignores all records. For processes other than 0, and as base class of monitors that handle only some
+    records."""
 
     def start(self, *, step: int, total_steps: int, steps_per_epoch: int) -> None:
         pass

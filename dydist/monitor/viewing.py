@@ -1,4 +1,4 @@
-"""Looking at logs with TensorBoard, wherever they lie."""
+"""Runs TensorBoard on local and remote logs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from dydist.text.display import tell
 from dydist.text.redaction import redact_url, scrub
 
 _ONE_LOG_S = 5
-"""Seconds between TensorBoard's own looks at its folder."""
+"""Seconds between TensorBoard's reloads of its folder."""
 _PARTIAL = ".fetching"
-"""A file on its way. TensorBoard reads whatever has `tfevents` in its name, so this must not."""
+"""Suffix of an incomplete file. TensorBoard reads files with `tfevents` in their name, so this name must not contain
+it."""
 
 
 def view(where: Sequence[str], *, port: int, host: str, every_s: float, mirror: Path | None) -> int:
-    """Run TensorBoard on all of `where` until it ends; its exit code. Ctrl-C ends it."""
+    """Run TensorBoard on all of `where` until it exits, or until Ctrl-C; returns its exit code."""
     if not where:
         raise UserError("tensorboard: nothing to show was given; name a run folder or a log folder's URL")
     for place in where:
@@ -63,7 +64,7 @@ def view(where: Sequence[str], *, port: int, host: str, every_s: float, mirror: 
 
 
 def _check_address(host: str, port: int) -> None:
-    """Raise UserError where TensorBoard could not listen there. Port 0 is any free one."""
+    """Raise UserError if TensorBoard cannot listen there. Port 0 means any free port."""
     if port > 65_535:
         raise UserError(f"--port: {port} is not allowed; it must be at most 65535")
     try:
@@ -80,7 +81,7 @@ def _check_address(host: str, port: int) -> None:
 
 
 def log_folder(place: Path) -> Path:
-    """A run folder's TensorBoard log; any other folder itself. UserError where there is none."""
+    """The TensorBoard log of a run folder; any other folder itself. Raises UserError if it does not exist."""
     place = run_folder(place)
     if not place.is_dir():
         raise UserError(f"{place}: there is no such folder; give a run folder, such as runs/quickstart")
@@ -89,23 +90,23 @@ def log_folder(place: Path) -> Path:
 
 
 def name(place: str) -> str:
-    """What TensorBoard calls a local folder: its name, or the run's where it is a run's own log folder."""
+    """TensorBoard's name for a local folder: the folder's name, or the run's for the log folder in a run folder."""
     path = Path(place).resolve()
     return path.parent.name if path.name == "tensorboard" else path.name
 
 
 def folder_name(url: str) -> str:
-    """A folder's name for a URL, without its secrets: it is in TensorBoard's command line."""
+    """A folder name for a URL, without its secrets, since it appears in TensorBoard's command line."""
     return "".join(
         c if c.isalnum() or c in "-_." else "-" for c in redact_url(url).split("://", 1)[1].strip("/")
     )
 
 
 def fetch(url: str, folder: Path, **options: Any) -> int:
-    """Mirror what is new under `url` into `folder`; how many files were fetched.
+    """Mirror new files under `url` to `folder`; returns the number of files fetched.
 
-    Segments never change once written, but the newest of a log may be replaced by a longer one after a kill:
-    files are compared by size. UserError where nothing can be read there.
+    Segments do not change once written, but after a kill a longer one may replace the newest: files are compared by
+    size. Raises UserError if the URL cannot be read.
     """
     try:
         store, root = open_filesystem(url, options, field="tensorboard")
@@ -113,7 +114,7 @@ def fetch(url: str, folder: Path, **options: Any) -> int:
         found = store.find(root, detail=True)
     except UserError:
         raise
-    except Exception as error:  # of any store; all mean the same to who asked
+    except Exception as error:  # of any store: all mean the same to the user
         raise UserError(
             f"{scrub(url)}: cannot be read ({explain(error)}); check the address and your access to it"
         ) from error
@@ -136,9 +137,9 @@ def fetch(url: str, folder: Path, **options: Any) -> int:
 
 
 def inside(folder: Path, name: str) -> Path | None:
-    """Where a store's object goes below `folder`; None where its name, or a link in the folder, leads out of it.
+    """The path of a store's object below `folder`; None if its name, or a link in the folder, leads outside.
 
-    Names come from a bucket that others may write to.
+    Names are untrusted: others may write to the bucket.
     """
     if "\\" in name or any(ord(c) < 32 for c in name):
         return None

@@ -1,7 +1,8 @@
-"""Where records go, on process 0.
+"""The monitors of process 0 and their helpers.
 
-- `jsonlines`: metrics.jsonl and events.jsonl; `status`: status.json; `prometheus`: a file for node exporter;
-  `files`: how they are written
-- `progress`, `text`, `pace`: the terminal; `alerts`: what a person would want to know; `hardware`: the machine
-- `tensorboard` with `eventlog`, `layout`, `images`; `log_owner`: whose log it is; `shipping`: a log on a remote store
+- `jsonlines`: metrics.jsonl and events.jsonl; `status`: status.json; `prometheus`: a file for node exporter; `files`:
+  atomic writes
+- `progress`, `text`, `pace`: the terminal; `alerts`: warnings of typical problems; `hardware`: the machine
+- `tensorboard` with `eventlog`, `layout`, `images`; `log_owner`: the run that owns a log folder; `shipping`: uploads
+  to a remote store
 """

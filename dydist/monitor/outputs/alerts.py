@@ -1,4 +1,4 @@
-"""Telling what a person would want to know before looking: judged from the records, each trouble told once."""
+"""Alerts about typical problems, derived from the records; each problem is reported once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dydist.monitor.outputs.text import size, wait_share
 from dydist.records import CheckpointRecord, StepRecord
 
 EXPLODING = 3.0
-"""Times the median loss of the last lines."""
+"""The loss counts as exploded above this multiple of the median loss of the last logged steps."""
 COLLAPSED_SHARE = 0.95
 WAITING_SHARE = 0.10
 DISK_LEAST_BYTES = 2 << 30
@@ -22,7 +22,8 @@ _REMEMBERED, _ENOUGH = 20, 5
 
 
 class Alerts(NullMonitor):
-    """Judges each record. A trouble is told when it has lasted `_PATIENCE` lines, and anew only after it passed."""
+    """Checks each record. A problem is reported once it has lasted for `_PATIENCE` records, and again only after it
+    ended."""
 
     _PATIENCE = 2
 
@@ -33,7 +34,7 @@ class Alerts(NullMonitor):
         folder: Path,
         free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
     ) -> None:
-        """`tell(text, level)` hands an alert to all monitors. `folder`: whose disk is watched."""
+        """`tell(text, level)` passes an alert to all monitors. `folder`: its disk's free space is watched."""
         self._tell, self._folder, self._free_bytes = tell, folder, free_bytes
         self._losses: deque[float] = deque(maxlen=_REMEMBERED)
         self._speeds: deque[float] = deque(maxlen=_REMEMBERED)

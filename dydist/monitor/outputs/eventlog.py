@@ -1,4 +1,4 @@
-"""TensorBoard event files on the local disk, one a process start, in an order that holds on any clock."""
+"""TensorBoard event files on the local disk, one per process start, in an order independent of the clock."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 _NAME = re.compile(r"events\.out\.tfevents\.(\d{10})\.")
 _HEADER, _FOOTER = 12, 4
-"""Bytes around a record's data: its length and that number's checksum before, the data's checksum after."""
+"""Bytes around a record's data: before it, its length and the length's checksum; after it, the data's checksum."""
 
 
 class EventLog:
-    """Appends events to one new file of `folder`; each is one write, so a kill tears off at most the last.
+    """Appends events to a new file in `folder`; each is one write, so a kill truncates at most the last one.
 
-    TensorBoard reads a folder's files by name, which begins with the time. Here that number is always above
-    those already there, so a resume within the same second, or on a node whose clock is behind, comes last too.
+    TensorBoard reads a folder's files in the order of their names, which begin with the time. This class uses a
+    number above all existing ones, so that a resume within the same second, or on a node whose clock is behind, also
+    comes last.
     """
 
     def __init__(self, folder: Path, *, purge_step: int, now: Callable[[], float] = time.time) -> None:
-        """`purge_step`: readers forget what earlier files say of this step and later ones."""
+        """`purge_step`: readers discard events of earlier files from this step on."""
         folder.mkdir(parents=True, exist_ok=True)
         stamp = max([int(now()), *(stamp_of(path.name) + 1 for path in event_files(folder))])
         self.path = folder / f"events.out.tfevents.{stamp:010d}.{socket.gethostname()}.{os.getpid()}.0"
@@ -38,7 +39,7 @@ class EventLog:
         self._add(Event(step=purge_step, session_log=SessionLog(status=SessionLog.SessionStatus.START)))
 
     def add(self, summary: Summary, step: int) -> None:
-        """Write all of a summary's values as one event of `step`."""
+        """Write a summary as one event of `step`."""
         self._add(Event(summary=summary, step=step))
 
     def add_graph(self, graph: bytes) -> None:
@@ -53,23 +54,23 @@ class EventLog:
         with open(self.path, "ab", buffering=0) as file:
             before = file.tell()
             if file.write(record) != len(record):
-                file.truncate(before)  # readers stop at a torn record, and would miss all that comes later
+                file.truncate(before)  # readers stop at a truncated record, and would miss all later ones
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
 
 def event_files(folder: Path) -> list[Path]:
-    """The event files of a folder, in the order that TensorBoard reads them."""
+    """The event files of a folder, in TensorBoard's order."""
     return sorted(path for path in folder.glob("events.out.tfevents.*") if _NAME.match(path.name))
 
 
 def stamp_of(name: str) -> int:
-    """The number in an event file's name, 0 in a name that is not one."""
+    """The number in an event file's name; 0 for other names."""
     match = _NAME.match(name)
     return int(match[1]) if match else 0
 
 
 def whole_records(data: bytes) -> int:
-    """Length of the part of `data` that is whole records, given that it begins with one."""
+    """Length of the complete records at the start of `data`."""
     end = 0
     while end + _HEADER <= len(data):
         (length,) = struct.unpack_from("<Q", data, end)

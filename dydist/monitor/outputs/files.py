@@ -1,4 +1,4 @@
-"""Replacing a file so that a reader, or a kill at any moment, finds the old one or the new one."""
+"""Atomic replacement of files: a reader, or a kill at any time, finds the old or the new content."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def json_bytes(values: Mapping[str, Any], *, indent: int | None = None) -> bytes:
-    """One JSON object and a line end. A top-level float that is not finite becomes null: JSON has no NaN."""
+    """A JSON object and a newline. A top-level float that is not finite becomes null, since JSON has no NaN."""
     finite = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in values.items()
@@ -20,7 +20,7 @@ def json_bytes(values: Mapping[str, Any], *, indent: int | None = None) -> bytes
 
 
 def replace_file(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Write `content` beside `path`, then rename it over `path`. `durable`: to hold after a power cut too."""
+    """Write `content` beside `path`, then rename it over `path`. `durable`: also survive a power loss."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(partial, "wb") as file:

@@ -1,4 +1,4 @@
-"""What a process runs on and with: for the report, and for whoever asks later why a figure differs."""
+"""Versions and hardware of a process, for the report and for later comparisons of results."""
 
 from __future__ import annotations
 

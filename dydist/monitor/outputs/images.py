@@ -1,4 +1,4 @@
-"""Pictures as arrays uint8 [H, W, 3] and PNG: grids of images, tables of numbers as colours."""
+"""Images as arrays uint8 [H, W, 3] and as PNG: grids of images, and tables of numbers as colours."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 _STOPS = np.array(
     [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], dtype=np.float64
 )
-"""Five points of viridis, which reads the same in grey and to the colour-blind (Nuñez et al., 2018)."""
+"""Five points of viridis, which is monotonic in grey and suited to colour-blind readers (Nuñez et al., 2018)."""
 
 
 def colours(values: np.ndarray) -> np.ndarray:
-    """Values 0 to 1 of any shape → uint8 [..., 3]; grey where a value is NaN."""
+    """Values 0 to 1 of any shape → colours uint8 [..., 3]; NaN is grey."""
     known = np.nan_to_num(np.clip(values, 0.0, 1.0))
     place = known * (len(_STOPS) - 1)
     low = np.minimum(place.astype(int), len(_STOPS) - 2)
@@ -27,7 +27,7 @@ def colours(values: np.ndarray) -> np.ndarray:
 
 
 def grid(images: np.ndarray, captions: Sequence[str] = (), *, columns: int = 8) -> np.ndarray:
-    """Images uint8 [N, 3, H, W] side by side, enlarged to 64 pixels or more, a caption under each."""
+    """Images uint8 [N, 3, H, W] in a grid, enlarged to at least 64 pixels, with a caption under each."""
     count, _, height, width = images.shape
     scale = max(1, -(-64 // width))
     strip = 12 * max((caption.count("\n") + 1 for caption in captions), default=0)
@@ -49,7 +49,7 @@ def grid(images: np.ndarray, captions: Sequence[str] = (), *, columns: int = 8) 
 def table(
     values: np.ndarray, rows: Sequence[str], columns: Sequence[str] = (), *, cell: tuple[int, int] = (24, 24)
 ) -> np.ndarray:
-    """Numbers 0 to 1 [R, C] as coloured cells of `cell` = (width, height) pixels, named rows and columns.
+    """Values 0 to 1 [R, C] as coloured cells of `cell` = (width, height) pixels, with names of rows and columns.
 
     With `columns` each cell also shows its value in per cent.
     """

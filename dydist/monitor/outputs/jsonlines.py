@@ -1,4 +1,4 @@
-"""metrics.jsonl: the curves. events.jsonl: what happened to the run, and when."""
+"""metrics.jsonl: curves. events.jsonl: starts, saves, notes and ends, with their times."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from dydist.records import CheckpointRecord, ConfusionRecord, Detail, Evaluation
 
 
 class JsonLines(NullMonitor):
-    """A line a logged step and a line an evaluation in metrics.jsonl, floats in full.
+    """Writes one line per logged step and per evaluation to metrics.jsonl, with floats in full precision.
 
-    A resume cuts every line past its step, so the curves neither overlap nor gap, however the run was killed.
-    What must outlive a resume (starts, saves, notes, ends) goes to events.jsonl, which is only ever added to.
-    A value that is not finite is written as null, which JSON can hold.
+    A resume removes every line after its step, so the curves have neither overlaps nor gaps, however the run was
+    killed. events.jsonl (starts, saves, notes, ends) is append-only. A value that is not finite is written as null.
     """
 
     def __init__(
@@ -54,12 +53,12 @@ class JsonLines(NullMonitor):
     def checkpoint(self, record: CheckpointRecord) -> None:
         self._event("checkpoint", **asdict(record))
         if self._metrics_path.exists():
-            # A checkpoint that survives a power cut must not find fewer lines than its step.
+            # If a checkpoint survives a power loss, the lines up to its step must as well.
             with open(self._metrics_path, "ab") as file:
                 os.fsync(file.fileno())
 
     def detail(self, record: Detail) -> None:
-        """The newest confusion matrix goes to confusion.json; pictures and histograms are TensorBoard's."""
+        """Write the newest confusion matrix to confusion.json; images and histograms are only in TensorBoard."""
         if isinstance(record, ConfusionRecord):
             replace_file(self._metrics_path.with_name("confusion.json"), json_bytes(asdict(record)))
 
@@ -79,7 +78,7 @@ class JsonLines(NullMonitor):
 
 
 def _rounded(layer: dict[str, Any]) -> dict[str, Any]:
-    """Attention to six decimals: it is there to be drawn, 19 layers a line."""
+    """Round attention to six decimals, which is enough for plots: a line has 19 layers."""
     return {
         key: [round(part, 6) for part in value]
         if isinstance(value, tuple)
@@ -89,7 +88,7 @@ def _rounded(layer: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a JSON Lines file; a torn or damaged one is left out. A missing file has none."""
+    """The complete lines of a JSON Lines file; truncated or damaged ones are skipped. None if the file is missing."""
     if not path.exists():
         return
     for line in path.read_bytes().splitlines():
@@ -102,7 +101,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def cut_after(path: Path, step: int) -> None:
-    """Keep the lines of metrics.jsonl up to `step`; drop later and torn ones. The file is replaced whole."""
+    """Keep the lines of metrics.jsonl up to `step`; drop later and truncated ones. Replaces the file atomically."""
     if not path.exists():
         return
     old = path.read_bytes()
@@ -112,9 +111,9 @@ def cut_after(path: Path, step: int) -> None:
 
 
 def _append(path: Path, line: bytes) -> None:
-    """Add a line with one write. Opened anew each time, so that other nodes see it through NFS at once.
+    """Append a line with one write. Opens the file each time, so that other nodes see the line through NFS at once.
 
-    A line that a kill or a full disk tore off is ended first. Raises OSError where not all of the line fits.
+    Ends a line that a kill or a full disk has truncated first. Raises OSError if the line does not fit completely.
     """
     whole = b"\n" + line if _torn(path) else line
     with open(path, "ab", buffering=0) as file:
@@ -123,7 +122,7 @@ def _append(path: Path, line: bytes) -> None:
 
 
 def _torn(path: Path) -> bool:
-    """Whether a kill left the last line without its end."""
+    """Whether the last line has no newline, because of a kill."""
     if not path.exists() or path.stat().st_size == 0:
         return False
     with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Fixed parts of the TensorBoard page: the custom-scalar layout, the configuration, the hyper-parameters."""
+"""Static parts of the TensorBoard log: the custom-scalar layout, the configuration, the hyper-parameters."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ CHARTS: dict[str, dict[str, list[Any]]] = {
         "processes": ["Multiline", [r"ranks/busy_s/.*"]],
     },
 }
-"""Category → chart → kind and the tags it shows (regular expressions)."""
+"""Category → chart → kind and tags (regular expressions)."""
 METRICS = ("accuracy/test", "loss/test", "accuracy/train", "loss/train")
-"""What the HParams tab compares runs by."""
+"""The metrics of the HParams tab."""
 
 
 def charts() -> Summary:
-    """The Custom Scalars tab."""
+    """The layout of the Custom Scalars tab."""
     return custom_scalars(CHARTS)
 
 
 def configuration(yaml: str) -> Summary:
-    """The configuration as a text; indented, which Markdown shows as it is."""
+    """The configuration as a text summary; indented, so that Markdown shows it verbatim."""
     return text("config", "\n".join(f"    {line}" for line in plain(yaml, lines=True).split("\n")))
 
 
 def hyper_parameters(values: Mapping[str, Any], *, done: bool = False) -> list[Summary]:
-    """What the HParams tab needs: at the start experiment and session, at the end (`done`) its success."""
+    """Summaries for the HParams tab: experiment and session at the start, success at the end (`done`)."""
     plain = {
         name: value if isinstance(value, (bool, int, float, str)) else str(value)
         for name, value in values.items()

@@ -1,4 +1,4 @@
-"""Whose log a folder outside the run folder holds: two runs in one folder would be one curve in TensorBoard."""
+"""The owner of a log folder outside the run folder: TensorBoard would merge the curves of two runs in one folder."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ OWNER = "dydist-run.json"
 
 
 class LogOwner:
-    """The file that says so, in `monitor.logdir`. None: the log lies in the run folder, which has an owner itself.
+    """The owner file in `monitor.logdir`. With `logdir` None, the log is in the run folder, which has its own record.
 
-    A store that cannot be reached costs no start: the log's own upload tells of it, and tries on.
+    A store that cannot be reached does not prevent a start: the upload of the log reports it, and retries.
     """
 
     def __init__(self, logdir: str | None, options: Mapping[str, Any]) -> None:
         self._logdir, self._options = logdir, options
 
     def check(self, run: str, run_name: str) -> None:
-        """Raise UserError where the folder is another run's than that of the id `run`."""
+        """Raise UserError if the folder belongs to another run than `run` (its id)."""
         owner = self._read()
         if self._logdir is None or owner.get("run") in (None, run):
             return
@@ -36,7 +36,7 @@ class LogOwner:
         )
 
     def claim(self, run: str, run_dir: Path) -> None:
-        """Write down that the folder is this run's."""
+        """Write the owner file."""
         if self._logdir is None or self._read().get("run") == run:
             return
         content = json.dumps({"run": run, "folder": str(run_dir)}, indent=1).encode()

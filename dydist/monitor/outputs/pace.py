@@ -1,4 +1,4 @@
-"""How fast a run goes, evaluation and saves included, and so when it will end."""
+"""The speed of a run, including evaluations and saves, and its estimated end."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ _SMOOTHING = 0.3
 
 
 class Pace:
-    """Seconds a step over this process's life, smoothed, from (step, clock reading) pairs."""
+    """Smoothed seconds per step of this process, from (step, clock reading) pairs."""
 
     def __init__(self) -> None:
         self._last: tuple[int, float] | None = None
         self._seconds_per_step: float | None = None
 
     def update(self, step: int, now: float) -> None:
-        """Note that `step` steps were done at `now` (seconds of a monotonic clock)."""
+        """Record that `step` steps were finished at `now` (seconds of a monotonic clock)."""
         if self._last is not None and step > self._last[0]:
             seconds = (now - self._last[1]) / (step - self._last[0])
             old = self._seconds_per_step
@@ -21,7 +21,7 @@ class Pace:
         self._last = (step, now)
 
     def eta_s(self, total_steps: int) -> float | None:
-        """Seconds until `total_steps`, or None while nothing is known yet."""
+        """Seconds until `total_steps`; None if unknown yet."""
         if self._last is None or self._seconds_per_step is None:
             return None
         return max(0, total_steps - self._last[0]) * self._seconds_per_step

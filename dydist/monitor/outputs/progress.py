@@ -1,4 +1,4 @@
-"""The run on the terminal: a bar where there is one, plain lines in a log file or a notebook."""
+"""Progress of a run: a bar on a terminal, plain lines in a log file or a notebook."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from dydist.records import CheckpointRecord, EvaluationRecord, RunSummary, StepR
 from dydist.text.display import cell, show
 
 DRAW_EVERY_S = 1.0
-"""The bar is drawn anew at most this often, where a record came: a thread of its own would cost the loop more."""
+"""Minimum seconds between redraws of the bar, which records trigger: a separate thread would cost the loop more."""
 LINE_EVERY_S = 10.0
-"""Plain lines of steps come at most this often; evaluations, saves and notes always."""
+"""Minimum seconds between plain lines of steps; evaluations, saves and notes are always printed."""
 
 
 class TerminalProgress(NullMonitor):
-    """A bar and a line of figures under it, in 80 columns; what happens scrolls by above."""
+    """A bar with a line of metrics below it, in 80 columns; events scroll above it."""
 
     def __init__(self, console: Console, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._console = console
@@ -86,7 +86,7 @@ class TerminalProgress(NullMonitor):
 
 
 class LineProgress(NullMonitor):
-    """Plain lines without control codes: for log files, pipes, notebooks and dumb terminals."""
+    """Plain lines without control codes, for log files, pipes, notebooks and dumb terminals."""
 
     def __init__(
         self, write: Callable[[str], object], *, monotonic: Callable[[], float] = time.monotonic
@@ -125,7 +125,7 @@ class LineProgress(NullMonitor):
 
 
 class QuietProgress(NullMonitor):
-    """Warnings and errors alone."""
+    """Only warnings and errors."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
@@ -140,7 +140,7 @@ class QuietProgress(NullMonitor):
 
 
 def choose_progress(console: Console, *, quiet: bool) -> TerminalProgress | LineProgress | QuietProgress:
-    """The form that fits where `console` writes. rich itself honours NO_COLOR."""
+    """The progress monitor for the file of `console`. rich itself honours NO_COLOR."""
 
     def write(line: str) -> None:
         show(line, lines=True, file=console.file)

@@ -1,4 +1,4 @@
-"""The run's newest figures for Prometheus: a file for node exporter's textfile collector."""
+"""The run's newest metrics for Prometheus: a file for node exporter's textfile collector."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _HELP = {
 
 
 class PrometheusFile(NullMonitor):
-    """Replaces the file at every record; labelled with the run's name (text format 0.0.4)."""
+    """Replaces the file at every record; metrics are labelled with the run's name (text format 0.0.4)."""
 
     def __init__(self, path: Path, run_name: str, *, now: Callable[[], float] = time.time) -> None:
         escaped = plain(run_name).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,7 +1,7 @@
-"""A log folder on a remote store: what the local event files gained is uploaded in segments, never twice.
+"""Uploads a log folder to a remote store: new data of the local event files, in segments, each once.
 
-A segment is a run of whole records, stored as `<event file>.<offset>`. TensorBoard reads the segments of a
-folder in the order of their names as one log. What a kill left unsent is sent by the next start.
+A segment consists of complete records, and is stored as `<event file>.<offset>`. TensorBoard reads a folder's
+segments in the order of their names as one log. The next start sends what a kill left unsent.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from dydist.storage.places import open_filesystem
 from dydist.text.redaction import scrub
 
 SEGMENT_S = 30.0
-"""Seconds between uploads: how far a remote log may be behind."""
+"""Seconds between uploads: the maximum delay of a remote log."""
 _CLOSE_S = 60.0
 
 
 class Shipper:
-    """Uploads from a thread, which tells nobody anything: what there is to say waits for `pop_messages`.
+    """Uploads from a thread; its messages wait for `pop_messages`.
 
-    (Telling from the thread would deadlock with a monitor that is closed, which waits for the thread.)
+    (A report from the thread would deadlock with a monitor's `close`, which waits for the thread.)
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class Shipper:
         self._thread.start()
 
     def pop_messages(self) -> Iterator[tuple[str, str]]:
-        """What happened since the last call: (text, level). A failure is told at its start and its end."""
+        """Messages since the last call: (text, level). A failure is reported at its start and at its end."""
         while self._messages:
             yield self._messages.popleft()
 
     def close(self) -> None:
-        """Send the rest; give up after a minute, for a store that hangs must not keep a run from ending."""
+        """Upload the rest; give up after a minute, so that a hanging store does not keep the run from ending."""
         self._stop.set()
         self._thread.join(_CLOSE_S)
         if self._thread.is_alive() or self._failing:
@@ -60,12 +60,12 @@ class Shipper:
             last = self._stop.wait(every_s)
             try:
                 self._send()
-            except Exception as error:  # any store, any error: training must not care
+            except Exception as error:  # any error of any store: it must not affect training
                 if not self._failing:
                     text = f"TensorBoard log: cannot write to {scrub(self._url)}: {explain(error)}; trying on"
                     self._messages.append((text, "warning"))
                 self._failing = True
-                self._connected = None  # a broken connection is not used again
+                self._connected = None  # do not reuse a broken connection
             else:
                 if self._failing:
                     self._messages.append((f"TensorBoard log: {scrub(self._url)} takes writes again", "info"))
@@ -92,11 +92,11 @@ class Shipper:
 
 
 def _already_there(store: Any, root: str) -> dict[str, int]:
-    """Where to go on in each event file: at its newest segment, which an interrupted upload may have cut short."""
+    """The offset at which to continue each event file: its newest segment, whose upload may have been interrupted."""
     sent: dict[str, int] = {}
     try:
         entries = store.ls(root, detail=False)
-    except FileNotFoundError:  # an object store has no empty folders
+    except FileNotFoundError:  # object stores have no empty folders
         return sent
     for entry in entries:
         name, _, offset = str(entry).rsplit("/", 1)[-1].rpartition(".")

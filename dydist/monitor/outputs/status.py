@@ -1,4 +1,4 @@
-"""status.json: what the run is doing now, for `dydist status` and for people."""
+"""status.json: the present state of the run, for `dydist status` and for users."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from dydist.process.report import job_name
 from dydist.records import CheckpointRecord, EvaluationRecord, RunSummary, StepRecord
 
 HEARTBEAT_S = 5.0
-"""A reader may take a run whose `updated` is older than three of these for dead."""
+"""Seconds between updates. A run whose `updated` is older than three of these may be considered dead."""
 _ALERTS_KEPT = 20
 
 
 class StatusFile(NullMonitor):
-    """Replaces status.json atomically at every record, and every `heartbeat_s` seconds from a thread.
+    """Replaces status.json atomically at every record, and from a thread every `heartbeat_s` seconds.
 
-    `updated` says that the process lives, `progressed` when its step last moved; both are unix times.
-    `alerts` holds the newest notes of level warning or error.
+    `updated`: last heartbeat of the process; `progressed`: when its step last advanced; both are unix times.
+    `alerts`: the newest notes of level warning or error.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class StatusFile(NullMonitor):
             "started": now(), "progressed": None, "updated": None, "message": "", "alerts": [],
         }  # fmt: skip
         self._values["last_checkpoint"] = self._last_checkpoint()
-        with suppress(OSError):  # the first record's write raises too, where Monitors tells of it
+        with suppress(OSError):  # the first record's write raises as well, and Monitors reports it
             path.parent.mkdir(parents=True, exist_ok=True)
             self._write()
         self._thread = threading.Thread(
@@ -113,14 +113,14 @@ class StatusFile(NullMonitor):
         )  # fmt: skip
 
     def _last_checkpoint(self) -> Any:
-        """The last save of the run that this one resumes."""
+        """The last save before this start, from the existing status.json."""
         try:
             return json.loads(self._path.read_bytes())["last_checkpoint"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def _accuracies(self, step: int) -> dict[str, float | None]:
-        """Last and best test accuracy up to the step where the run resumes, from metrics.jsonl."""
+        """Last and best test accuracy up to the step from which the run resumes, from metrics.jsonl."""
         past = [
             values["accuracy"]
             for values in read_lines(self._path.with_name("metrics.jsonl"))
@@ -143,11 +143,11 @@ class StatusFile(NullMonitor):
             try:
                 self._write()
             except OSError:
-                continue  # the next record's write raises in the loop's thread, where Monitors tells of it
+                continue  # the next record's write raises in the loop's thread, and Monitors reports it
 
 
 def conclude_status(path: Path, summary: RunSummary) -> None:
-    """Let the status.json of a run that is done say so, where a kill has left another state; the rest stays."""
+    """Set the state in a finished run's status.json, if a kill has left another one; other values are kept."""
     try:
         values = json.loads(path.read_bytes())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The run in TensorBoard."""
+"""The TensorBoard log of a run."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from dydist.text.display import markdown
 
 _HEAT_MAP_COLUMNS = 400
 _NOT_CURVES = ("data_hash", "ranks/slowest")
-"""Extra figures that mean nothing as a curve."""
+"""Extra values that are not useful as curves."""
 
 
 class TensorBoard(NullMonitor):
-    """Every record as TensorBoard shows it best; docs/tensorboard.md lists the tags.
+    """Writes every record to TensorBoard; docs/monitoring.md lists the tags.
 
-    Events go to `folder`; where `url` is given they are also uploaded there in segments. `start` at a resume
-    tells TensorBoard to forget what lies past its step. `run_dir`: where metrics.jsonl holds the past.
+    Events are written to `folder`, and uploaded to `url`, if given, in segments. On a resume, `start` makes
+    TensorBoard discard events after its step. `run_dir`: the folder of metrics.jsonl, which has the earlier values.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class TensorBoard(NullMonitor):
         self._step = 0
         self._fresh = True
         self._texts: list[TextRecord] = []
-        """What was told before the log was opened."""
+        """Texts received before the log was opened."""
         self._shares: list[dict[str, list[float]]] = []
-        """Every logged step's mean shares by layer: the heat map's columns."""
+        """Mean shares by layer of every logged step: the columns of the heat map."""
 
     def start(self, *, step: int, total_steps: int, steps_per_epoch: int) -> None:
         self._step = step
@@ -147,7 +147,7 @@ class TensorBoard(NullMonitor):
             else:
                 self._log.add(text_summary(record.tag, record.text), self._step)
         elif isinstance(record, GraphRecord):
-            if self._log is not None and self._fresh:  # a resume's graph is the same
+            if self._log is not None and self._fresh:  # the graph is unchanged after a resume
                 self._log.add_graph(record.graph)
         elif isinstance(record, ImagesRecord):
             self._values([image_value(record.tag, grid(record.images, record.captions))], record.step)
@@ -203,9 +203,9 @@ class TensorBoard(NullMonitor):
 
 
 def shares_picture(history: list[dict[str, list[float]]]) -> np.ndarray:
-    """Mean shares over time → uint8 [H, W, 3]: a row a layer and kernel, time to the right.
+    """Mean shares over time → uint8 [H, W, 3]: one row per layer and kernel, time from left to right.
 
-    The colour's middle is an equal share, 1/K; its end is twice that or more.
+    The middle of the colour scale is an equal share, 1/K; its upper end is at least twice that.
     """
     every = -(-len(history) // _HEAT_MAP_COLUMNS)
     columns = history[::every]
@@ -221,7 +221,7 @@ def shares_picture(history: list[dict[str, list[float]]]) -> np.ndarray:
 
 
 def histogram(edges: np.ndarray, counts: np.ndarray) -> HistogramProto:
-    """Edges [B+1] and counts [B] as TensorBoard holds them; its first bucket ends where the values begin."""
+    """A TensorBoard histogram from edges [B+1] and counts [B]; its first bucket ends at the lowest edge."""
     middles = (edges[:-1] + edges[1:]) / 2
     return HistogramProto(
         min=float(edges[0]),
@@ -235,7 +235,7 @@ def histogram(edges: np.ndarray, counts: np.ndarray) -> HistogramProto:
 
 
 def local_folder(logdir: str | None, run_dir: Path) -> tuple[Path, str | None]:
-    """Where events are written, and the URL they are uploaded to, if any, for `monitor.logdir`."""
+    """The folder of events, and the URL to which they are uploaded or None, for `monitor.logdir`."""
     if logdir is None:
         return run_dir / "tensorboard", None
     if is_url(logdir):

@@ -1,4 +1,4 @@
-"""Records as short lines for people: at most 80 columns, no control codes."""
+"""Records as short lines: at most 80 columns, without control codes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dydist.records import CheckpointRecord, EvaluationRecord, RunSummary, StepR
 
 
 def duration(seconds: float | None) -> str:
-    """h:mm:ss, with days where there are any; -:--:-- when unknown."""
+    """h:mm:ss, with days if any; -:--:-- if unknown."""
     if seconds is None:
         return "-:--:--"
     whole = round(seconds)
@@ -30,7 +30,7 @@ def wait_share(record: StepRecord) -> float:
 
 
 def figures(record: StepRecord) -> str:
-    """What one logged step measured, without where it is in the run."""
+    """The metrics of a logged step, without its position in the run."""
     return (
         f"loss {record.loss:.4g}  acc {record.accuracy:.1%}  lr {record.lr:.3g}  T {record.temperature:.3g}"
         f"  {record.images_per_s:.0f} img/s  wait {wait_share(record):.1%}"
@@ -38,7 +38,7 @@ def figures(record: StepRecord) -> str:
 
 
 def step_line(record: StepRecord, *, eta_s: float | None) -> str:
-    """One logged step as a line of a log file; epochs are counted from 1 here, as people do."""
+    """A logged step as a line of a log file; epochs are counted from 1 here."""
     return (
         f"{record.step} ep {record.epoch + 1} loss {record.loss:.4g} acc {100 * record.accuracy:.3g}%"
         f" lr {record.lr:.2g} T {record.temperature:.3g} {record.images_per_s:.0f} img/s"
@@ -47,7 +47,7 @@ def step_line(record: StepRecord, *, eta_s: float | None) -> str:
 
 
 def evaluation_line(record: EvaluationRecord) -> str:
-    """One pass over the test split as a line."""
+    """An evaluation as a line."""
     which = "test (ema)" if record.ema else "test"
     return (
         f"{which} after step {record.step}: accuracy {record.accuracy:.2%}, loss {record.loss:.4g}"
@@ -56,7 +56,7 @@ def evaluation_line(record: EvaluationRecord) -> str:
 
 
 def checkpoint_line(record: CheckpointRecord) -> str:
-    """One save as a line; a failed one says so."""
+    """A save, committed or failed, as a line."""
     if record.error is not None:
         return f"saving step {record.step} to {record.url} failed: {record.error}; training goes on"
     took = f"{size(record.bytes)} in {record.commit_s:.1f} s, loop paused {record.pause_s:.2f} s"
@@ -64,16 +64,16 @@ def checkpoint_line(record: CheckpointRecord) -> str:
 
 
 def start_line(step: int, total_steps: int) -> str | None:
-    """Where a run begins or goes on; None where nothing is left to do."""
+    """The line of a start; None if no step is left."""
     if step >= total_steps:
         return None
     return f"going on from step {step} of {total_steps}" if step else f"training for {total_steps} steps"
 
 
 def summary_lines(summary: RunSummary) -> list[str]:
-    """The end of a run: what came of it, how long it took, where everything is.
+    """The summary of a run: state, step, duration, accuracy and locations.
 
-    Without its message: what ends a run is told on standard error, once.
+    The message is left out: it is printed on standard error, once.
     """
     lines = [f"{summary.state}: step {summary.step} of {summary.total_steps} in {duration(summary.seconds)}"]
     if summary.last_accuracy is not None:

@@ -1,5 +1,5 @@
-"""What is measured inside the training loop. Imports torch.
+"""Measurements inside the training loop. Imports torch.
 
-- `probe`: all of them together; `attention`, `weights`: the network; `timing`, `stragglers`, `profiling`: time
+- `probe`: combines all of them; `attention`, `weights`: the network; `timing`, `stragglers`, `profiling`: time
 - `evaluation`: per-class results; `graph`: the network's graph
 """

@@ -1,4 +1,4 @@
-"""What a network's attention does with its kernels: entropy, shares, dead kernels."""
+"""Statistics of attention over kernels: entropy, shares, dead kernels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dydist.models.attention import Attention
 from dydist.records import LayerAttention
 
 DEAD_BELOW = 0.05
-"""A kernel is dead where its mean share is below this part of an equal share, 1/K."""
+"""A kernel is dead if its mean share is below this fraction of an equal share, 1/K."""
 
 
 @dataclass
@@ -27,10 +27,10 @@ class _Layer:
 
 
 class AttentionStatistics:
-    """Sums over the images of all forward passes between `begin` and `end`, on the device, without waiting for it.
+    """Sums over the images of all forward passes between `begin` and `end`, on the device, without synchronizing.
 
-    Forward hooks are there only between the two. Weights that do not sum to one (sigmoid attention) are divided
-    by their sum first. The sums of several processes may be added up before `summarise`.
+    Forward hooks are registered only between the two. Weights that do not sum to one (sigmoid attention) are first
+    divided by their sum. The sums of several processes may be added before `summarise`.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -51,19 +51,19 @@ class AttentionStatistics:
     def size(self) -> int:
         """Length of what `end` returns: for each layer [images, entropy in nats, K deviations, K squared ones].
 
-        A deviation is a share minus 1/K: so float32 keeps small spreads too.
+        A deviation is a share minus 1/K, so that float32 also represents small spreads.
         """
         return len(self._layers) * (2 + 2 * self._widest)
 
     def begin(self) -> None:
-        """Start to look at every attention's output."""
+        """Start recording every attention's output."""
         for layer in self._layers:
             layer.seen.clear()
             self._handles.append(layer.attention.register_forward_hook(_keeper(layer.seen)))
 
     @torch.no_grad()
     def end(self, device: torch.device) -> Tensor:
-        """Stop looking; the sums since `begin`, float32 [size]. Zeros for layers that saw nothing."""
+        """Stop recording; returns the sums since `begin`, float32 [size]. Zeros for layers without images."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -82,14 +82,14 @@ class AttentionStatistics:
         shares = shares / shares.sum(2, keepdim=True).clamp_min(1e-30)
         entropy = torch.special.entr(shares).sum((1, 2))
         equal = torch.tensor([1 / layer.kernels for layer in self._layers]).to(device, non_blocking=True)
-        there = (shares.sum(2, keepdim=True) > 0).float()  # not the padding of a layer that saw fewer images
+        there = (shares.sum(2, keepdim=True) > 0).float()  # excludes the padding of a layer with fewer images
         deviations = (shares - equal[:, None, None]) * there
         return torch.cat(
             [images[:, None], entropy[:, None], deviations.sum(1), deviations.square().sum(1)], dim=1
         ).flatten()
 
     def summarise(self, sums: Sequence[float], similarity: Sequence[float]) -> dict[str, LayerAttention]:
-        """Read-back sums ([size]) and each layer's kernel similarity → figures by layer name."""
+        """Sums ([size], on the host) and each layer's kernel similarity → statistics by layer name."""
         width = 2 + 2 * self._widest
         found: dict[str, LayerAttention] = {}
         for number, (layer, alike) in enumerate(zip(self._layers, similarity, strict=True)):

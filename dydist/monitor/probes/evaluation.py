@@ -1,4 +1,4 @@
-"""A closer look at an evaluation: confusion matrix, top-5, the most confident mistakes."""
+"""Details of an evaluation: confusion matrix, top-5 accuracy, most confident mistakes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MISTAKES = 16
 
 @dataclass(frozen=True)
 class Mistake:
-    """Image `index` of the split, taken for `predicted` with probability `confidence`, in truth `label`."""
+    """Image `index` of the split, of class `label`, classified as `predicted` with probability `confidence`."""
 
     confidence: float
     index: int
@@ -24,7 +24,7 @@ class Mistake:
 
 
 class EvaluationStatistics:
-    """Sees the blocks of one process (block rank, rank + size, …, as dydist.engine.evaluate deals them)."""
+    """Observes the blocks of one process (block rank, rank + size, …, as in dydist.engine.evaluate)."""
 
     def __init__(self, *, rank: int, size: int, block: int, classes: int, device: torch.device) -> None:
         self._next, self._stride = rank * block, size * block
@@ -47,7 +47,8 @@ class EvaluationStatistics:
         self._next += self._stride
 
     def finish(self, gather: Callable[[Any], list[Any]]) -> tuple[list[list[int]], float, list[Mistake]]:
-        """Over all processes: counts[true][predicted], top-5 accuracy, the most confident mistakes first."""
+        """Over all processes: counts[true][predicted], top-5 accuracy, and mistakes, most confident first.
+        Collective."""
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(self._sums)
         *flat, within = self._sums.tolist()

@@ -1,4 +1,4 @@
-"""The network's graph for TensorBoard: its modules and what flows between them, not every operator inside."""
+"""The network's graph for TensorBoard: modules and the connections between them, without their operators."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 
 class _Tracer(torch.fx.Tracer):
-    """Stops at every module that holds parameters itself, and at dynamic layers."""
+    """Does not trace into modules with own parameters, nor into dynamic layers."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         owns = next(module.parameters(recurse=False), None) is not None
@@ -20,10 +20,10 @@ class _Tracer(torch.fx.Tracer):
 
 
 def module_graph(model: nn.Module) -> bytes:
-    """A serialised GraphDef: a node a layer, named by its place in the network.
+    """A serialised GraphDef with one node per layer, named by its path in the network.
 
-    Optional arguments of `forward` keep their defaults. Raises what torch.fx raises for a network whose
-    control flow depends on its input.
+    Optional arguments of `forward` keep their defaults. Raises the errors of torch.fx for networks whose control flow
+    depends on the input.
     """
     optional = {
         name: parameter.default
@@ -31,9 +31,7 @@ def module_graph(model: nn.Module) -> bytes:
         if parameter.default is not inspect.Parameter.empty
     }
     traced = _Tracer().trace(model, concrete_args=optional)
-    for node in reversed(
-        traced.nodes
-    ):  # checks of the fixed arguments, and those themselves: nothing uses them
+    for node in reversed(traced.nodes):  # the fixed arguments and their checks, which no node uses
         if node.op != "output" and not node.users:
             traced.erase_node(node)
     modules = dict(model.named_modules())

@@ -1,4 +1,4 @@
-"""Measuring inside the loop: what records alone cannot carry. One object on every process."""
+"""The probe, one per process: combines all measurements inside the loop."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SHOWN_IMAGES = 32
 
 
 class Processes(Protocol):
-    """The processes of a run, as seen from one of them. `dydist.engine.World` is one; a probe needs no engine."""
+    """The processes of a run, as seen from one of them; implemented by `dydist.engine.World`."""
 
     @property
     def rank(self) -> int: ...
@@ -51,10 +51,10 @@ class Processes(Protocol):
 
 
 class RunProbe:
-    """Statistics of attention, weights, times and memory at logged steps; images, graph, profile (`Probe`).
+    """Statistics of attention, weights, times and memory at logged steps; images, graph, profile. See `Probe`.
 
-    At a logged step all processes add their sums up in one small collective; the weights, which all hold alike,
-    are looked at by process 0 alone. Nothing waits for the device before `read`.
+    At a logged step, all processes add their sums in one small collective; only process 0 examines the weights, which
+    are equal on all. Nothing synchronizes with the device before `read`.
     """
 
     def __init__(
@@ -75,9 +75,9 @@ class RunProbe:
             world.gather,
         )
         self._test_set = test_set
-        # a hook that comes and goes would have a compiled network compiled anew each time
+        # registering and removing hooks would recompile a compiled network each time
         self._attention = AttentionStatistics(nn.Identity() if config.train.compile else model)
-        # with ZeRO-3 a process holds slices of the weights, and looking at the whole ones is a collective
+        # with ZeRO-3 a process holds partitions of the weights; gathering full ones is a collective
         sharded = config.parallel.zero == 3
         self._weights = WeightStatistics(nn.Identity() if sharded else model)
         self._timer = StepTimer(model, world.device)
@@ -187,7 +187,7 @@ class RunProbe:
             )
 
     def close(self) -> None:
-        """Take every hook off, and write a profile that the run's end cut short."""
+        """Remove all hooks, and write a profile if the run ends within its range."""
         self._timer.close()
         if self._profiler is not None:
             self._profiler.close(self._step)
@@ -217,7 +217,7 @@ class RunProbe:
     def _show_graph(self) -> None:
         try:
             graph = module_graph(self._model)
-        except Exception as error:  # torch.fx: any of many; the graph is a picture, not the run
+        except Exception as error:  # torch.fx raises many types; the run does not need the graph
             self._monitor.note(f"no model graph: {error!r}")
         else:
             self._monitor.detail(GraphRecord(graph=graph))

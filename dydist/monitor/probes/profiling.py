@@ -15,7 +15,7 @@ class StepProfiler:
     """Profiles steps `first` to `last` (finished-step numbers, both included) into `folder`.
 
     Writes steps-<first>-<last>.pt.trace.json, which Perfetto (ui.perfetto.dev) and TensorBoard's profiler plugin
-    open, and a table of the dearest operations beside it.
+    open, and next to it a table of the most expensive operations.
     """
 
     def __init__(self, first: int, last: int, folder: Path, *, tell: Callable[[str], None]) -> None:
@@ -23,7 +23,7 @@ class StepProfiler:
         self._running: profile | None = None
 
     def before_step(self, step: int) -> None:
-        """`step`: the number it will have once finished."""
+        """Start at the first step of the range. `step`: its number once finished."""
         if self._running is None and self._first <= step <= self._last:
             activities = [ProfilerActivity.CPU]
             if torch.cuda.is_available():
@@ -38,7 +38,7 @@ class StepProfiler:
             self._write(step)
 
     def close(self, step: int) -> None:
-        """Write what there is, where the run ends within the range."""
+        """Write the profile if the run ends within the range."""
         if self._running is not None:
             self._write(step)
 
@@ -58,7 +58,7 @@ class StepProfiler:
 
 
 def profile_range(text: str) -> tuple[int, int]:
-    """`first:last` → two numbers; raises ValueError where it is not that, or empty."""
+    """Parse `first:last`; raises ValueError if it is malformed, or the range is empty."""
     first, separator, last = text.partition(":")
     if not separator or not 1 <= int(first) <= int(last):
         raise ValueError(text)

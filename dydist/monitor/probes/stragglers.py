@@ -1,4 +1,4 @@
-"""Naming the process that the others wait for."""
+"""Detects stragglers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import statistics
 from collections.abc import Sequence
 
 SLOWER = 1.2
-"""A process is slow where it is busy this many times as long as the median of the others."""
+"""A process is slow if its busy time is above this multiple of the median of the others."""
 
 
 class StragglerWatch:
-    """Judges the processes' busy times at each logged step; names one when it was slow twice in a row."""
+    """Compares the processes' busy times at each logged step; reports one that was slow twice in a row."""
 
     def __init__(self, hosts: Sequence[str]) -> None:
         self._hosts = hosts
@@ -18,7 +18,7 @@ class StragglerWatch:
         self._told: int | None = None
 
     def update(self, busy_s: Sequence[float]) -> str | None:
-        """Mean busy seconds a step, by rank → a sentence to tell, or None."""
+        """Mean busy seconds per step, by rank → a warning, or None."""
         if len(busy_s) < 2:
             return None
         slowest = max(range(len(busy_s)), key=busy_s.__getitem__)

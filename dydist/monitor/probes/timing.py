@@ -1,7 +1,7 @@
-"""Where a step's time goes on each process, and which process is slow.
+"""Measures where a step's time goes on each process.
 
-A process is busy from a step's begin until its last gradient is there; from then until the optimiser moves, it
-waits for the others' gradients. On a GPU both are measured by events on its stream, read when they have passed.
+A process is busy from a step's start until its last gradient is computed; then it waits for the others' gradients
+until the optimizer step. On a GPU, events on its stream measure both, and are read once they have completed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 FIELDS = ("busy_s", "collective_wait_s")
-"""What each process tells the others: means a step over the window since the last logged step."""
+"""The values that each process shares: means per step over the window since the last logged step."""
 
 
 class StepTimer:
-    """Times steps from hooks: on the gradient that comes last (the first layer's), and on the optimiser."""
+    """Times steps with hooks on the last gradient (the first layer's) and on the optimizer."""
 
     def __init__(
         self, model: nn.Module, device: torch.device, *, clock: Callable[[], float] = time.perf_counter
@@ -40,12 +40,12 @@ class StepTimer:
 
     def begin(self) -> None:
         """Before a step's forward pass."""
-        if self._last is None:  # the first step, or the first after a pause, counts from here
+        if self._last is None:  # the first step, or the first after a pause, starts here
             self._last = self._clock()
         self._marks = [self._now()]
 
     def end(self, data_wait_s: float) -> None:
-        """After a step; `data_wait_s`: how long its images were waited for."""
+        """After a step. `data_wait_s`: seconds spent waiting for its images."""
         if len(self._marks) == 3:
             self._passed.append((self._marks, data_wait_s))
         self._marks = []
@@ -55,11 +55,11 @@ class StepTimer:
         self._last = now
 
     def pause(self) -> None:
-        """What follows until the next `begin` is no step: an evaluation, a save."""
+        """Exclude the time until the next `begin`, such as an evaluation or a save."""
         self._last = None
 
     def window(self) -> list[float]:
-        """FIELDS since the last call, and a new window. Zeros where no step has passed on the device."""
+        """FIELDS since the last call; starts a new window. Zeros if no step has completed on the device."""
         busy = waited = count = 0.0
         while self._passed and (not self._cuda or self._passed[0][0][2].query()):
             (begin, gradient, update), data_wait = self._passed.popleft()
@@ -80,12 +80,12 @@ class StepTimer:
         }
 
     def close(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
 
     def _gradient(self) -> None:
-        if self._marks:  # of several backward passes in a step the last one counts
+        if self._marks:  # the last of several backward passes in a step counts
             self._marks = [self._marks[0], self._now()]
 
     def _mark(self, number: int) -> None:
@@ -104,7 +104,8 @@ class StepTimer:
 
 
 def process_figures(times: Sequence[Sequence[float]], *, shown: int = 16) -> dict[str, float]:
-    """Every process's FIELDS, by rank → figures by tag: the slowest rank, how much slower than the others' median."""
+    """Every process's FIELDS, by rank → values by tag, including the slowest rank and its ratio to the others'
+    median."""
     busy = [row[0] for row in times]
     waits = [row[1] for row in times]
     figures = {"speed/busy_s": statistics.fmean(busy), "speed/collective_wait_s": statistics.fmean(waits)}

@@ -1,4 +1,4 @@
-"""What an update does to the weights, and how they are distributed."""
+"""Statistics of the weights and of their updates."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from torch import Tensor, nn
 from dydist.models.attention import Attention
 
 BINS = 30
-"""As many as TensorBoard draws."""
+"""Number of histogram bins: as many as TensorBoard shows."""
 SAMPLE = 1 << 13
-"""A histogram looks at this many values of a tensor at most."""
+"""Maximum number of a tensor's values in a histogram."""
 UPDATE_SAMPLE = 1 << 15
-"""The size of an update is taken from this many values of a tensor at most."""
+"""Maximum number of a tensor's values in the norm of an update."""
 _RUN = 256
 
 
 class WeightStatistics:
     """Norm of the weights, relative size of one update, similarity of each dynamic layer's kernels.
 
-    The weights are read once. An update's norm is that of a sample: a whole copy would cost more than all else.
+    The weights are read once. The norm of an update is that of a sample: a full copy would cost more than everything
+    else.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -36,7 +37,7 @@ class WeightStatistics:
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Remember the weights before a step."""
+        """Copy a sample of the weights before a step."""
         self._before = [sample(p, UPDATE_SAMPLE).clone() for p in self._parameters]
 
     @torch.no_grad()
@@ -64,13 +65,13 @@ class WeightStatistics:
 
 
 def kernel_products(weight: Tensor) -> Tensor:
-    """Inner products of the K kernels of `weight` [K, …] with each other, float32 [K, K]."""
+    """Inner products between the K kernels of `weight` [K, …], float32 [K, K]."""
     flat = weight.detach().reshape(weight.shape[0], -1).float()
     return flat @ flat.T
 
 
 def similarity(products: Tensor) -> Tensor:
-    """Mean cosine between each two of K kernels, from their `kernel_products`; a scalar, NaN where K is 1."""
+    """Mean cosine similarity of pairs of K kernels, from their `kernel_products`; a scalar, NaN if K is 1."""
     kernels = products.shape[0]
     if kernels < 2:
         return torch.full((), math.nan, device=products.device)
@@ -80,7 +81,7 @@ def similarity(products: Tensor) -> Tensor:
 
 
 def sample(values: Tensor, most: int) -> Tensor:
-    """All values of a tensor, or about `most` of them: runs of 256 neighbours, evenly spaced. A view."""
+    """All values of a tensor, or about `most` of them in evenly spaced runs of 256 neighbours. A view."""
     flat = values.detach().reshape(-1)
     if flat.numel() <= most:
         return flat
@@ -89,7 +90,7 @@ def sample(values: Tensor, most: int) -> Tensor:
 
 
 def histograms(model: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Distribution of every weight matrix or kernel and of its gradient, by tag: (edges [B+1], counts [B])."""
+    """Histograms of each weight matrix or kernel and of its gradient, by tag: (edges [B+1], counts [B])."""
     looked_at: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2 or parameter.numel() == 0:

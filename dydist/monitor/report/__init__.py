@@ -1,8 +1,8 @@
-"""`dydist report`: one HTML file about one or several runs, and the same curves as PNG files.
+"""`dydist report`: an HTML file about one or several runs, and its curves as PNG files.
 
-- `read_run`, `RunData`, `group_runs`: what run folders hold (`runs`)
+- `read_run`, `RunData`, `group_runs`: reading run folders (`runs`)
 - `page`: the HTML document (`page`, with `svg`, `heat`, `timeline`, `assets`)
-- `charts`, `Chart`: what is drawn (`charts`); `write_pngs`: the same for matplotlib (`png`)
+- `charts`, `Chart`: the curves (`charts`); `write_pngs`: drawing them with matplotlib (`png`)
 """
 
 from dydist.monitor.report.charts import Chart, charts

@@ -1,4 +1,4 @@
-"""Style and script of the report. Inside the page: it must open without network, anywhere, in years."""
+"""Style and script of the report, embedded in the page so that it needs no network."""
 
 STYLE = """
 :root { color-scheme: light dark; --bg:#fff; --fg:#1a1c20; --dim:#62676f; --line:#e3e5e8; --card:#f7f8f9;

@@ -1,4 +1,4 @@
-"""What the report draws: curves of each run, and where runs repeat each other their mean with a band."""
+"""The curves of the report: one per run, or mean and band for runs of one configuration."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from dydist.monitor.report.runs import Group, RunData
 
 POINTS = 500
-"""A curve has at most this many points: more cannot be seen. Neighbours are averaged."""
+"""Maximum points of a curve, since more are not visible. Neighbours are averaged."""
 Points = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A line. `colour` numbers a colour; `band` is low and high at each point; `faint`: one of several runs."""
+    """A line. `colour`: index of a colour; `band`: low and high at each point; `faint`: one of several runs."""
 
     name: str
     points: Points
@@ -39,7 +39,7 @@ class Chart:
 
 
 def charts(groups: Sequence[Group]) -> list[Chart]:
-    """Every chart that has something to show."""
+    """All charts that have data."""
     found = [
         Chart("accuracy", "Accuracy", _pair(groups, "accuracy"), percent=True),
         Chart("loss", "Loss", _pair(groups, "loss")),
@@ -67,7 +67,7 @@ def charts(groups: Sequence[Group]) -> list[Chart]:
 
 
 def mean_and_band(curves: Sequence[Points]) -> tuple[Points, list[tuple[float, float, float]]]:
-    """Mean ± one standard deviation (n - 1) at the steps that every curve has."""
+    """Mean ± one standard deviation (n - 1) at the steps common to all curves."""
     common = sorted(set.intersection(*({x for x, _ in points} for points in curves)))
     by_step = [dict(points) for points in curves]
     mean, band = [], []
@@ -80,7 +80,7 @@ def mean_and_band(curves: Sequence[Points]) -> tuple[Points, list[tuple[float, f
 
 
 def thin(points: Points, most: int = POINTS) -> Points:
-    """At most `most` points: means of neighbours. The last point stays as it is."""
+    """At most `most` points, each the mean of neighbours. The last point is kept."""
     if len(points) <= most:
         return points
     every = -(-len(points) // most)
@@ -90,7 +90,7 @@ def thin(points: Points, most: int = POINTS) -> Points:
 
 
 def _pair(groups: Sequence[Group], key: str) -> list[Curve]:
-    """Training dashed, test whole."""
+    """Training as a dashed line, test as a solid line."""
     test = _curves(groups, lambda run: _points([e for e in run.evaluations if not e.get("ema")], key), "test")
     ema = _curves(groups, lambda run: _points([e for e in run.evaluations if e.get("ema")], key), "test, EMA")
     return [*_curves(groups, _steps(key), "train", dashed=True), *test, *ema]

@@ -1,4 +1,4 @@
-"""Attention over time as pictures: a strip a layer, time to the right."""
+"""Heat maps: attention over time, one strip per layer, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLUMNS = 400
 
 
 def attention_section(run: RunData) -> str:
-    """Entropy and kernel shares of every dynamic layer; nothing for a run without attention."""
+    """Entropy and kernel shares of every dynamic layer; empty for a run without attention."""
     lines = [line for line in run.steps if line.get("attention")]
     if not lines:
         return ""

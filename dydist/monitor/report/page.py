@@ -1,4 +1,4 @@
-"""The report's page: what came of the runs, how, on what, and what happened meanwhile."""
+"""The HTML page of the report: results, curves, versions and hardware, events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dydist.text.display import html
 
 
 def page(runs: Sequence[RunData]) -> str:
-    """One HTML document with nothing outside it."""
+    """A self-contained HTML document."""
     groups = group_runs(runs)
     title = f"dydist report: {', '.join(run.name for run in runs)}"
     drawn = "".join(chart_svg(chart) for chart in charts(groups))
@@ -75,7 +75,7 @@ def _tiles(group: Group, *, named: bool) -> str:
 
 
 def _spread(values: Sequence[float]) -> str:
-    """Mean ± sample standard deviation, in per cent, with how many there are."""
+    """Mean ± sample standard deviation in per cent, and n."""
     if len(values) == 1:
         return f"{values[0]:.2%}"
     return f"{100 * statistics.fmean(values):.2f} ± {100 * statistics.stdev(values):.2f} % (n={len(values)})"
@@ -98,7 +98,7 @@ def _runs_table(runs: Sequence[RunData]) -> str:
 
 
 def _each(runs: Sequence[RunData], title: str, section: Any) -> str:
-    """A section of every run, the run's name above it where there are several."""
+    """A section per run, with the run's name above it if there are several."""
     bodies = [(run, body) for run in runs if (body := section(run))]
     if not bodies:
         return ""
@@ -109,7 +109,7 @@ def _each(runs: Sequence[RunData], title: str, section: Any) -> str:
 
 
 def _environment(run: RunData) -> str:
-    """What each start ran on; a row where something changed."""
+    """Versions and hardware of each start; a row for each change."""
     rows: list[str] = []
     before = None
     for event in run.starts:

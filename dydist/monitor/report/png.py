@@ -10,8 +10,8 @@ from dydist.text import display
 
 
 def write_pngs(charts: Sequence[Chart], folder: Path) -> list[Path]:
-    """A file a chart, 1600 pixels wide. Raises ImportError where matplotlib is missing."""
-    from matplotlib.figure import Figure  # the object interface: no display, no global state
+    """Write one file per chart, 1600 pixels wide. Raises ImportError if matplotlib is missing."""
+    from matplotlib.figure import Figure  # the object interface needs no display and has no global state
     from matplotlib.ticker import PercentFormatter
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Reading what a run left behind, as the report needs it."""
+"""Reads run folders for the report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dydist.text.strict import load_yaml
 
 @dataclass(frozen=True)
 class RunData:
-    """One run folder. `steps` and `evaluations` are lines of metrics.jsonl, `events` of events.jsonl."""
+    """The data of a run folder. `steps` and `evaluations` are lines of metrics.jsonl, `events` of events.jsonl."""
 
     name: str
     folder: Path
@@ -31,17 +31,17 @@ class RunData:
 
     @property
     def starts(self) -> list[dict[str, Any]]:
-        """Every start: the first, and one a resume."""
+        """All starts: the first one and every resume."""
         return [event for event in self.events if event["kind"] == "start"]
 
     @property
     def accuracies(self) -> list[float]:
-        """Test accuracies in the order of steps, without those of averaged weights."""
+        """Test accuracies by step, without those of averaged weights."""
         return [line["accuracy"] for line in self.evaluations if not line.get("ema")]
 
     @property
     def seconds(self) -> float:
-        """Time in which a process of the run lived, over all its starts."""
+        """Total running time of all starts."""
         total, began, last = 0.0, None, None
         for event in [*self.events, {"kind": "start", "time": None}]:
             if event["kind"] == "start":
@@ -63,7 +63,7 @@ class Group:
 
 
 def read_run(folder: Path) -> RunData:
-    """Raises UserError where `folder` is no run folder, or nothing was logged yet."""
+    """Read a run folder. Raises UserError if it is not one, or if nothing is logged yet."""
     folder = run_folder(folder)
     if not (folder / "metrics.jsonl").is_file():
         raise UserError(
@@ -84,7 +84,8 @@ def read_run(folder: Path) -> RunData:
 
 
 def group_runs(runs: Sequence[RunData]) -> list[Group]:
-    """Runs that differ in the seed, and in where and how they ran, are one group, named by what sets it apart."""
+    """Group runs that differ only in the seed and in local fields; each group is named by its distinguishing
+    fields."""
     keys = [
         tuple(sorted((n, str(v)) for n, v in run.config.items() if n != "seed" and not is_local(n)))
         for run in runs

@@ -1,4 +1,4 @@
-"""Charts as SVG inside the page: colours come from the page's style, so that they follow light and dark."""
+"""Charts as inline SVG, with colours from the page's style, which has a light and a dark mode."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dydist.text.display import html, plain
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 28
 COLOURS = 8
-"""Curves take the style's --c0 … --c7 in turn."""
+"""Curves cycle through the style's --c0 … --c7."""
 
 
 def chart_svg(chart: Chart) -> str:
-    """One chart: axes, bands, curves, a legend, and the numbers that the page's script shows under the pointer."""
+    """A chart: axes, bands, curves, a legend, and the data for the page's tooltip."""
     curves = [curve for curve in chart.curves if curve.points]
     xs = [x for curve in curves for x, _ in curve.points]
     ys = [y for c in curves for y in [*(y for _, y in c.points), *(v for _, *b in c.band for v in b)]]
@@ -46,7 +46,7 @@ def chart_svg(chart: Chart) -> str:
 
 
 def legend(curves: Sequence[Curve]) -> str:
-    """The named curves with their colours; nothing where there is but one."""
+    """The names of the curves and their colours; empty for a single curve."""
     named = [curve for curve in curves if curve.name]
     if len(named) < 2 and not any(curve.band for curve in named):
         return ""
@@ -55,7 +55,7 @@ def legend(curves: Sequence[Curve]) -> str:
 
 
 class Axis:
-    """Values low … high onto pixels; `ticks` are round numbers."""
+    """Maps values low … high to pixels; `ticks` are round numbers."""
 
     def __init__(self, low: float, high: float, begin: float, end: float, *, log: bool = False) -> None:
         if low == high:

@@ -1,4 +1,4 @@
-"""What happened to a run, on the clock: starts, saves, warnings, ends, and the pauses between."""
+"""The timeline of a run: starts, saves, warnings, ends, and the pauses between them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WIDTH = 1000
 
 
 def timeline_section(run: RunData) -> str:
-    """A bar of the run's lives, and a table of all but the saves that went well."""
+    """A bar per start, and a table of all events except successful saves."""
     if not run.events:
         return "<p>No events were logged.</p>"
     lives = session_spans(run)
@@ -54,7 +54,7 @@ def timeline_section(run: RunData) -> str:
 
 
 def session_spans(run: RunData) -> list[tuple[float, float]]:
-    """From each start to that process's last sign of life, in unix time."""
+    """From each start to its last event, in unix time."""
     signs = sorted(
         [event["time"] for event in run.events]
         + [line["time"] for line in [*run.steps, *run.evaluations] if line.get("time")]
@@ -67,7 +67,7 @@ def session_spans(run: RunData) -> list[tuple[float, float]]:
 
 
 def describe(event: dict[str, Any]) -> str:
-    """One event as a phrase."""
+    """An event as a phrase."""
     match event["kind"]:
         case "start":
             job = f", job {event['job']}" if event.get("job") else ""
@@ -83,7 +83,7 @@ def describe(event: dict[str, Any]) -> str:
 
 
 def faults(events: Sequence[dict[str, Any]]) -> int:
-    """How many warnings, errors, failed saves and failed ends there were."""
+    """The number of warnings, errors, failed saves and failed ends."""
     return sum(_severity(event) in ("warning", "error") for event in events)
 
 
