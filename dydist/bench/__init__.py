@@ -1,8 +1,8 @@
-"""Benchmarks that come with the package: each compares two ways within one run. docs/notes/performance.md has figures.
+"""Benchmarks, each of which compares two alternatives in one run. docs/performance.md has results.
 
-- `conv` (against `reference`, what public code does), `parts`: dynamic convolution, and where a step's time goes
+- `conv` (against `reference`, the reference implementation), `parts`: dynamic convolution, and the parts of a step
 - `engines`, `exact`: one back end or reduction against another
-- `loader`, `loop`, `monitor`, `checkpoint`: what a run does beside arithmetic
-- `scaling`: two processes against one here; `scaling_model`: many GPUs, on paper
-- `pairs`, `place`, `local`, `subprocess_steps`: measuring in turns, on what device, and the processes of a measurement
+- `loader`, `loop`, `monitor`, `checkpoint`: a run's work besides arithmetic
+- `scaling`: two processes against one on this machine; `scaling_model`: a model of many GPUs
+- `pairs`, `place`, `local`, `subprocess_steps`: interleaved measurement, device and precision, processes
 """

@@ -1,7 +1,7 @@
-"""What saving costs a run: the loop's pause, the time to a commit and the extra memory, against two other ways.
+"""The cost of saving: the loop's pause, the time to a commit and the extra memory, against two alternatives.
 
-DY-ResNet18 with momentum, on the CPU: the loop stands still for the copy alone here, for the whole write with
-`torch.save` and Accelerate's `save_state`. All write to the same place, in turn, within one process.
+DY-ResNet18 with momentum on the CPU. dydist blocks the loop only for the copy; `torch.save` and Accelerate's
+`save_state` block it for the whole write. All write to the same folder, interleaved in one process.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from dydist.records import CheckpointRecord
 
 @dataclass(frozen=True, kw_only=True)
 class SaveCost:
-    """One way of saving. Seconds and bytes, a value a save; `pause_s`: until the call returns, `commit_s`: until all
-    is on the disk. `extra_bytes`: the greatest resident memory above that before the save."""
+    """The cost of one way of saving, in seconds and bytes, one value per save. `pause_s`: until the call returns;
+    `commit_s`: until all data is on disk; `extra_bytes`: peak resident memory minus that before the save."""
 
     way: str
     pause_s: list[float]
@@ -44,32 +44,32 @@ class SaveCost:
 
     @property
     def commit(self) -> float:
-        """Median time until all is on the disk, in seconds."""
+        """Median time until all data is on disk, in seconds."""
         return median(self.commit_s)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All ways; `state_bytes`: weights, buffers and momentum."""
+    """All ways of saving; `state_bytes`: weights, buffers and momentum."""
 
     state_bytes: int
     ways: list[SaveCost]
 
     @property
     def pause_ratio(self) -> float:
-        """Our pause over the time torch.save takes to the disk, medians. Aim: at most 0.1."""
+        """Ratio of dydist's pause to torch.save's time to disk, by medians. Target: at most 0.1."""
         by_way = {cost.way: cost for cost in self.ways}
         return by_way["dydist"].pause / by_way["torch.save"].commit
 
     @property
     def unflushed_ratio(self) -> float:
-        """The same over torch.save alone: its file is in the page cache then, and a power cut loses it."""
+        """The same for torch.save without a flush, whose file a power loss may destroy."""
         by_way = {cost.way: cost.pause for cost in self.ways}
         return by_way["dydist"] / by_way["torch.save"]
 
 
 def measure(folder: Path, *, saves: int, width: float) -> Comparison:
-    """Save `saves` times each way to folders under `folder`, in turn; the first save of each way is left out."""
+    """Save `saves` times in each way to folders under `folder`, interleaved; the first save of each is discarded."""
     model = dy_resnet18(width=width)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for parameter in model.parameters():
@@ -113,7 +113,9 @@ def measure(folder: Path, *, saves: int, width: float) -> Comparison:
             for way, save in ways.items():
                 with _peak_memory() as peak:
                     pause, commit = save()
-                costs[way].extra_bytes.append(peak[0])  # the first save of ours takes the memory and keeps it
+                costs[way].extra_bytes.append(
+                    peak[0]
+                )  # dydist's first save allocates host memory and keeps it
                 if turn:
                     costs[way].pause_s.append(pause)
                     costs[way].commit_s.append(commit)
@@ -128,7 +130,7 @@ def measure(folder: Path, *, saves: int, width: float) -> Comparison:
 
 
 class _Ours:
-    """Saves with a Checkpointer; each is awaited outside the pause, so that saves are timed one by one."""
+    """Saves with a Checkpointer; waits for each save outside the measured pause, so that saves do not overlap."""
 
     def __init__(
         self, place: Path, weights: Mapping[str, torch.Tensor], momentum: Mapping[str, torch.Tensor]
@@ -155,7 +157,7 @@ class _Ours:
         self._committed.set()
 
     def save(self) -> tuple[float, float]:
-        """Pause and time to the commit, in seconds."""
+        """Save; returns the pause and the time to the commit, in seconds."""
         self._step += 1
         self._committed.clear()
         weights, momentum = self._state
@@ -178,7 +180,7 @@ class _Ours:
 
 @contextmanager
 def _peak_memory() -> Iterator[list[Any]]:
-    """The greatest resident memory above that at the start, in bytes, sampled every 2 ms."""
+    """Peak resident memory minus that at the start, in bytes, sampled every 2 ms."""
     process, over = psutil.Process(), threading.Event()
     before, peak = process.memory_info().rss, [0]
 

@@ -1,6 +1,6 @@
-"""Dynamic against static: layer by layer, whole training steps, and peak memory.
+"""Dynamic against static convolution: per layer, per training step, and peak memory.
 
-Run as a module it is one fresh process of the memory measurement.
+Run as a module, this is a process of the memory measurement.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ CPU = Place()
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One layer, forward and backward. `limit` is the ratio on paper, `ratio` that reached, by strategy.
+    """One layer, forward and backward. `limit`: the theoretical ratio; `ratio`: the measured ones, by strategy.
 
-    Ratios are to the static convolution of the same shape; the layer's attention is included.
+    Ratios are to the static convolution of the same shape, and include the layer's attention.
     """
 
     name: str
@@ -62,9 +62,9 @@ def layer_costs(
     pairs: int,
     place: Place = CPU,
 ) -> list[LayerCost]:
-    """Each dynamic layer of DY-ResNet18 on 32-pixel images, in the network's order; equal layers are measured once.
+    """Measure each dynamic layer of DY-ResNet18 on 32-pixel images, in order; equal layers are measured once.
 
-    In half precision layers get images in it, as from the layer before; their weights stay in float32 (autocast).
+    In half precision, inputs are in that dtype, as from the previous layer, and weights in float32 (autocast).
     """
     model = dy_resnet18(stem=stem, width=width)
     known: dict[str, LayerCost] = {}
@@ -78,10 +78,10 @@ def layer_costs(
 
 
 def limit(shape: Shape) -> float:
-    """Multiply-adds of forward and backward over those of a static convolution, both by their sums: the least known.
+    """Multiply-adds of forward and backward over those of a static convolution, both direct: the lowest known.
 
-    Mixing kernels takes P + K a weight forward and for the gradient of x (P pixels, K kernels), and P + 2K for the
-    gradients of kernels and attention. Mixing outputs takes K times a static convolution.
+    With P pixels and K kernels, mixing kernels takes P + K per weight in forward and for the gradient of x, and P +
+    2K for the gradients of kernels and attention. Mixing outputs takes K times a static convolution.
     """
     pixels, kernels = shape.pixels, shape.kernels
     return min(float(kernels), (3 * pixels + 4 * kernels) / (3 * pixels))
@@ -98,10 +98,10 @@ def step_costs(
     place: Place = CPU,
     measure: bool = False,
 ) -> dict[str, list[float]]:
-    """Seconds of whole training steps (forward, backward, SGD with momentum) of each kind of network, in turns.
+    """Seconds of training steps (forward, backward, SGD with momentum) of each kind of network, interleaved.
 
-    `beside`: more ways by name, such as steps of another process (`dydist.bench.subprocess_steps`). `measure`: see
-    `train_step`.
+    `beside`: more alternatives by name, such as steps of another process (`dydist.bench.subprocess_steps`).
+    `measure`: see `train_step`.
     """
     ways: dict[str, Callable[[], Any]] = {
         kind: train_step(kind, stem, batch_size, width, place=place, measure=measure) for kind in kinds
@@ -112,9 +112,9 @@ def step_costs(
 def peak_memory(
     kind: Kind, *, stem: Stem, batch_size: int, width: float, place: Place = CPU, measure: bool = False
 ) -> int:
-    """Peak bytes that two training steps add, in a fresh process, network and optimiser included.
+    """Peak bytes added by network, optimizer and two training steps in a new process.
 
-    On a CPU resident ones; on a GPU those that tensors have in its memory.
+    On a CPU, resident memory; on a GPU, memory allocated by tensors.
     """
     sizes = [kind, stem, str(batch_size), str(width)]
     how = [place.device, place.precision, place.compile, "measure" if measure else "rule"]
@@ -139,9 +139,9 @@ def train_step(
     place: Place = CPU,
     measure: bool = False,
 ) -> Callable[[], None]:
-    """A function that takes one training step: forward, backward, SGD with momentum, on random images of 32 pixels.
+    """A function that runs one training step (forward, backward, SGD with momentum) on random images of 32 pixels.
 
-    `measure`: strategies as measured first, as in a run with reduce=fast, where the rule takes none of its own.
+    `measure`: choose strategies by measurement first, as a run with reduce=fast does.
     """
     torch.manual_seed(0)
     model = network(kind, stem, width)
@@ -152,7 +152,7 @@ def train_step(
         )
         apply_strategies(model, chosen)
     place.ready(model)
-    fused = kind != "public"  # its users take the optimiser as torch makes it by default
+    fused = kind != "public"  # its users have torch's default optimizer
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=fused)
     images = torch.randn(batch_size, 3, 32, 32).to(place.device)
     labels = torch.randint(10, (batch_size,)).to(place.device)
@@ -217,13 +217,13 @@ def _layer_cost(
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print the peak of two steps over what the process held before it built the network."""
+    """Print the peak of two steps minus the memory before the network was built."""
     kind, stem, batch_size, width, device, precision, compile, strategies = arguments
     set_numerics(Config())
     place = Place.of(device, precision, compile)  # type: ignore[arg-type]
     torch.zeros(8, device=device).sum()
     measure = strategies == "measure"
-    if measure and place.on_gpu:  # what is measured takes memory of its own
+    if measure and place.on_gpu:  # the measurement itself allocates memory
         train_step(kind, stem, int(batch_size), float(width), place=place, measure=True)  # type: ignore[arg-type]
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -235,7 +235,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _peak(place: Place) -> int:
-    """Most bytes so far. Not `ru_maxrss`, which a process inherits from the one that started it."""
+    """Peak bytes so far. Not `ru_maxrss`, which a process inherits from its parent."""
     if place.on_gpu:
         return torch.cuda.max_memory_allocated()
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()

@@ -1,7 +1,7 @@
-"""DDP against ZeRO 0 to 3: step time, peak memory of a process, start-up, and the pause of a checkpoint.
+"""DDP against ZeRO 0 to 3: step time, peak memory of a process, start-up time, and pause of a checkpoint.
 
-Also run as a module by `dydist bench engines`: one process of one engine's measurement, which prints JSON on
-process 0. Each engine gets fresh processes, since a peak of memory is a process's own.
+`dydist bench engines` runs this module as the processes of one engine's measurement; process 0 prints JSON. Each
+engine has new processes, since peak memory is per process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ ENGINES = ("ddp", "zero0", "zero1", "zero2", "zero3")
 
 @dataclass(frozen=True, kw_only=True)
 class EngineCost:
-    """One engine. Seconds; bytes of the process that used most; `held_bytes`: what the formula says it holds."""
+    """The cost of one engine, in seconds, and in bytes of the process with the highest peak. `held_bytes`: by
+    formula."""
 
     engine: str
     world_size: int
@@ -38,24 +39,24 @@ class EngineCost:
 
     @property
     def steps_per_s(self) -> float:
-        """By the median step."""
+        """Steps per second, by the median step."""
         return 1 / statistics.median(self.step_s)
 
 
 def measure(
     engine: str, world_size: int, *, steps: int, batch_size: int, shards: int, width: float, stem: str
 ) -> EngineCost:
-    """Start `world_size` processes of one engine and measure `steps` steps, after two that do not count."""
+    """Measure `steps` steps of one engine on `world_size` processes, after two steps of warm-up."""
     arguments = [engine, str(steps), str(batch_size), str(shards), str(width), stem]
     printed = run_processes("dydist.bench.engines", arguments, world_size)
     return EngineCost(**json.loads(printed.strip().splitlines()[-1]))
 
 
 def held_bytes(parameters: int, engine: str, world_size: int) -> int:
-    """Bytes of fp32 weights, gradients, momentum (and ZeRO's own copy of the weights it updates) a process holds.
+    """Bytes per process of fp32 weights, gradients, momentum (and ZeRO's copy of the weights).
 
-    4 bytes each. DDP and ZeRO 0 hold all three whole. ZeRO 1 cuts momentum and the copy, 2 gradients too, 3 the
-    weights too (arXiv:1910.02054, table 1, with SGD's one momentum in place of Adam's two).
+    DDP and ZeRO 0 partition none of them, ZeRO 1 momentum and the copy, ZeRO 2 also gradients, ZeRO 3 also weights
+    (arXiv:1910.02054, table 1, with SGD's one buffer instead of Adam's two).
     """
     part = parameters / world_size
     weights, gradients, momentum, copy = {
@@ -69,7 +70,7 @@ def held_bytes(parameters: int, engine: str, world_size: int) -> int:
 
 
 def config_for(engine: str, *, batch_size: int, shards: int, width: float, stem: str) -> Config:
-    """The run that is measured."""
+    """The configuration of the measured run."""
     parallel: dict[str, Any] = {"shards": shards}
     if engine != "ddp":
         parallel |= {"engine": "deepspeed", "zero": int(engine.removeprefix("zero"))}
@@ -149,4 +150,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_to_end(lambda: main(sys.argv[1:]))  # threads of DeepSpeed's stay behind (docs/notes/engines.md)
+    run_to_end(lambda: main(sys.argv[1:]))  # DeepSpeed leaves threads running (docs/engines.md)

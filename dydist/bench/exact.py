@@ -1,6 +1,6 @@
-"""What exactness costs: a step with reduce=exact over a step with reduce=fast, in turns within one run.
+"""The cost of exactness: a step with reduce=exact over one with reduce=fast, interleaved in one run.
 
-Also run as a module by `dydist bench exact`: one process of the measurement, which prints JSON on process 0.
+`dydist bench exact` runs this module as the processes of the measurement; process 0 prints JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dydist.process.end import run_to_end
 
 @dataclass(frozen=True, kw_only=True)
 class ExactCost:
-    """Seconds a step of both ways, by pair, and of the guard's comparison of all weights and momentum."""
+    """Seconds per step of both, by pair, and of the guard's comparison of all weights and momentum."""
 
     world_size: int
     exact_s: list[float]
@@ -29,7 +29,7 @@ class ExactCost:
 
     @property
     def ratios(self) -> list[float]:
-        """exact over fast, pair by pair."""
+        """Ratio of exact to fast, per pair."""
         return [exact / fast for exact, fast in zip(self.exact_s, self.fast_s, strict=True)]
 
     @property
@@ -41,7 +41,7 @@ class ExactCost:
 def measure(
     world_size: int, *, pairs: int, batch_size: int, shards: int, width: float, stem: str
 ) -> ExactCost:
-    """Start `world_size` processes and measure `pairs` pairs of steps, after two of each that do not count."""
+    """Measure `pairs` pairs of steps on `world_size` processes, after two of warm-up."""
     arguments = [str(pairs), str(batch_size), str(shards), str(width), stem]
     return ExactCost(**json.loads(run_processes("dydist.bench.exact", arguments, world_size)))
 

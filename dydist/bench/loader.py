@@ -1,4 +1,4 @@
-"""The loader alone on one core, against what a training step consumes there, and against torchvision's way."""
+"""The loader on one core, against the rate at which training consumes images, and against torchvision."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 @dataclass(frozen=True)
 class LoaderCost:
-    """Seconds an image, a figure a round: the loader on one core, torchvision with workers, a training step."""
+    """Seconds per image, one value per round: the loader on one core, torchvision with workers, a training step."""
 
     loader: list[float]
     torchvision: list[float]
@@ -34,23 +34,23 @@ class LoaderCost:
 
     @property
     def over_step(self) -> Ratio:
-        """Images that the loader makes while a step on the same core consumes one."""
+        """Images that the loader prepares while a step on the same core consumes one."""
         return Ratio.of(self.step, self.loader)
 
     @property
     def over_torchvision(self) -> Ratio:
-        """Images that the loader makes on one core while torchvision's workers together make one."""
+        """Images that the loader prepares on one core while all of torchvision's workers prepare one."""
         return Ratio.of(self.torchvision, self.loader)
 
 
 def loader_cost(
     *, stem: Stem, width: float, batch_size: int, images: int, workers: int, pairs: int
 ) -> LoaderCost:
-    """Random crop, flip and normalisation of `images` images of 32 pixels, by either way, in turns with a step.
+    """Measure crop, flip and normalisation of `images` images of 32 pixels, interleaved with a training step.
 
     torchvision gets the same images as PIL images, RandomCrop, RandomHorizontalFlip, ToTensor and Normalize in a
-    DataLoader that keeps its `workers`; it makes a quarter of the images, as it is slower. The step is one of
-    DY-ResNet18, on one core with one thread.
+    DataLoader with persistent `workers`; it prepares a quarter of the images, as it is slower. The step is one of
+    DY-ResNet18 on one core with one thread.
     """
     dataset = _dataset(images)
     quarter = max(batch_size, images // 4 // batch_size * batch_size)
@@ -62,7 +62,7 @@ def loader_cost(
             _drain(dataset, batch_size)
 
     def theirs() -> None:
-        assert sum(len(labels) for _, labels in torchvision) == quarter  # to the end: none is made in between
+        assert sum(len(labels) for _, labels in torchvision) == quarter  # to the end, so no worker runs later
 
     def one_step() -> None:
         with one_core():
@@ -80,7 +80,7 @@ def loader_cost(
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """Keep this thread, and those it starts, on one core with one thread of torch (where the system can pin)."""
+    """Pin this thread, and those it starts, to one core, with one torch thread (if the system supports pinning)."""
     threads = torch.get_num_threads()
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     torch.set_num_threads(1)
@@ -95,7 +95,7 @@ def one_core() -> Iterator[None]:
 
 
 def _drain(dataset: ImageDataset, batch_size: int) -> None:
-    """Take every batch of one epoch as a CPU run would, 8 shards interleaved."""
+    """Iterate over one epoch as a CPU run does, with 8 shards interleaved."""
     order = Order(seed=0, size=len(dataset), batch_size=batch_size, shards=8)
     steps = order.steps_per_epoch
     with ShardedLoader(
@@ -119,7 +119,7 @@ def _dataset(images: int) -> ImageDataset:
 
 
 class PilImages(Dataset[Any]):
-    """The same images as torchvision's CIFAR10 holds and hands them out."""
+    """The same images, stored and returned as by torchvision's CIFAR10."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         self.images, self.labels = images, labels
@@ -131,7 +131,7 @@ class PilImages(Dataset[Any]):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         from PIL import Image
 
-        if self._transform is None:  # in a worker's first call: torchvision is imported there
+        if self._transform is None:  # first call in a worker, which imports torchvision
             self._transform = _transforms()
         return self._transform(Image.fromarray(self.images[index])), int(self.labels[index])
 

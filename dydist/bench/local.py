@@ -1,4 +1,4 @@
-"""Starting a benchmark's processes on this machine, with the environment that a launcher gives them."""
+"""Starts a benchmark's processes on this machine, with the environment that a launcher sets."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from contextlib import ExitStack
 def run_processes(
     module: str, arguments: Sequence[str], world_size: int, *, timeout_s: float = 3600.0
 ) -> str:
-    """Run `python -m module arguments…` as `world_size` processes; what process 0 printed.
+    """Run `python -m module arguments…` as `world_size` processes; returns the output of process 0.
 
-    Raises RuntimeError with the last lines of the first process that failed, or where one has not ended after
+    Raises RuntimeError with the last output of the first process that failed, or if one has not exited after
     `timeout_s` seconds; the others are killed.
     """
     with ExitStack() as started, ThreadPoolExecutor(world_size) as pool:
@@ -33,7 +33,7 @@ def run_processes(
             )
             for environment in _environments(world_size, started.enter_context(socket.socket()))
         ]
-        # each is read from as it goes: a full pipe would stop it
+        # read from each while it runs: a full pipe would block it
         ends = {pool.submit(process.communicate, None, timeout_s): process for process in processes}
         try:
             for end in as_completed(ends):
@@ -45,16 +45,16 @@ def run_processes(
                 if code := ends[end].returncode:
                     raise RuntimeError(f"process {rank} ended with {code}:\n{said[-2000:]}")
         finally:
-            for process in processes:  # after a failure: they would wait for it until a collective times out
+            for process in processes:  # after a failure, the others would wait until a collective times out
                 process.kill()
     return next(end.result()[0] for end, process in ends.items() if process is processes[0])
 
 
 def _environments(world_size: int, reserved: socket.socket) -> list[dict[str, str]]:
-    """Each process's environment, by rank. A process alone is told of no world.
+    """Each process's environment, by rank. A single process gets no launcher variables.
 
-    The port stays bound to `reserved`, so that nobody else is given it. With SO_REUSEADDR at both ends, process 0
-    may listen on it all the same.
+    `reserved` stays bound to the port, so that it is not assigned again. With SO_REUSEADDR on both sockets, process 0
+    can still listen on it.
     """
     if world_size == 1:
         return [dict(os.environ)]

@@ -1,4 +1,4 @@
-"""What the training loop costs beside arithmetic: the step's time less forward, backward and optimiser."""
+"""The cost of the training loop: the step's time minus forward, backward and optimizer."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from dydist.monitor.probes.probe import RunProbe
 from dydist.run.session import build_model_for
 
 WARM_UP = 3
-"""Steps that do not count: memory is allocated, and monitors write what they write once."""
+"""Steps of warm-up, in which memory is allocated and monitors write their first files."""
 
 
 @dataclass(frozen=True)
 class LoopCost:
-    """Seconds of every step by part. `data wait`: for the loader; `the rest`: what is neither that nor arithmetic."""
+    """Seconds of every step by part. `data wait`: waiting for the loader; `the rest`: neither that nor arithmetic."""
 
     parts: dict[str, list[float]]
 
@@ -46,11 +46,11 @@ class LoopCost:
 
     @property
     def own_shares(self) -> list[float]:
-        """The same, step by step."""
+        """The same, per step."""
         return [own / total for own, total in zip(self._own(), self._totals(), strict=True)]
 
     def median_ms(self, part: str) -> float:
-        """Milliseconds of a part in the middle step."""
+        """Median milliseconds of a part."""
         return 1000 * statistics.median(self.parts[part])
 
     def _own(self) -> list[float]:
@@ -61,10 +61,10 @@ class LoopCost:
 
 
 def loop_cost(*, stem: Stem, batch_size: int, width: float, steps: int, folder: Path) -> LoopCost:
-    """Run `steps` steps of the loop as a run does: its loader, engine, probes and monitors, writing to `folder`.
+    """Run `steps` steps of the loop with the loader, engine, probes and monitors of a run, writing to `folder`.
 
-    DY-ResNet18 on synthetic images of 32 pixels in one process, 8 shards, a logged line every 20 steps. Nothing is
-    saved and nothing evaluated in between: those have benchmarks of their own.
+    DY-ResNet18 on synthetic images of 32 pixels in one process, 8 shards, every 20th step logged. Saves and
+    evaluations are excluded; they have their own benchmarks.
     """
     config = Config(
         run=RunConfig(name="bench", dir=str(folder)),
@@ -108,7 +108,7 @@ def loop_cost(*, stem: Stem, batch_size: int, width: float, steps: int, folder: 
 
 
 class _Probe(RunProbe):
-    """The run's probe, which also remembers how long each step waited for its images."""
+    """The run's probe, which also records how long each step waited for its images."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -120,14 +120,14 @@ class _Probe(RunProbe):
 
 
 def _cost(parts: StepParts, waits: list[float]) -> LoopCost:
-    """From the beginning of a forward pass to that of the next: what comes between belongs to the loop."""
+    """Steps are measured from one forward pass to the next, which includes the loop's work in between."""
     cost: dict[str, list[float]] = {
         name: [] for name in ("forward", "backward", "optimiser", "data wait", "the rest")
     }
     for number in range(WARM_UP, len(parts.steps) - 1):
         step = parts.steps[number]
         whole = parts.steps[number + 1].forward - step.forward
-        wait = waits[number + 1]  # the next step's images are waited for before its forward pass
+        wait = waits[number + 1]  # the wait for the next step's images is before its forward pass
         for name, seconds in step.arithmetic.items():
             cost[name].append(seconds)
         cost["data wait"].append(wait)

@@ -1,4 +1,4 @@
-"""What seeing a run costs: the same training with every monitor on and with every one off, in turns."""
+"""The cost of monitoring: the same training with all monitors on and all off, interleaved."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from dydist.records import Monitor, Probe, RunSummary
 
 @dataclass(frozen=True)
 class MonitorCost:
-    """Paired ratios of time a step, on / off: each pair two neighbouring blocks of steps.
+    """Ratios of the time per step, on / off, for pairs of neighbouring blocks of steps.
 
-    `wall` by the clock; `cpu` by the processor time of this process, all threads, which other programs on the
-    machine disturb far less. `step_s`: median seconds a step with everything off.
+    `wall`: wall-clock time; `cpu`: processor time of all threads of this process, which other programs disturb far
+    less. `step_s`: median seconds per step with everything off.
     """
 
     wall: tuple[float, ...]
@@ -40,7 +40,7 @@ class MonitorCost:
 
 
 def median_interval(values: Sequence[float], draws: int = 2000) -> tuple[float, float, float]:
-    """Median and its 95 % interval, by resampling (fixed seed)."""
+    """Median and its 95 % bootstrap interval (fixed seed)."""
     generator = random.Random(0)
     medians = sorted(statistics.median(generator.choices(values, k=len(values))) for _ in range(draws))
     return statistics.median(values), medians[int(0.025 * draws)], medians[int(0.975 * draws) - 1]
@@ -49,12 +49,12 @@ def median_interval(values: Sequence[float], draws: int = 2000) -> tuple[float, 
 def measure_monitor_cost(
     config: Config, *, steps: int, pairs: int, tell: Callable[[str], None]
 ) -> MonitorCost:
-    """Train on `config.data` in blocks, off-on then on-off in turns, so that a machine that drifts favours neither.
+    """Train on `config.data` in blocks, off-on and on-off alternately, so that drift of the machine favours neither.
 
-    On: metrics.jsonl, status.json, TensorBoard, the progress bar (drawn to nowhere), alerts, Prometheus, and the
-    probe with all its statistics. Off: none of it. The first block of each kind warms up and is not counted. Nor are
-    the first `monitor.every_steps` steps of any block: what a start costs once (the graph, a grid of images) would
-    weigh on these short blocks as it does not on a run.
+    On: metrics.jsonl, status.json, TensorBoard, the progress bar (not displayed), alerts, Prometheus, and the probe
+    with all statistics. Off: none of these. The first block of each kind is warm-up. The first `monitor.every_steps`
+    steps of each block are excluded too, since one-time work at a start (the graph, a grid of images) would dominate
+    such short blocks.
     """
     settling = config.monitor.every_steps
     config = replace(config, train=replace(config.train, epochs=10**6, max_steps=None, eval_every_epochs=1e9))
@@ -65,7 +65,7 @@ def measure_monitor_cost(
     progress = Progress()
 
     def block(on: bool, folder: Path) -> tuple[float, float]:
-        """Seconds a step in one block after its `settling` steps: by the clock, and of processor time."""
+        """Seconds per step in a block after its `settling` steps: wall-clock and processor time."""
         nonlocal progress
         begin, stamps, used = progress.step + settling, [], []
 

@@ -1,4 +1,4 @@
-"""Paired measurement: two ways in turns within one process, so that whatever slows the machine slows both."""
+"""Interleaved measurement in one process, so that a slow phase of the machine affects all alternatives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Ratio:
-    """Seconds of one way over seconds of another: median, least and greatest over pairs."""
+    """Ratio of the seconds of two alternatives: median, minimum and maximum over pairs."""
 
     median: float
     low: float
@@ -34,10 +34,10 @@ def interleave(
     clock: Callable[[], float] = time.perf_counter,
     repeat: int = 1,
 ) -> dict[str, list[float]]:
-    """Seconds of each way in each of `pairs` rounds, after one round that does not count.
+    """Seconds of each alternative in each of `pairs` rounds, after one round of warm-up.
 
-    Every other round runs in reverse order, so that no way always comes after the same one. A turn is `repeat` calls,
-    and its seconds are those of one.
+    Every other round is in reverse order, so that the predecessor of an alternative varies. A turn makes `repeat`
+    calls and counts the mean of one.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
@@ -53,7 +53,7 @@ def interleave(
 
 
 def describe_machine(device: str = "cpu") -> dict[str, Any]:
-    """What a figure on a device type depends on, to stand beside it."""
+    """The hardware and versions on which a measurement on this device type depends."""
     import platform
 
     import torch

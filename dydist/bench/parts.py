@@ -1,4 +1,4 @@
-"""Where the time of real training steps goes, from hooks on the network and the optimiser (CPU: nothing is queued)."""
+"""The parts of a training step's time, by hooks on network and optimizer (CPU only: nothing is asynchronous)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 @dataclass
 class Step:
-    """Moments of one step, in seconds of one clock."""
+    """Time stamps of one step, in seconds of one clock."""
 
     forward: float
     forward_end: float = 0.0
@@ -23,7 +23,7 @@ class Step:
 
     @property
     def arithmetic(self) -> dict[str, float]:
-        """Seconds of forward, backward (up to this process's last gradient) and optimiser."""
+        """Seconds of forward, backward (up to this process's last gradient) and optimizer."""
         return {
             "forward": self.forward_end - self.forward,
             "backward": self.backward_end - self.backward,
@@ -32,14 +32,15 @@ class Step:
 
     @property
     def collective_wait(self) -> float:
-        """From the last gradient of its own until the optimiser moves: the others' gradients."""
+        """Seconds from this process's last gradient to the optimizer step: the wait for other processes'
+        gradients."""
         return self.update - self.backward_end
 
 
 class StepParts:
-    """Notes the moments of every training step of `model`, whoever runs it. `close` takes the hooks off.
+    """Records the time stamps of every training step of `model`. `close` removes the hooks.
 
-    The backward pass ends with the gradient of the first parameter, which comes last.
+    The backward pass ends with the gradient of the first parameter, which is computed last.
     """
 
     def __init__(self, model: nn.Module, *, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -54,12 +55,12 @@ class StepParts:
         ]
 
     def close(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
 
     def _begin(self, module: nn.Module) -> None:
-        if module.training:  # an evaluation is no step
+        if module.training:  # not an evaluation
             self.steps.append(Step(self._clock()))
 
     def _end_forward(self, module: nn.Module, logits: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""On what a benchmark of speed computes, and in what precision."""
+"""The device and precision of a benchmark."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dydist.errors import UserError
 Precision = Literal["fp32", "bf16", "fp16"]
 Compile = Literal["off", "default", "reduce-overhead", "max-autotune"]
 ON_GPU = 10
-"""Passes of a turn on a GPU, one behind the other as in training: of a single one its launch would be measured."""
+"""Passes per turn on a GPU, queued as in training; a single pass would measure kernel launches."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A device type, autocast's precision (fp32: none; a GPU multiplies in TF32, as in a run with reduce=fast), and
+    """A device type, autocast's precision (fp32: no autocast, but TF32 on a GPU, as with reduce=fast), and
     torch.compile's mode."""
 
     device: str = "cpu"
@@ -30,7 +30,7 @@ class Place:
 
     @classmethod
     def of(cls, device: str, precision: Precision, compile: Compile = "off") -> Place:
-        """The place a user asks for; `auto` is the GPU where there is one. Raises UserError where one is missing."""
+        """From a user's options; `auto` is the GPU if there is one. Raises UserError if the GPU is missing."""
         there = torch.cuda.is_available()
         if device == "cuda" and not there:
             raise UserError(
@@ -42,31 +42,31 @@ class Place:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether work is queued, and done later."""
+        """Whether the device is a GPU, on which work is asynchronous."""
         return self.device == "cuda"
 
     @property
     def dtype(self) -> torch.dtype:
-        """What a pass computes in."""
+        """The compute dtype."""
         return AUTOCAST.get(self.precision, torch.float32)
 
     @property
     def repeat(self) -> int:
-        """Passes of one turn."""
+        """Passes per turn."""
         return ON_GPU if self.on_gpu else 1
 
     def clock(self) -> float:
-        """Seconds, when all that was queued is done."""
+        """Synchronize with the device; returns the time in seconds."""
         if self.on_gpu:
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def autocast(self) -> AbstractContextManager[None]:
-        """What a forward pass runs in."""
+        """The context of a forward pass."""
         return torch.autocast(self.device, self.dtype, enabled=self.precision in AUTOCAST)
 
     def ready(self, model: nn.Module) -> nn.Module:
-        """The network on the device, compiled at its first pass where that is asked for."""
+        """Move the network to the device; compile it at its first pass if configured."""
         model.to(self.device)
         if self.compile != "off":
             model.compile(mode=self.compile)

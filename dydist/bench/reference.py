@@ -1,7 +1,7 @@
-"""Dynamic convolution the way that public implementations do it: what `dydist bench` compares with.
+"""The reference implementation of dynamic convolution, with which `dydist bench` compares.
 
-Written from their common description: pool, two 1x1 convolutions, softmax; the mixed kernels of all images as one
-matrix product; one convolution with groups = images. Everything is kept for the backward pass.
+It follows the public implementations: pooling, two 1x1 convolutions, softmax; the mixed kernels of all images as one
+matrix product; one convolution with groups = images. Autograd saves everything for the backward pass.
 """
 
 from __future__ import annotations

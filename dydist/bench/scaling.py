@@ -1,6 +1,6 @@
-"""Two processes against one at the same global batch on this machine, and what the second one does not gain.
+"""Two processes against one with the same global batch on this machine, and the losses in scaling.
 
-Run as a module it is one of the two processes: they take turns, so that whatever slows the machine slows all ways.
+Run as a module, this is one of the two processes. Alternatives are interleaved, so that a slow machine affects all.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ from dydist.models.resnet import Stem
 from dydist.process.end import run_to_end
 
 WAYS = ("one", "half", "two")
-"""One process with the whole batch, one with half of it while the other core is idle, two with half each."""
+"""One process with the full batch, one with half of it while the other core is idle, two with half each."""
 
 
 @dataclass(frozen=True)
 class ScalingCost:
-    """Seconds, a figure a round. Of `two` the slower process counts."""
+    """Seconds, one value per round. For `two`, those of the slower process."""
 
     step: dict[str, list[float]]
-    """By way: a whole step."""
+    """A whole step, by alternative."""
     optimiser: list[float]
-    """Of `one`: what each process repeats."""
+    """For `one`: the optimizer step, which every process repeats."""
     busy: list[list[float]]
-    """Of `two`, by process: forward and backward."""
+    """For `two`, by process: forward and backward."""
     half_busy: list[float]
-    """Of `half`: forward and backward."""
+    """For `half`: forward and backward."""
     wait: list[float]
-    """Of `two`: the least that a process waited for gradients after its own; the slower one waits for nobody."""
+    """For `two`: the minimum wait for gradients, that of the slower process, which waits only for the all-reduce."""
     all_reduce_s: float
-    """All gradients at once, alone, between the two processes."""
+    """An all-reduce of all gradients between the two processes, without other work."""
     latency_s: float
-    """The same for four bytes."""
+    """An all-reduce of four bytes."""
     gradient_bytes: int
 
     @property
     def speed_up(self) -> Ratio:
-        """Images a second of two processes over one; 2 is all there is to gain."""
+        """Images per second of two processes over one; 2 is ideal."""
         return Ratio.of(self.step["one"], self.step["two"])
 
     @property
     def jitter(self) -> float:
-        """Standard deviation of forward and backward of one process over its mean, with the other core idle."""
+        """Standard deviation over mean of forward and backward of one process, with the other core idle."""
         return statistics.stdev(self.half_busy) / statistics.fmean(self.half_busy)
 
     def losses_ms(self) -> dict[str, float]:
-        """What separates a step of two processes from half of one process's step: milliseconds, medians over rounds.
+        """The difference between a step of two processes and half a step of one, by cause: median milliseconds.
 
-        They add up to the whole loss; one may be negative where it gains (a smaller batch fits caches better).
+        They add up to the total loss; one may be negative if it is a gain (a smaller batch fits caches better).
         """
 
         def median(values: Sequence[float]) -> float:
@@ -82,13 +82,13 @@ class ScalingCost:
 
     @property
     def limit(self) -> str:
-        """The greatest loss, in words."""
+        """The name of the largest loss."""
         losses = self.losses_ms()
         return max(losses, key=lambda name: losses[name])
 
 
 def measure(*, stem: Stem, batch_size: int, width: float, pairs: int) -> ScalingCost:
-    """Two processes with a thread each take turns for `pairs` rounds, after one round that does not count."""
+    """Measure `pairs` rounds with two processes of one thread each, after one round of warm-up."""
     arguments = [stem, str(batch_size), str(width), str(pairs)]
     printed = run_processes("dydist.bench.scaling", arguments, 2)
     return ScalingCost(**json.loads(printed.strip().splitlines()[-1]))
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str]) -> None:
     rounds: dict[str, list[Any]] = {way: [] for way in WAYS}
 
     def turn(way: str, keep: bool) -> None:
-        dist.barrier()  # the others sleep in it while one works
+        dist.barrier()  # the other process waits here while one works
         if engines[way] is None:
             return
         parts = StepParts(engines[way].model)
@@ -174,7 +174,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _batch(shards: range, images: int, count: int) -> Any:
-    """`images` random images for `shards`, of a global batch of `count`."""
+    """A batch of `images` random images for `shards`, of a global batch of `count`."""
     import torch
 
     from dydist.data.loader import ShardGroup, StepBatch
@@ -186,7 +186,7 @@ def _batch(shards: range, images: int, count: int) -> Any:
 
 
 def _median_s(collective: Callable[[], Any], times: int) -> float:
-    """Median seconds of a collective that all processes begin together."""
+    """Median seconds of a collective after a barrier."""
     import torch.distributed as dist
 
     seconds = []

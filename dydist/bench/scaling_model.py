@@ -1,7 +1,6 @@
-"""What a step costs on many GPUs, on paper: compute, all-reduce by latency and bandwidth, stragglers.
+"""A model of the step time on many GPUs: compute, all-reduce by latency and bandwidth, stragglers.
 
-Every number is quoted with its source or measured here; docs/notes/performance.md says which, and what
-the model leaves out.
+Every number has its source or is measured; docs/performance.md says which, and what the model neglects.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ NVLINK_BYTES_PER_S = 300e9
 
 @dataclass(frozen=True)
 class Latency:
-    """Microseconds of one NCCL algorithm: once, and a step through NVLink and through the network."""
+    """Latencies of an NCCL algorithm in microseconds: base, per step through NVLink, per step through the network."""
 
     base: float
     nvlink: float
@@ -36,12 +35,13 @@ class Latency:
 RING, TREE = Latency(8.4, 3.4, 14.0), Latency(0.0, 28.0, 28.0)
 """NCCL's own model (NVIDIA/nccl, src/graph/tuning.cc, commit b6475625, `baseLat` and `hwLat`, protocol Simple)."""
 TREE_BANDWIDTH = 0.92 * 0.85
-"""Share of the bandwidth that its tree reaches, by the same file."""
+"""Fraction of the bandwidth that NCCL's tree reaches, by the same file."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One world size. Milliseconds; `overlapped`: the part of the all-reduce that the backward pass hides."""
+    """The prediction for one world size, in milliseconds. `overlapped`: the part of the all-reduce hidden by
+    backward."""
 
     gpus: int
     compute_ms: float
@@ -56,12 +56,12 @@ class Prediction:
 
     @property
     def efficiency(self) -> float:
-        """Images a second and GPU over those of one GPU that waits for nobody."""
+        """Images per second and GPU, relative to a single GPU."""
         return self.compute_ms / self.step_ms
 
     @property
     def limit(self) -> str:
-        """What costs most beside computing."""
+        """The largest cost besides computing."""
         exposed = self.all_reduce_ms - self.overlapped_ms
         if max(exposed, self.straggler_ms) < 0.01 * self.compute_ms:
             return "nothing"
@@ -71,12 +71,12 @@ class Prediction:
 def predict(
     gpus: int, *, images_per_gpu: int, multiply_adds: float, gradient_bytes: float, jitter: float
 ) -> Prediction:
-    """A step on `gpus` A100s, eight a node, with `images_per_gpu` images on each.
+    """Predict a step on `gpus` A100s, eight per node, with `images_per_gpu` images on each.
 
     `multiply_adds`: of forward and backward for one image. `jitter`: standard deviation of a process's step over its
-    mean. A quarter of the all-reduce is taken to stay visible (DDP's last bucket of 25 MiB starts when the backward
-    pass ends, and the one before shortly earlier); the rest is hidden as far as the backward pass, two thirds of
-    computing, lasts. The slowest of N normally distributed processes is sqrt(2 ln N) deviations behind the mean.
+    mean. A quarter of the all-reduce is assumed to be exposed (DDP's last bucket of 25 MiB starts when the backward
+    pass ends, the one before shortly earlier); the rest overlaps with the backward pass, which is two thirds of
+    computing. The slowest of N normally distributed processes is sqrt(2 ln N) standard deviations above the mean.
     """
     rate = RESNET50_IMAGES_PER_S * 3 * RESNET50_MULTIPLY_ADDS
     compute = images_per_gpu * multiply_adds / rate
@@ -103,7 +103,7 @@ def all_reduce_s(gpus: int, size: float) -> float:
 
 
 def step_multiply_adds(*, stem: Stem, width: float) -> float:
-    """Multiply-adds of forward and backward of DY-ResNet18 for one image of 32 pixels, its mixing included."""
+    """Multiply-adds of forward and backward of DY-ResNet18 for one image of 32 pixels, including mixing."""
     total = 0.0
     for layer in dynamic_layers(dy_resnet18(stem=stem, width=width), (3, 32, 32)).values():
         shape = layer.shape(1)

@@ -1,6 +1,6 @@
-"""Training steps in a process of their own, with torch as it comes: how those who use the public way run it.
+"""Training steps in a separate process with torch's defaults, as users run the reference implementation.
 
-Run as a module it is that process: it takes one step for each line that it reads, and answers it.
+Run as a module, this is that process: it runs one step for each line that it reads, and replies.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from dydist.process.end import run_to_end
 def subprocess_steps(
     kind: Kind, *, stem: Stem, batch_size: int, width: float, precision: Precision = "fp32"
 ) -> Iterator[Callable[[], None]]:
-    """A function that has one training step taken on the CPU, and returns when it is done.
+    """A function that runs one training step in the process, on the CPU.
 
-    The process has this one's number of threads, and none of what dydist sets in its own environment; it waits, at no
-    cost, while it is not asked. Raises RuntimeError, with its last words, where it ends.
+    The process has as many threads as this one, and none of the variables that dydist sets; between steps it sleeps.
+    Raises RuntimeError if it exits.
     """
     environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
     arguments = [kind, stem, str(batch_size), str(width), precision, str(torch.get_num_threads())]

@@ -1,10 +1,11 @@
-"""What a trained model is for: measured again, asked about pictures, handed on in other formats.
+"""Use of trained models: evaluation, prediction and export.
 
-- `trained`: a network as of one step, from a checkpoint (`TrainedModel`, `load_trained`)
-- `evaluation`: accuracy, loss, per class, calibration (`evaluate_trained`); `calibration`: the error itself
-- `pictures`: image files as the network takes them; `prediction`: classes, probabilities, attention (`predict`)
-- `packaged`: the network that takes bytes (`PackagedNetwork`, `load_packaged`); `formats`: ONNX, torch.export,
-  safetensors; `export`: write, check, and a model card beside it (`export_trained`); `card`: what that card says
+- `trained`: a network loaded from a checkpoint (`TrainedModel`, `load_trained`)
+- `evaluation`: accuracy, loss, per-class accuracy, calibration (`evaluate_trained`); `calibration`: calibration error
+- `pictures`: reading image files; `prediction`: classes, probabilities, attention (`predict`)
+- `packaged`: a network with uint8 images as input (`PackagedNetwork`, `load_packaged`); `formats`: ONNX,
+  torch.export, safetensors; `export`: writes and checks a file, with a model card (`export_trained`); `card`: that
+  card
 """
 
 from dydist.inference.evaluation import EvaluationReport, evaluate_trained

@@ -1,4 +1,4 @@
-"""Calibration: does a network that says 80 % turn out right 80 % of the time?"""
+"""Calibration: whether predictions with a confidence of 80 % are correct 80 % of the time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Bin:
-    """Images with low < confidence ≤ high: how many, their mean confidence, and the share that was right."""
+    """Images with low < confidence ≤ high: their number, mean confidence and accuracy."""
 
     low: float
     high: float
@@ -21,7 +21,7 @@ class Bin:
 
 
 def calibration(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> tuple[float, list[Bin]]:
-    """Expected calibration error, a fraction, and the bins that hold images (a reliability diagram).
+    """Expected calibration error, a fraction, and the non-empty bins of a reliability diagram.
 
     `confidence`: float64 [N], the probability of each image's predicted class; `right`: bool [N]. Bins of equal width
     over (0, 1]; the error is Σ images/N · |accuracy - confidence| (Guo et al., On Calibration of Modern Neural

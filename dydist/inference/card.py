@@ -1,4 +1,4 @@
-"""The model card beside an export: what it is, what it was trained on, how well, and how to use it."""
+"""The model card of an exported file: network, training data, accuracy, and use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CODE_NOTE = "dydist itself is under the Apache License 2.0, which does not decid
 def model_card(
     model: TrainedModel, *, file: str, format: str, bytes: int, check: dict[str, Any]
 ) -> dict[str, Any]:
-    """Everything about an exported file as plain values. `check`: how it was checked, and what came out."""
+    """The model card as plain values. `check`: how the file was checked, and the result."""
     config, data = model.config, model.data
     cost = network_cost(model.network, data.side)
     kind = "DY-ResNet18" if config.model.kind == "dynamic" else "ResNet-18"
@@ -74,7 +74,7 @@ def model_card(
 
 
 def _recipe(config: Config) -> dict[str, Any]:
-    """What decides about the result: not where the run and its data lay."""
+    """The fields that affect the result, without local paths."""
     values = to_dict(config)
     for name in ("run", "checkpoint", "monitor"):
         del values[name]
@@ -96,7 +96,7 @@ def what(model: TrainedModel, kind: str) -> str:
 
 
 def exporter_versions(format: str) -> dict[str, str]:
-    """Versions of what wrote and checked the file."""
+    """Versions of the packages that wrote and checked the file."""
     found = {"dydist": __version__, "python": platform.python_version()}
     for package in ("torch", *FORMATS[format].packages):
         try:
@@ -107,7 +107,7 @@ def exporter_versions(format: str) -> dict[str, str]:
 
 
 def to_markdown(card: dict[str, Any]) -> str:
-    """The same for people."""
+    """The card as Markdown."""
     accuracy = card["test_accuracy"]
     shown = (
         "not logged for these weights; `dydist evaluate` tells"
@@ -165,7 +165,7 @@ Classes, in order: {", ".join(map(markdown, card["classes"]))}.
 
 
 def _python_text(text: str) -> str:
-    """A text as Python writes it, in double quotes and without a character that cannot be seen."""
+    """A Python string literal in double quotes, with invisible characters escaped."""
     return json.dumps(plain(text), ensure_ascii=False)
 
 

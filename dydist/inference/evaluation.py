@@ -1,4 +1,4 @@
-"""Measuring a trained model on a whole split, as its run did, and more closely."""
+"""Evaluates a trained model on a whole split, as its run did, with per-class accuracy and calibration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dydist.inference.trained import TrainedModel, autocast
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """One class of the split: `images` of it, `correct` of those recognised, `predicted` images taken for it."""
+    """One class: its `images`, how many of them are `correct`, and how many images are `predicted` as this class."""
 
     name: str
     images: int
@@ -28,13 +28,13 @@ class ClassAccuracy:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of the class's images that were recognised (recall); None where there are none."""
+        """Fraction of the class's images that are correct (recall); None if it has none."""
         return self.correct / self.images if self.images else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationReport:
-    """One pass over a split. `loss`: mean cross-entropy. `calibration_error`: ECE of 15 bins, a fraction."""
+    """The result on a split. `loss`: mean cross-entropy. `calibration_error`: ECE with 15 bins, a fraction."""
 
     images: int
     correct: int
@@ -45,12 +45,12 @@ class EvaluationReport:
 
     @property
     def accuracy(self) -> float:
-        """Fraction right."""
+        """Fraction of correct images."""
         return self.correct / self.images
 
 
 class _Outcomes:
-    """Per image: the confidence in its predicted class, that class, and the true one. Block by block."""
+    """Per image: the confidence in its predicted class, that class, and the true class. Called with each block."""
 
     def __init__(self, seen: Callable[[int], None]) -> None:
         self.blocks: list[np.ndarray] = []
@@ -58,7 +58,7 @@ class _Outcomes:
 
     def __call__(self, logits: Tensor, labels: Tensor) -> None:
         confidence = logits.double().softmax(1).amax(1)
-        predicted = logits.argmax(1)  # not the softmax's class: rounding can make two equal there
+        predicted = logits.argmax(1)  # not of the softmax, where rounding may make two classes equal
         self.blocks.append(torch.stack([confidence, predicted.double(), labels.double()]).cpu().numpy())
         self._seen(len(labels))
 
@@ -71,12 +71,12 @@ def evaluate_trained(
     flip: bool = False,
     seen: Callable[[int], None] = lambda images: None,
 ) -> EvaluationReport:
-    """Evaluate on every image of `dataset`; called by all processes of `world`, the answer is the same on all.
+    """Evaluate on every image of `dataset`. Collective; the result is the same on all processes.
 
-    Blocks, precision and temperature are those of the run's own evaluation, so the number of right images is the one
-    that the run logged, on any number of processes. `flip`: probabilities averaged over each image and its mirror
-    image. `seen(images)` is told of each finished block of this process. Raises UserError where the classes of the
-    data set are not the network's.
+    Blocks, precision and temperature are those of the run's own evaluation, so the number of correct images equals
+    the logged one on any number of processes. `flip`: average the probabilities of each image and its mirror image.
+    `seen(images)` is called after each block of this process. Raises UserError if the data set and the network differ
+    in their number of classes.
     """
     if len(dataset.classes) != len(model.data.classes):
         raise UserError(
@@ -116,7 +116,7 @@ def evaluate_trained(
 
 
 def mirrored(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Test-time augmentation: images [N, 3, H, W] → logarithms of the mean of both views' probabilities."""
+    """Test-time augmentation: images [N, 3, H, W] → logarithm of the mean probabilities of both views."""
 
     def both(images: Tensor) -> Tensor:
         views = torch.stack([network(images).float(), network(images.flip(3)).float()])
@@ -126,7 +126,7 @@ def mirrored(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 def _in_order(by_rank: list[list[np.ndarray]]) -> np.ndarray:
-    """[3, N] in the order of the split: process r had blocks r, r + size, …"""
+    """Outcomes [3, N] in the order of the split: process r has blocks r, r + size, …"""
     count = sum(len(blocks) for blocks in by_rank)
     return np.concatenate(
         [by_rank[block % len(by_rank)][block // len(by_rank)] for block in range(count)], axis=1

@@ -1,4 +1,4 @@
-"""Writing a trained model in another format: written aside, run against the original, and only then put in place."""
+"""Exports a trained model: writes a temporary file, compares it with the original, and renames it."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from dydist.monitor.outputs.files import json_bytes, replace_file
 CHECKED_IMAGES = 100
 CHECKED_BATCHES = (1, 7, 64)
 TOLERANCE = 1e-4
-"""Largest difference of a logit."""
+"""Maximum difference of a logit."""
 
 
 class ExportError(Exception):
-    """A written file does not compute what the original does. Nothing is left of it."""
+    """An exported file computes other logits than the original. It is removed."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written. `difference`: the largest of any logit in the check."""
+    """An exported file. `difference`: the maximum difference of a logit in the check."""
 
     file: Path
     card_json: Path
@@ -42,10 +42,9 @@ class Exported:
 def export_trained(model: TrainedModel, to: FormatName, path: Path) -> Exported:
     """Write `model` to `path`, check it, and write its model card beside it (PATH.json and PATH.md).
 
-    The file is opened and run as its users will, on `CHECKED_IMAGES` images in batches of 1, 7 and 64, against the
-    network that trained. It appears under its name only after that; one that is there already is replaced.
-    Raises ExportError where a logit differs by more than `TOLERANCE`, and UserError where a package is missing or
-    the file cannot be written.
+    The check runs the file as users do, on `CHECKED_IMAGES` images in batches of 1, 7 and 64, and compares the logits
+    with the original's. Only then is the file renamed to `path`, replacing any existing one. Raises ExportError if a
+    logit differs by more than `TOLERANCE`, and UserError if a package is missing or the file cannot be written.
     """
     form = FORMATS[to]
     if missing := [name for name in form.packages if importlib.util.find_spec(name) is None]:
@@ -79,7 +78,8 @@ def export_trained(model: TrainedModel, to: FormatName, path: Path) -> Exported:
 
 
 def check(model: TrainedModel, run: Run) -> float:
-    """Run an export against the original; the largest difference of a logit. Raises ExportError beyond `TOLERANCE`."""
+    """Compare an export with the original; returns the maximum difference of a logit. Raises ExportError above
+    `TOLERANCE`."""
     side = model.data.side
     images = synthetic("test", limit=CHECKED_IMAGES)[0][:, :, :side, :side].copy()
     original = PackagedNetwork(model.network.cpu(), model.data.mean, model.data.std)

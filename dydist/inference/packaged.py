@@ -1,4 +1,4 @@
-"""A trained network with everything inside: bytes of images go in, logits come out."""
+"""A self-contained trained network: uint8 images in, logits out."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ FORMAT = "1"
 
 
 class PackagedNetwork(nn.Module):
-    """uint8 images [N, 3, side, side], RGB as in an image file → logits, float32 [N, classes].
+    """uint8 RGB images [N, 3, side, side] → logits, float32 [N, classes].
 
-    Normalisation is inside, and so is the attention with its temperature.
+    Includes the normalisation and the attention's temperature.
     """
 
     def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
@@ -37,9 +37,9 @@ class PackagedNetwork(nn.Module):
 
 
 def load_packaged(path: str | PathLike[str]) -> PackagedNetwork:
-    """The network of a file that `dydist export --to safetensors` wrote, in evaluation mode on the CPU.
+    """Load a file of `dydist export --to safetensors`, in evaluation mode on the CPU.
 
-    Raises UserError where the file is another one.
+    Raises UserError for other files.
     """
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
@@ -58,5 +58,5 @@ def load_packaged(path: str | PathLike[str]) -> PackagedNetwork:
 
 
 def example(side: int, images: int = 2) -> Tensor:
-    """Images to trace with: uint8 zeros [images, 3, side, side]."""
+    """Example input for tracing: uint8 zeros [images, 3, side, side]."""
     return torch.zeros(images, 3, side, side, dtype=torch.uint8)

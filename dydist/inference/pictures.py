@@ -1,4 +1,4 @@
-"""Image files as a network takes them: found by file, folder or pattern, turned upright, made RGB, cut to a square."""
+"""Finds image files by name, folder or pattern, and reads them as square RGB images for a network."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from PIL import Image, ImageOps
 
 FORMATS = ("PNG", "JPEG")
 SUFFIXES = (".png", ".jpg", ".jpeg")
-"""Files that are taken from a folder. A file that is named is read whatever its name."""
+"""Suffixes of the files used in a folder. A file given by name is read whatever its suffix."""
 
 
 class PictureError(Exception):
-    """One picture cannot be used; says why."""
+    """An image file cannot be used. The message says why."""
 
 
 def find_pictures(given: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """(path, None) for each file that is meant, or (what was given, what is wrong with it), in order.
+    """(path, None) for each image file, or (argument, problem), in order.
 
-    A folder stands for the PNG and JPEG files in it and in its folders, without hidden ones and what macOS adds to
-    archives (`._IMG.png`, `__MACOSX`); a pattern (`*`, `?`, `[…]`, `**`) for the
-    files that it matches.
+    A folder means its PNG and JPEG files, recursively, without hidden ones and those that macOS adds to archives
+    (`._IMG.png`, `__MACOSX`); a pattern (`*`, `?`, `[…]`, `**`) means the files that match.
     """
     for one in given:
         if os.path.isdir(one):
@@ -51,11 +50,11 @@ def _hidden(inside: Path) -> bool:
 
 
 def read_picture(path: str, side: int) -> np.ndarray:
-    """A PNG or JPEG file of any size as uint8 [3, side, side], RGB.
+    """Read a PNG or JPEG file of any size as uint8 RGB [3, side, side].
 
-    Turned as its EXIF orientation says; grey, palette, CMYK and 16-bit images become RGB; what is transparent lies on
-    white; the largest square in the middle is scaled (bicubic, antialiased). An image of `side` × `side` RGB pixels
-    comes back byte for byte. Raises PictureError.
+    Applies the EXIF orientation; converts grey, palette, CMYK and 16-bit images to RGB; puts transparent pixels on
+    white; scales the largest central square (bicubic, antialiased). An RGB image of `side` × `side` pixels is
+    returned unchanged. Raises PictureError.
     """
     try:
         with warnings.catch_warnings():
@@ -67,7 +66,7 @@ def read_picture(path: str, side: int) -> np.ndarray:
         raise PictureError("there is no such file") from None
     except Image.UnidentifiedImageError:
         raise PictureError("not a PNG or JPEG image") from None
-    except Exception as error:  # a decoder meets broken bytes with nearly any exception
+    except Exception as error:  # decoders raise nearly any exception for damaged files
         raise PictureError(f"cannot be read: {error}") from error
     return np.asarray(square).transpose(2, 0, 1).copy()
 

@@ -1,4 +1,4 @@
-"""Asking a trained model about pictures: classes, probabilities, and where its attention went."""
+"""Predictions of a trained model: classes, probabilities, and attention."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One picture's `probabilities` by class name, highest first.
+    """One image's `probabilities` by class name, highest first.
 
     `attention`: weights of the K kernels by dynamic layer, in the network's order; empty unless asked for.
     """
@@ -30,7 +30,7 @@ class Prediction:
 
 
 class AttentionRecorder:
-    """Keeps what every attention of a network gives in the last forward pass, [N, K] by layer name."""
+    """Records the output of every attention in the last forward pass, [N, K] by layer name."""
 
     def __init__(self, network: nn.Module, stack: ExitStack) -> None:
         self.weights: dict[str, Tensor] = {}
@@ -48,9 +48,10 @@ class AttentionRecorder:
 def predict(
     model: TrainedModel, pictures: Iterable[np.ndarray], *, top: int | None = None, attention: bool = False
 ) -> Iterator[Prediction]:
-    """Predictions for `pictures`, each uint8 [3, side, side], in order; a batch at a time, on the network's device.
+    """Predict for `pictures`, each uint8 [3, side, side], in order; in batches, on the network's device.
 
-    `top`: so many classes of each, all by default. Raises UserError where attention is asked of a static network.
+    `top`: number of classes per image, by default all. Raises UserError if attention is requested of a static
+    network.
     """
     if attention and model.config.model.kind == "static":
         raise UserError(

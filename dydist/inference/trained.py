@@ -1,4 +1,4 @@
-"""A network as of one step of a run, read from its checkpoint and ready to be used."""
+"""Loads a trained network from a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from dydist.named_run import place_of
 from dydist.schedules import evaluation_temperature
 
 OpenPlace = Callable[[str, Mapping[str, Any]], Storage]
-"""Opens a checkpoint place from its URL and a run's own storage options."""
+"""Opens a checkpoint store by URL and storage options."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """A network in evaluation mode on the CPU, with the attention's temperature of its step.
+    """A network in evaluation mode on the CPU, with its step's temperature.
 
-    `config` is the run's, `url` the checkpoint's folder. `averaged`: the weights are the moving average.
-    `accuracy`: on the test split, a fraction, as the run logged it for these very weights; None where it did not.
-    `environment`: versions and hardware that trained it.
+    `config` is the run's, `url` the checkpoint's folder. `averaged`: the weights are the moving average. `accuracy`:
+    the run's logged test accuracy of these weights, a fraction, or None. `environment`: versions and hardware of the
+    training.
     """
 
     network: ResNet18
@@ -46,7 +46,7 @@ class TrainedModel:
     environment: Mapping[str, Any]
 
     def with_strategy(self, strategy: str) -> TrainedModel:
-        """The same model, every dynamic convolution computed by one strategy. Weights are copied."""
+        """A copy of this model whose dynamic convolutions all use one strategy."""
         network = deepcopy(self.network)
         for part in network.modules():
             if isinstance(part, DynamicConv2d):
@@ -63,12 +63,12 @@ def load_trained(
     data_root: str | None = None,
     note: Callable[[str], None],
 ) -> TrainedModel:
-    """The network of a checkpoint's folder, of the newest valid checkpoint of a place, or of a run's folder.
+    """Load the network of a checkpoint's folder, or of the newest valid checkpoint of a store or a run folder.
 
-    `step` asks for that step of a place; `averaged` for the moving average in place of the weights. Every byte that is
-    read is verified. A damaged checkpoint of a place is passed over, and named through `note`. `data_root` replaces
-    the run's data.root, which is looked at only where the checkpoint does not describe its data set.
-    Raises UserError where there is no such checkpoint, and CheckpointError where its store cannot be read.
+    `step` selects a step of a store; `averaged` selects the moving average instead of the weights. All bytes read are
+    verified. A damaged checkpoint of a store is skipped and reported through `note`. `data_root` replaces the run's
+    data.root, which is only used if the checkpoint does not describe its data set. Raises UserError if there is no
+    such checkpoint, and CheckpointError if its store cannot be read.
     """
     place, found = _candidates(where, open_place, step)
     url, item, state = _read(place, found, "ema" if averaged else "model", note)
@@ -89,7 +89,7 @@ def load_trained(
         ) from error
     degrees = temperature_at(config, data, state.step)
     set_temperature(network, degrees)
-    apply_strategies(network, state.extra.get("strategies", {}))  # the same kernels: the same bits
+    apply_strategies(network, state.extra.get("strategies", {}))  # the same strategies give the same bits
     logged = item.manifest.accuracy if item.manifest is not None else None
     return TrainedModel(
         network=network.eval().requires_grad_(False),
@@ -99,21 +99,21 @@ def load_trained(
         url=url,
         averaged=averaged,
         temperature=degrees,
-        # where an average is kept, what was logged is the better of the two
+        # with averaged weights, the logged accuracy is the better of the two
         accuracy=None if config.train.ema_decay is not None else logged,
         environment=state.extra.get("environment", {}),
     )
 
 
 def temperature_at(config: Config, data: DataDescription, step: int) -> float:
-    """The temperature that a run's own evaluation after `step` finished steps has."""
+    """The temperature of the run's evaluation after `step` finished steps."""
     return evaluation_temperature(
         config.temperature, step=step, steps_per_epoch=order_of(config, data.train_images).steps_per_epoch
     )
 
 
 def _candidates(where: str, open_place: OpenPlace, step: int | None) -> tuple[Storage, list[Found]]:
-    """The valid checkpoints that are meant, the one to take first."""
+    """The store and its valid checkpoints that `where` and `step` select, in order of preference."""
     url, folder, options = place_of(where, field="checkpoint")
     source = url if folder is None else f"{url}/{folder}"
     place, found = find_source(lambda url: open_place(url, options), source, field="checkpoint")
@@ -132,7 +132,7 @@ def _candidates(where: str, open_place: OpenPlace, step: int | None) -> tuple[St
 def _read(
     storage: Storage, found: list[Found], kind: str, note: Callable[[str], None]
 ) -> tuple[str, Found, TrainingState]:
-    """The first of `found` whose bytes are what its manifest says, with one kind of tensors."""
+    """Load one kind of tensors from the first of `found` that is valid."""
     problem: DamagedError | None = None
     for item in found:
         try:
@@ -147,7 +147,7 @@ def _read(
 
 
 def _description(state: TrainingState, config: Config, data_root: str | None) -> DataDescription:
-    """The data set as the checkpoint tells it; where it is an older one that does not, from the images themselves."""
+    """The checkpoint's description of its data set; for older checkpoints without one, from the images."""
     if (told := state.extra.get("data")) is not None:
         return DataDescription.from_dict(told)
     here = replace(config.data, root=data_root or config.data.root, download=False)
@@ -161,6 +161,6 @@ def _description(state: TrainingState, config: Config, data_root: str | None) ->
 
 
 def autocast(config: Config, device: torch.device) -> torch.autocast:
-    """The precision that the run trained and evaluated with."""
+    """The autocast context of the run's training and evaluation."""
     dtype = AUTOCAST.get(config.train.precision)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

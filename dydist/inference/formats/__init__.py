@@ -1,6 +1,6 @@
-"""What a trained network can be exported to. Each format writes one file, and can run the file that it wrote.
+"""The formats of exported networks. Each can write a file and run it.
 
-- `traced`: the network as a torch.export program, which two formats start from
+- `traced`: the network as a torch.export program, which two formats use
 - `onnx`, `torch_export`, `safetensors`: one format each
 """
 
@@ -23,10 +23,11 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Format:
-    """`write(model, path)`; `open(path)` gives what runs the file; `load` is Python that loads and runs it.
+    """`write(model, path)` writes a file; `open(path)` returns a function that runs it; `load` is Python code that
+    does.
 
-    In `load`, {file} stands for the file's name as a Python text, and `images` is uint8 [N, 3, side, side].
-    `packages`: what writing and running need beside torch.
+    In `load`, {file} is replaced by the file's name as a Python string, and `images` is uint8 [N, 3, side, side].
+    `packages`: those needed besides torch.
     """
 
     suffix: str

@@ -1,4 +1,4 @@
-"""ONNX: for ONNX Runtime and whatever else reads it. One file, weights inside."""
+"""ONNX, for ONNX Runtime and other tools. One file, including the weights."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ session = onnxruntime.InferenceSession({file})
 
 
 def write(model: TrainedModel, path: Path) -> None:
-    """Write a .onnx file (operator set: torch's recommended one). Its metadata name the classes."""
+    """Write a .onnx file with torch's recommended operator set. Its metadata contain the class names."""
     import torch
 
     traced = trace(model)
     with warnings.catch_warnings():
-        # torch 2.13's exporter uses a part of torch's pytree that torch 2.13 deprecates
+        # torch 2.13's exporter uses a pytree class that torch 2.13 deprecates
         warnings.filterwarnings("ignore", r".*LeafSpec.* is deprecated", FutureWarning)
         program = torch.onnx.export(traced, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
     assert program is not None
@@ -39,7 +39,7 @@ def write(model: TrainedModel, path: Path) -> None:
 
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """What runs a written file, on the CPU."""
+    """A function that runs the file on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

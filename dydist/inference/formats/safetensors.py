@@ -1,4 +1,4 @@
-"""safetensors: the weights under their plain names, and in the header what is needed to build the network."""
+"""safetensors: the weights by plain name; the header has the values to build the network."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write(model: TrainedModel, path: Path) -> None:
 
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """What runs a written file."""
+    """A function that runs the file."""
     network = load_packaged(path)
 
     def run(images: np.ndarray) -> np.ndarray:

@@ -20,13 +20,13 @@ logits = program(torch.from_numpy(images))"""
 
 def write(model: TrainedModel, path: Path) -> None:
     """Write a .pt2 archive."""
-    archive = io.BytesIO()  # a full disk is an OSError of ours, and no RuntimeError of the archive's writer
+    archive = io.BytesIO()  # so that a full disk is an OSError, not a RuntimeError of the archive writer
     torch.export.save(trace(model), archive)
     path.write_bytes(archive.getvalue())
 
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """What runs a written file."""
+    """A function that runs the file."""
     program = torch.export.load(path).module()
 
     def run(images: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The network as a torch.export program with a free batch size."""
+"""The network as a torch.export program with a dynamic batch size."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dydist.inference.packaged import PackagedNetwork, example
 from dydist.inference.trained import TrainedModel
 
 STRATEGY = "mix"
-"""K plain convolutions whose outputs are mixed: no kernels of our own, and nothing in it depends on the batch size
-(one convolution with a group an image does, and no exchange format can say that)."""
+"""K ordinary convolutions with mixed outputs: no custom kernels, and no dependence on the batch size, unlike a
+convolution with a group per image, which exchange formats cannot express."""
 
 
 def trace(model: TrainedModel) -> ExportedProgram:
-    """Input `images`, uint8 [batch, 3, side, side]; output logits, float32 [batch, classes]. In fp32."""
+    """Input `images`, uint8 [batch, 3, side, side]; output logits, float32 [batch, classes]. Computes in fp32."""
     network = model.with_strategy(STRATEGY).network.cpu()
     package = PackagedNetwork(network, model.data.mean, model.data.std).eval()
     with torch.no_grad():

@@ -88,7 +88,7 @@ def _rounded(layer: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines of a JSON Lines file; truncated or damaged ones are skipped. None if the file is missing."""
+    """The complete lines of a JSON Lines file; truncated or damaged ones are skipped. A missing file has none."""
     if not path.exists():
         return
     for line in path.read_bytes().splitlines():
