@@ -8,8 +8,7 @@ EXIT_STOPPED = 75
 
 
 class UserError(Exception):
-    """The configuration or the input is wrong. The message says what is wrong, what is allowed, what to do. Exit
-    2."""
+    """The configuration or the input is wrong. The message says what, what is allowed, what to do. Exit 2."""
 
 
 class StopRequestedError(BaseException):

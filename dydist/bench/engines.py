@@ -25,8 +25,7 @@ ENGINES = ("ddp", "zero0", "zero1", "zero2", "zero3")
 
 @dataclass(frozen=True, kw_only=True)
 class EngineCost:
-    """The cost of one engine, in seconds, and in bytes of the process with the highest peak. `held_bytes`: by
-    formula."""
+    """One engine's cost, in seconds, and in bytes of the process with the highest peak. `held_bytes`: by formula."""
 
     engine: str
     world_size: int

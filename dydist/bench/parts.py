@@ -32,8 +32,7 @@ class Step:
 
     @property
     def collective_wait(self) -> float:
-        """Seconds from this process's last gradient to the optimizer step: the wait for other processes'
-        gradients."""
+        """Seconds from this process's last gradient to the optimizer step: the wait for other processes."""
         return self.update - self.backward_end
 
 

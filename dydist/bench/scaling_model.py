@@ -40,7 +40,7 @@ TREE_BANDWIDTH = 0.92 * 0.85
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction for one world size, in milliseconds. `overlapped`: the part of the all-reduce hidden by
+    """The prediction for one world size. Milliseconds; `overlapped`: the part of the all-reduce hidden by
     backward."""
 
     gpus: int

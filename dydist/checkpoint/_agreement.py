@@ -80,7 +80,7 @@ class Agreement:
         return task.value, None if not problems else f"process {problems[0][0]}: {problems[0][1]}"
 
     def wait(self, ready: Callable[[float], bool]) -> None:
-        """Wait until `ready(seconds)`, which blocks for at most `seconds`, is true on every process. Ignores
+        """Wait until `ready(seconds)`, which blocks for at most `seconds`, is true on every process; ignores
         signals."""
         while not all(self.gather(ready(ROUND_S))):
             continue

@@ -251,8 +251,7 @@ class Checkpointer:
         return self._claim.lost is not None
 
     def together(self, work: Callable[[], T]) -> T:
-        """Run slow `work` on process 0 and return its result on every process; waits as `restore` does.
-        Collective."""
+        """Run slow `work` on process 0; return its result on every process. Waits as `restore` does. Collective."""
         return self._agreement.on_rank0(work)
 
     def saved_steps(self, seconds: float = 10.0) -> list[int] | None:

@@ -131,8 +131,7 @@ class Manifest:
 
     @classmethod
     def decode(cls, raw: bytes) -> Manifest:
-        """Decode a manifest. Raises DamagedError if its checksum does not match, NewerFormatError for newer
-        versions."""
+        """Decode a manifest. Raises DamagedError if its checksum is wrong, NewerFormatError for newer versions."""
         try:
             values = read_json(raw)
             checksum, found, version = values.pop("checksum"), values["format"], values.pop("version")

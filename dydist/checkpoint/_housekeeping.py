@@ -75,8 +75,7 @@ def prune(
 
 
 def sweep(storage: Storage, found: list[Found], newest: Found, *, now: float) -> None:
-    """Remove files of torn saves not modified for a day, and files in the newest checkpoint that are not part of
-    it."""
+    """Remove files of torn saves not modified for a day, and files in the newest checkpoint that it does not list."""
 
     def old(folder: str) -> bool:
         changed = storage.modified(folder)

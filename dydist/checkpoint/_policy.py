@@ -95,8 +95,7 @@ def superseded(
 
 
 def shares_on_node(rank: int, node: Sequence[int], world_size: int) -> list[int]:
-    """The shares that a process writes to its node's stage, which gets a complete copy: its own and some of other
-    nodes.
+    """The shares that a process writes to its node's stage, so that it is complete: its own and some of others.
 
     `node`: ranks of the processes on this node.
     """

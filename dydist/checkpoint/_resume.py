@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ResumePoint:
-    """The choice of one start. `resume`: auto, never, a step, or another run's path or URL. All methods are
+    """The choice of one start. `resume`: auto, never, a step, or another run's path or URL. Methods are
     collective."""
 
     def __init__(self, resume: str, *, job: str, agreement: Agreement, place: Storage) -> None:
@@ -59,8 +59,7 @@ class ResumePoint:
         return chosen, step
 
     def fallback(self, chosen: list[Candidate], storage_at: Callable[[str], Storage]) -> TrainingState | None:
-        """The state for a run without a valid checkpoint of its own: another run's weights, or None to start at step
-        0.
+        """The state for a run without a valid checkpoint of its own: another run's weights, or None for step 0.
 
         Raises UserError if the requested step is damaged, or the other run has no valid checkpoint.
         """

@@ -116,8 +116,7 @@ def normalise(
 
 
 def mix_images(images: Tensor, plan: Augmentation) -> Tensor:
-    """Mixup or cutmix of normalised float images [N, 3, H, W] with their partners; `images` itself if neither is
-    on."""
+    """Mixup or cutmix of normalised float images [N, 3, H, W] with their partners; `images` if neither is on."""
     if plan.partner is None or plan.share is None:
         return images
     others = images[_to(plan.partner, images)]

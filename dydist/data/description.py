@@ -63,8 +63,7 @@ class DataDescription:
         return asdict(self)
 
     def differences(self, before: Mapping[str, Any]) -> Iterator[str]:
-        """A phrase for each value that differs from the `to_dict` of another description; missing values are
-        ignored."""
+        """A phrase for each value that differs from another description's `to_dict`; missing values are ignored."""
         now = self.to_dict()
         names = {"train_images": "training images", "side": "pixels a side"}
         for name in now:

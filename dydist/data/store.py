@@ -160,8 +160,7 @@ def _writable(places: Sequence[Path]) -> Path:
 
 @contextmanager
 def _lock(path: Path, layout: Layout, progress: Callable[[str], None]) -> Iterator[None]:
-    """Admit one process per node; report to the others what they wait for. The lock is released if its holder
-    dies."""
+    """Admit one process per node, and report the wait to the others. The lock is released if its holder dies."""
     lock = filelock.FileLock(path, mode=0o666)  # users of a shared folder share the lock
     try:
         try:

@@ -23,8 +23,7 @@ _BUFFER_MODULES = frozenset({"numpy.core.numeric", "numpy._core.numeric"})
 def read_pickled_dict(path: Path) -> dict[str, Any]:
     """Read the dict in a pickle of Python 2 or 3, with text keys.
 
-    Values are plain containers, numbers, bytes or text, and read-only arrays of the usual numeric dtypes, in native
-    byte order.
+    Values are plain containers, numbers, bytes or text, and read-only arrays of the usual numeric dtypes.
 
     Raises:
         pickle.UnpicklingError: the file is not a pickle, is cut short, holds something else than a dict, or

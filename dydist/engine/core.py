@@ -151,8 +151,7 @@ class TorchEngine:
             self.ema.load(averaged or self.model.state_dict())
 
     def _reduce_gradients(self, batch: StepBatch, votes: Votes) -> Callable[[], Tensor]:
-        """Compute the global gradient in `.grad` of every parameter; return a function that waits for the small
-        vector's sum."""
+        """Compute the global gradient in `.grad`; return a function that waits for the small vector's sum."""
         raise NotImplementedError
 
     def _backward(

@@ -83,8 +83,7 @@ class Loop:
         """(step, loss) of the most recent steps, logged or not. `step` counts finished steps."""
 
     def run(self, progress: Progress) -> tuple[Progress, bool]:
-        """Train to the end, or until the processes agree to stop; returns the progress and whether the run is
-        done."""
+        """Train to the end, or to an agreed stop; returns the progress and whether the run is done."""
         shards = rank_shards(self.world.rank, self.world.size, self.config.parallel.shards)
         start = progress.step
         self.monitor.start(step=start, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch)
@@ -210,8 +209,7 @@ class Loop:
         )
 
     def _record(self, step: int) -> StepRecord:
-        """The part of a step's record that is known before the step. `step` counts from 0 here, from 1 in the
-        record."""
+        """A step's record as far as known before the step. `step` counts from 0 here, from 1 in the record."""
         return StepRecord(
             step=step + 1,
             epoch=self._epoch(step),
@@ -274,8 +272,7 @@ class Loop:
         return sums
 
     def _due(self, step: int) -> tuple[bool, bool, bool]:
-        """Whether to evaluate, to save and to compare weights after this step. Saves by time (`every_minutes`) are
-        voted on."""
+        """Whether to evaluate, save and compare weights after this step. Saves by `every_minutes` are voted on."""
         train, checkpoint = self.config.train, self.config.checkpoint
         every = max(1, round(train.eval_every_epochs * self.steps_per_epoch))
         save_every = checkpoint.every_steps

@@ -78,8 +78,7 @@ def export_trained(model: TrainedModel, to: FormatName, path: Path) -> Exported:
 
 
 def check(model: TrainedModel, run: Run) -> float:
-    """Compare an export with the original; returns the maximum difference of a logit. Raises ExportError above
-    `TOLERANCE`."""
+    """Compare an export with the original; returns the maximum difference. Raises ExportError above `TOLERANCE`."""
     side = model.data.side
     images = synthetic("test", limit=CHECKED_IMAGES)[0][:, :, :side, :side].copy()
     original = PackagedNetwork(model.network.cpu(), model.data.mean, model.data.std)

@@ -14,8 +14,7 @@ from dydist.models.strategies.problem import Pair
 
 
 class DynamicConv2d(nn.Module):
-    """Drop-in replacement for `nn.Conv2d` with K kernels, mixed per image by attention (Chen et al.,
-    arXiv:1912.03458).
+    """A drop-in `nn.Conv2d` with K kernels, mixed per image by attention (Chen et al., arXiv:1912.03458).
 
     Args: in_channels, out_channels, kernel_size, stride, padding, dilation, groups: as `nn.Conv2d`'s, in pixels;
     padding is by zeros. bias: K biases, mixed by the same attention as the kernels. kernels: K. reduction: width of

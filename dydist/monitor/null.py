@@ -9,8 +9,7 @@ from dydist.records import CheckpointRecord, Detail, EvaluationRecord, LayerAtte
 
 
 class NullMonitor:
-    """Ignores all records. For processes other than 0, and as base class of monitors that handle only some
-    records."""
+    """Ignores all records. For processes other than 0, and as base class of monitors of some records."""
 
     def start(self, *, step: int, total_steps: int, steps_per_epoch: int) -> None:
         pass

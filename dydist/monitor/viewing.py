@@ -21,8 +21,7 @@ from dydist.text.redaction import redact_url, scrub
 _ONE_LOG_S = 5
 """Seconds between TensorBoard's reloads of its folder."""
 _PARTIAL = ".fetching"
-"""Suffix of an incomplete file. TensorBoard reads files with `tfevents` in their name, so this name must not contain
-it."""
+"""Suffix of an incomplete file; without `tfevents`, since TensorBoard reads any file with that in its name."""
 
 
 def view(where: Sequence[str], *, port: int, host: str, every_s: float, mirror: Path | None) -> int:

@@ -56,8 +56,7 @@ class Setting:
 def apply_launcher_settings(
     values: Mapping[str, Any], environ: Mapping[str, str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Merge the launcher's settings into `values` (the user's, nested); returns the result and a note on each
-    setting.
+    """Merge the launcher's settings into `values` (the user's, nested); returns the result and a note on each.
 
     Raises UserError with every contradiction and every unsupported setting, one per line.
     """

@@ -47,8 +47,7 @@ def last_good(held: Iterable[int], *series: Losses) -> tuple[int | None, int]:
 
 
 def advice(held: Sequence[int], good: int | None, calm: int) -> str:
-    """What to do after a divergence, as a sentence that follows the error message. `good`, `calm`: see
-    `last_good`."""
+    """What to do after a divergence: a sentence that follows the error's. `good`, `calm`: see `last_good`."""
     if not held:
         return "There is no checkpoint yet: the next start begins at step 0"
     if good == max(held):

@@ -177,8 +177,7 @@ class Session:
         self._checkpointer.close()
 
     def saved_steps(self) -> list[int] | None:
-        """Steps that have a checkpoint; None if the store cannot be listed. Not collective; also valid after
-        `close`."""
+        """Steps with a checkpoint; None if the store cannot be listed. Not collective; valid after `close`, too."""
         return self._checkpointer.saved_steps()
 
     def _record(self, record: CheckpointRecord) -> None:

@@ -206,8 +206,7 @@ def _without_password(match: re.Match[str]) -> str:
 
 
 def _hide_rest(text: str) -> str:
-    """Hide secrets other than passwords of logins: lone tokens, encoded logins, named values, tokens of known
-    formats."""
+    """Hide secrets other than login passwords: lone tokens, encoded logins, named values, known token formats."""
     text = _LONE_LOGIN.sub(
         lambda match: match[0] if match[1].lower() in _LOGIN_SCHEMES else f"{match[1]}://{HIDDEN}@", text
     )

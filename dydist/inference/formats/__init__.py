@@ -23,8 +23,7 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Format:
-    """`write(model, path)` writes a file; `open(path)` returns a function that runs it; `load` is Python code that
-    does.
+    """`write(model, path)` writes a file; `open(path)` returns a function that runs it; `load` is code that does.
 
     In `load`, {file} is replaced by the file's name as a Python string, and `images` is uint8 [N, 3, side, side].
     `packages`: those needed besides torch.

@@ -110,8 +110,7 @@ def _check(x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -> 
 
 
 def _one_kernel_for_all(x: Tensor, attention: Tensor) -> bool:
-    """Whether one mixed kernel serves the whole batch. Compares values only on the CPU, to not synchronize with a
-    GPU."""
+    """Whether one mixed kernel serves the whole batch. Compares values on the CPU only."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.shape[0] == 0:
         return False
     return x.shape[0] == 1 or (x.device.type == "cpu" and bool((attention == attention[:1]).all()))

@@ -10,8 +10,7 @@ FEW_PIXELS = 8
 WINOGRAD_PIXELS, WINOGRAD_CHANNELS = 16, 16
 """`winograd` from this many output pixels and channels: with fewer, its vectors would be half empty."""
 MANY_PIXELS = 256
-"""Above this many output pixels, mixing kernels costs next to nothing, and a library's convolution is faster than
-`fused`."""
+"""Above this many output pixels, mixing kernels is cheap, and a library's convolution is faster than `fused`."""
 
 
 def rule(shape: Shape, device: str = "cpu") -> str:

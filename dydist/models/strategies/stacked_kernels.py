@@ -17,7 +17,7 @@ TILE = 64
 
 @triton.jit
 def _tile(x, channels, pixels, tile_c: tl.constexpr, tile_p: tl.constexpr):  # type: ignore[no-untyped-def]
-    """A program's image, pixel and channel indices; offsets into x and mask as [c, p]; mask and float32 values as [p,
+    """A program's image, pixels and channels; offsets into x and mask as [c, p]; mask and float32 values as [p,
     c]."""
     p = tl.program_id(0) * tile_p + tl.arange(0, tile_p)
     c = tl.program_id(1) * tile_c + tl.arange(0, tile_c)

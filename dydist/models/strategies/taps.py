@@ -21,9 +21,7 @@ from dydist.models.strategies.problem import Geometry, Pair
 
 @dataclass(frozen=True)
 class TapPairs:
-    """For an output of `output` pixels: the (output pixel, input pixel) pairs of each tap that has any. Indices are
-    row-major.
-    """
+    """The (output pixel, input pixel) pairs of each tap that has any, for an output of `output` pixels; row-major."""
 
     output: Pair
     pairs: dict[int, list[Pair]]

@@ -22,8 +22,7 @@ _REMEMBERED, _ENOUGH = 20, 5
 
 
 class Alerts(NullMonitor):
-    """Checks each record. A problem is reported once it has lasted for `_PATIENCE` records, and again only after it
-    ended."""
+    """Checks each record. A problem is reported after `_PATIENCE` records, and again only after it ended."""
 
     _PATIENCE = 2
 

@@ -47,8 +47,7 @@ class EvaluationStatistics:
         self._next += self._stride
 
     def finish(self, gather: Callable[[Any], list[Any]]) -> tuple[list[list[int]], float, list[Mistake]]:
-        """Over all processes: counts[true][predicted], top-5 accuracy, and mistakes, most confident first.
-        Collective."""
+        """Over all processes: counts[true][predicted], top-5 accuracy, the most confident mistakes. Collective."""
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(self._sums)
         *flat, within = self._sums.tolist()

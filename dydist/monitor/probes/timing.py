@@ -104,8 +104,7 @@ class StepTimer:
 
 
 def process_figures(times: Sequence[Sequence[float]], *, shown: int = 16) -> dict[str, float]:
-    """Every process's FIELDS, by rank → values by tag, including the slowest rank and its ratio to the others'
-    median."""
+    """Every process's FIELDS, by rank → values by tag, the slowest rank, and its ratio to the others' median."""
     busy = [row[0] for row in times]
     waits = [row[1] for row in times]
     figures = {"speed/busy_s": statistics.fmean(busy), "speed/collective_wait_s": statistics.fmean(waits)}

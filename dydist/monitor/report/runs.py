@@ -84,8 +84,7 @@ def read_run(folder: Path) -> RunData:
 
 
 def group_runs(runs: Sequence[RunData]) -> list[Group]:
-    """Group runs that differ only in the seed and in local fields; each group is named by its distinguishing
-    fields."""
+    """Group runs that differ only in the seed and in local fields; a group is named by the fields that differ."""
     keys = [
         tuple(sorted((n, str(v)) for n, v in run.config.items() if n != "seed" and not is_local(n)))
         for run in runs
