@@ -1,8 +1,8 @@
-"""Runs as jobs of a cluster: submitted, launched on its nodes, watched, and brought back.
+"""Runs as cluster jobs: submission, launch on the nodes, supervision and requeueing.
 
-- `submission`: what runs on the login node; `node`: what runs on each compute node. Of the other, `submission` uses the
+- `submission`: code for the login node; `node`: code for the compute nodes. From `node`, `submission` only uses the
   function that a job calls, and `scratch`.
-- Between both: `spec` (what a job is to do), `decide` (whether it comes back), `batch_script` and `launch` (how it
-  starts its tasks and processes), `attempt` and `files` (what its starts leave in the run folder), `slurm` with
-  `slurm_environment` (SLURM's commands).
+- Shared: `spec` (the job's parameters), `decide` (whether it is requeued), `batch_script` and `launch` (starting
+  tasks and processes), `attempt` and `files` (the files of its starts), `slurm` with `slurm_environment` (SLURM's
+  commands).
 """

@@ -1,4 +1,4 @@
-"""The folder of one start of a job, through which its nodes agree.
+"""The folder of one start of a job, through which its nodes communicate.
 
 `<log_dir>/attempt-003/` holds `start.json` (which start of which job this is, on which nodes) and, written by node R:
 `node-R.log` (every line of its processes, with time and rank), `preflight-R.json`, `failure-R.json` (as soon as
@@ -46,17 +46,17 @@ ROOT_CAUSE: tuple[Kind, ...] = (
     "port_taken",
     "torn",
 )
-"""Failures in the order in which one can explain another: each can lead to those after it, on another node.
+"""Kinds of failure, causes first: each can lead to later ones on another node.
 
-A user's mistake and what preflight found need no other cause. A node that is lost (it has not reported) takes its
-processes along, and SLURM may kill those of the others. The peers of a process that is frozen (stopped, or waiting for
-a device), killed or hung wait for it, hang too, or fail with an error about their connection; and after an error
-somewhere a launch elsewhere finds nobody. Torn are processes that we ended because of another node."""
+A user's mistake and a preflight finding have no other cause. A lost node (one that has not reported) takes its
+processes with it, and SLURM may kill those of other nodes. The peers of a frozen process (stopped, or waiting for a
+device), or of a killed or hung one, wait for it, hang too, or fail with a connection error; after an error, a launch
+on another node may find no peers. "torn": processes that dydist ended because of another node."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How the processes of one node ended. `step`: the last finished step they reported."""
+    """How the processes of one node ended. `step`: the last finished step that they reported."""
 
     node: int
     name: str
@@ -109,7 +109,7 @@ class Attempt:
         return [name for name in self.nodes if name not in heard] if heard else []
 
     def decide(self, content: Mapping[str, Any]) -> bool:
-        """True for the one node whose decision counts."""
+        """Record a decision; True for the one node whose decision counts."""
         return create_json(self.folder / "decision.json", content)
 
     def decision(self) -> dict[str, Any] | None:
@@ -126,7 +126,7 @@ def _told(outcome: Outcome) -> dict[str, Any]:
 
 
 def first_failure(outcomes: list[Outcome]) -> Outcome | None:
-    """The likeliest cause of all that failed, or None when nothing did."""
+    """The most likely cause of all failures, or None."""
     failed = [one for one in outcomes if one.kind in ROOT_CAUSE]
     return min(failed, key=lambda one: (ROOT_CAUSE.index(one.kind), one.time), default=None)
 
@@ -139,7 +139,7 @@ def attempts(log_dir: Path) -> list[Attempt]:
 def claim_start(log_dir: Path, start: str, nodes: Sequence[str] = ()) -> int:
     """The number of the start of this name: the next free one, the same for all nodes of the start.
 
-    SLURM's own count (SLURM_RESTART_COUNT) is not used: it may be inherited from the job that submitted this one.
+    SLURM's count (SLURM_RESTART_COUNT) is not used, since it may be inherited from the job that submitted this one.
     """
     for number in itertools.count():
         folder = log_dir / f"attempt-{number:03d}"
@@ -156,7 +156,7 @@ def claim_start(log_dir: Path, start: str, nodes: Sequence[str] = ()) -> int:
 
 
 def _start_of(file: Path) -> str | None:
-    """What another node has just written, which may take a moment to be seen here."""
+    """The start's name in another node's file, which may take a moment to become visible here."""
     for _ in range(20):
         if (content := read_json(file)) is not None:
             return str(content["start"])
@@ -165,9 +165,9 @@ def _start_of(file: Path) -> str | None:
 
 
 def own_log_dir(log_dir: Path, submission: str, start: str) -> None:
-    """Make the log folder of a job this submission's: what an earlier job of the same number left there is moved aside.
+    """Claim a job's log folder for this submission; files of an earlier job with the same number are moved aside.
 
-    SLURM gives a number again after its controller was reset. Of several nodes one moves the folder.
+    SLURM reuses numbers after a reset of its controller. One of the nodes moves the folder.
     """
     file = log_dir / "submission.json"
     if (read_json(file) or {}).get("submission") == submission:
@@ -181,7 +181,7 @@ def own_log_dir(log_dir: Path, submission: str, start: str) -> None:
         raise RuntimeError(f"{log_dir} belongs to another submission, and no node has moved it aside")
     try:
         if (read_json(file) or {}).get("submission") == submission:
-            return  # another node was quicker than this one's first look
+            return  # another node was faster
         if file.exists() or attempts(log_dir):
             earlier = log_dir.with_name(f"{log_dir.name}-before-{start}")
             log_dir.rename(earlier)

@@ -1,4 +1,4 @@
-"""What a job does when its processes have ended: a pure function of how, and of what earlier starts saved."""
+"""Decides what a job does when its processes have ended: a pure function of outcomes and saved steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Action = Literal["finish", "requeue", "cancel", "fail"]
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """`reason` in words, for status and history; `code`: the exit code of every node's task."""
+    """`reason`: a phrase for status and history; `code`: the exit code of every node's task."""
 
     action: Action
     code: int
@@ -27,9 +27,9 @@ class Decision:
 
 
 def stalled(saved: Sequence[int], least: int = 1) -> int:
-    """How many of the last starts saved fewer than `least` new steps.
+    """The number of most recent starts in a row that saved fewer than `least` new steps.
 
-    `saved`: the step of the newest checkpoint when each start began, oldest first, and at last the one of now.
+    `saved`: the step of the newest checkpoint at each start, oldest first, and the present one last.
     """
     count = 0
     for before, after in pairwise(saved):
@@ -47,13 +47,13 @@ def decide(
     warning: str | None,
     total_steps: int = 0,
 ) -> Decision:
-    """Finish, requeue, cancel or fail. `nodes`: the name of each.
+    """Decide to finish, requeue, cancel or fail. `nodes`: their names.
 
-    Done and user's mistakes end the job. A stop that was asked for (`warning` names by what) requeues it, or, after
-    `dydist cancel`, ends it. What is transient (a killed, hung or crashed process, a lost node) requeues it, as long
-    as starts save something: after `max_stalled` in a row that saved nothing new it fails, and an exception in
-    training with nothing saved since the start fails at once, since it would come again. A start that its time limit
-    ended counts as one that saved nothing when it saved less than a thousandth of the `total_steps`.
+    A finished run and a user's mistake end the job. A requested stop (`warning`: its cause) requeues it, or ends it
+    after `dydist cancel`. A transient failure (a killed, hung or crashed process, a lost node) requeues it, but after
+    `max_stalled` stalled starts in a row it fails. An exception in training before a new checkpoint fails at once,
+    since it would recur. A start ended by its time limit is stalled if it saved less than a thousandth of
+    `total_steps`.
     """
     heard = {one.node for one in outcomes}
     silent = [
@@ -90,8 +90,8 @@ def lost(names: Sequence[str]) -> str:
 
 
 def describe(cause: Outcome) -> str:
-    """Which rank, where, what."""
-    if cause.kind == "preflight":  # every node tells the same, of all of them
+    """The rank, node and message of a failure."""
+    if cause.kind == "preflight":  # every node reports the same, about all nodes
         return cause.message
     rank = "" if cause.rank is None else f"rank {cause.rank} on "
     return f"{rank}node {cause.name}: {cause.message or cause.kind}"

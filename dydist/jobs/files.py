@@ -1,4 +1,4 @@
-"""Small JSON files that several nodes read and write on a shared file system."""
+"""Small JSON files on a file system that several nodes share."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace `path` atomically: a reader on any node sees the old content or the new."""
+    """Replace `path` atomically: readers on any node see the old or the new content."""
     replace_text(path, json.dumps(content, indent=1))
 
 
 def replace_text(path: Path, text: str) -> None:
-    """The same for a text."""
+    """As `write_json`, for a text."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
@@ -48,7 +48,7 @@ def create_json(path: Path, content: Mapping[str, Any]) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The content, or None where there is no such file or it is not JSON (yet)."""
+    """The content, or None if the file does not exist or is not JSON (yet)."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -64,7 +64,7 @@ def append_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON lines of a file; a torn last line, or no file, is nothing."""
+    """The JSON lines of a file, without a truncated last one; a missing file has none."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:

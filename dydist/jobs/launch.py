@@ -1,4 +1,4 @@
-"""Starting the processes of one node, and keeping what they print: by rank, with the time, in one file a node."""
+"""Starts the processes of one node, and logs their output with time and rank, in one file per node."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dydist.process.launcher_settings import SETTINGS
 from dydist.text.redaction import scrub
 
 LINES_KEPT = 25
-"""Last lines of each rank that are kept for the report of a failure."""
+"""Number of each rank's last lines that are kept for the report of a failure."""
 _PREFIX = re.compile(rb"^\[default(\d+)\]:")
 _PORT_TAKEN = (b"EADDRINUSE", b"ddress already in use", b"another process is utilizing it")
 _PR_SET_PDEATHSIG = 1
@@ -31,7 +31,7 @@ _OF_THE_SCHEDULER = ("SLURM_", "SUBMITIT_", "PMI")
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where one node's processes stand in the job."""
+    """The position of one node's processes in the job."""
 
     node: int
     nodes: int
@@ -40,7 +40,7 @@ class Place:
 
 
 def command(spec: JobSpec, place: Place, *, log_dir: str = "") -> list[str]:
-    """The command line of one node. One process alone needs no launcher; several are `accelerate launch`'s."""
+    """The command line of one node. A single process needs no launcher; several use `accelerate launch`."""
     total = place.nodes * spec.processes_per_node
     program = [spec.program, *spec.arguments]
     if total == 1:
@@ -51,7 +51,7 @@ def command(spec: JobSpec, place: Place, *, log_dir: str = "") -> list[str]:
         f"--num_processes={total}",
         f"--main_process_ip={place.address}",
         f"--main_process_port={place.port}",
-        "--multi_gpu",  # several processes; the processes themselves choose CPU and gloo where there is no GPU
+        "--multi_gpu",  # several processes, which choose CPU and gloo themselves if there is no GPU
         "--same_network",
         "--rdzv_backend=static",
         "--max_restarts=0",
@@ -74,13 +74,13 @@ def environment(
     until: float | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> dict[str, str]:
-    """Variables of the training processes: the node's, the profile's, and what tells them of the job.
+    """Environment of the training processes: the node's variables, the profile's, and those that describe the job.
 
-    `until`: when the scheduler will end the job (unix seconds), where that is known.
+    `until`: when the scheduler will end the job (unix seconds), if known.
     """
     theirs = {
         setting.variable for setting in SETTINGS
-    }  # a login shell's; a job's settings are its configuration's
+    }  # from a login shell; a job's settings are in its configuration
     found = {
         name: value
         for name, value in environ.items()
@@ -93,8 +93,8 @@ def environment(
         "DYDIST_ATTEMPT": str(attempt),
         "DYDIST_NODE": node,
         "DYDIST_EXIT_DIR": str(exit_dir),
-        # torch's agent (PET_ is its prefix): signals are ours to pass on, and when one process has ended it must not
-        # kill others that are still saving after its 30 s. What must be killed, we kill.
+        # torch's agent (prefix PET_): dydist forwards signals itself, and the agent must not kill processes that are
+        # still saving 30 s after one has exited. dydist kills them where necessary.
         "PET_SIGNALS_TO_HANDLE": "SIGINT",
         "PET_SHUTDOWN_TIMEOUT": "3600",
     }
@@ -110,9 +110,8 @@ def environment(
 class Launch:
     """The running processes of one node.
 
-    Signals of the scheduler reach the whole job: the launcher between us and the training ignores them (an
-    ignored signal stays ignored across exec, until training installs its own handlers), so that it neither dies
-    of them nor kills training that is saving.
+    The scheduler's signals reach the whole job. The launcher ignores them (an ignored signal stays ignored across
+    exec, until training installs its handlers), so that it neither dies nor kills processes that are saving.
     """
 
     def __init__(self, spec: JobSpec, place: Place, env: Mapping[str, str], log: NodeLog) -> None:
@@ -122,7 +121,8 @@ class Launch:
         self._first_rank = place.node * spec.processes_per_node
         self.port_taken = False
         self.quiet = False
-        """Drop the launcher's own lines: once its processes have ended, it prints tracebacks about their exit codes."""
+        """Drop the launcher's own lines: after its processes have exited, it prints tracebacks about their exit
+        codes."""
         self.process = subprocess.Popen(
             command(spec, place, log_dir=str(self._tee.path)),
             cwd=spec.workdir,
@@ -150,7 +150,7 @@ class Launch:
             self._log.write(text.rstrip("\r\n"), rank)
 
     def kill(self) -> None:
-        """SIGKILL the launcher and everything below it, and wait for its end."""
+        """SIGKILL the launcher and its descendants, and wait for it."""
         import psutil
 
         try:
@@ -166,7 +166,7 @@ class Launch:
         self.close(timeout_s=5)
 
     def close(self, *, timeout_s: float) -> None:
-        """Wait for the launcher's end and its last lines. After `timeout_s` it is killed."""
+        """Wait for the launcher's exit and its last lines; kill it after `timeout_s`."""
         try:
             self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -179,7 +179,7 @@ class Launch:
 
 
 class NodeLog:
-    """`2026-01-31T12:00:00.123 [rank 3] text`, a line each; also the last lines of each rank."""
+    """Writes lines such as `2026-01-31T12:00:00.123 [rank 3] text`; keeps the last lines of each rank."""
 
     def __init__(self, path: Path, node: int, echo: IO[str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +189,7 @@ class NodeLog:
         self._last: dict[int | None, deque[str]] = {}
 
     def write(self, text: str, rank: int | None = None) -> None:
-        """One line of a rank, or of the node itself. Secrets in it, which a library may have printed, are hidden."""
+        """Write a line of a rank, or of the node itself, without secrets, which a library may have printed."""
         text = scrub(text)
         now = time.time()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now)) + f".{int(now % 1 * 1000):03d}"
@@ -210,9 +210,9 @@ class NodeLog:
 
 
 def _prepare_child() -> None:
-    """In the launcher before it starts: signals ignored, and SIGKILL when we are gone (prctl(2), Linux alone).
+    """Run in the launcher before exec: ignore signals; on Linux, request SIGKILL when the parent exits (prctl(2)).
 
-    A killed task leaves its launcher without a parent, where SLURM's process tracking may lose sight of it.
+    If the task is killed, SLURM's process tracking may lose its launcher.
     """
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""SLURM's own commands, with clear words when they are missing, refuse, or do not answer."""
+"""SLURM's commands, with clear errors if they are missing, refuse, or do not answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRANSIENT = (
     "Zero Bytes were transmitted",
     "Resource temporarily unavailable",
 )
-"""What SLURM's commands say while the controller restarts, is down or is busy."""
+"""Messages of SLURM's commands while the controller restarts, is down or is busy."""
 _UNKNOWN_JOB = ("Invalid job id", "Invalid job array id")
 
 
@@ -46,9 +46,9 @@ def available() -> bool:
 
 
 def ask(*command: str, timeout_s: float = TIMEOUT_S) -> subprocess.CompletedProcess[str]:
-    """Run one of SLURM's commands once, in the cleaned environment, whatever its exit code.
+    """Run a SLURM command once, in the cleaned environment; accepts any exit code.
 
-    Raises SlurmError where there is no such command, and subprocess.TimeoutExpired.
+    Raises SlurmError if the command does not exist, and subprocess.TimeoutExpired.
     """
     environment = cleaned()
     program = shutil.which(command[0], path=environment["PATH"])
@@ -63,7 +63,7 @@ def ask(*command: str, timeout_s: float = TIMEOUT_S) -> subprocess.CompletedProc
 def answer(
     *command: str, timeout_s: float = TIMEOUT_S, tries: int = TRIES
 ) -> subprocess.CompletedProcess[str]:
-    """The result of a command. While the controller restarts or is busy, it is tried again with a growing pause.
+    """The result of a command. Retries with growing pauses while the controller restarts or is busy.
 
     Raises SlurmError: no such command, no answer.
     """
@@ -89,7 +89,7 @@ def answer(
 
 
 def run(*command: str, timeout_s: float = TIMEOUT_S, tries: int = TRIES) -> str:
-    """A command's output, tried again as in `answer`. Raises SlurmError: no such command, refused, no answer."""
+    """A command's output, with retries as in `answer`. Raises SlurmError: no such command, refused, no answer."""
     result = answer(*command, timeout_s=timeout_s, tries=tries)
     if result.returncode:
         raise SlurmError(f"SLURM refused `{shlex.join(command)}`: {_said(result)[:300]}")
@@ -97,7 +97,7 @@ def run(*command: str, timeout_s: float = TIMEOUT_S, tries: int = TRIES) -> str:
 
 
 def max_array_size() -> int:
-    """How many elements a job array of this cluster may have (MaxArraySize)."""
+    """The maximum size of a job array on this cluster (MaxArraySize)."""
     match = re.search(r"^MaxArraySize\s*=\s*([0-9]+)", run("scontrol", "show", "config"), re.MULTILINE)
     return max(1, int(match[1])) if match else 1001  # SLURM's own default
 
@@ -108,7 +108,7 @@ def _said(result: subprocess.CompletedProcess[str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class JobInfo:
-    """What SLURM says of one job or array element. `job`: 12, or 12_3 for element 3 of array 12."""
+    """SLURM's information on one job or array element. `job`: 12, or 12_3 for element 3 of array 12."""
 
     job: str
     state: str
@@ -123,14 +123,14 @@ ENDED = frozenset(
         "PREEMPTED", "REVOKED",
     }
 )  # fmt: skip
-"""States of a job that does not come back."""
+"""Final states of a job."""
 
 
 def jobs(ids: Sequence[str] = (), *, tries: int = TRIES) -> dict[str, JobInfo]:
-    """The jobs of `ids`, or all of mine, that the controller remembers; arrays by element. One call to SLURM."""
+    """The jobs of `ids`, or all of this user's, known to the controller; arrays by element. One call to SLURM."""
     format_ = "--format=%i|%T|%N|%r|%k"
     if ids:
-        # Unknown ids among several are left out by squeue; a single unknown one is an error, and means the same.
+        # squeue omits unknown ids among several; a single unknown id is an error with the same meaning.
         wanted = ",".join(sorted({one.partition("_")[0] for one in ids}, key=int))
         try:
             text = run(
@@ -156,7 +156,7 @@ def jobs(ids: Sequence[str] = (), *, tries: int = TRIES) -> dict[str, JobInfo]:
 
 
 def accounting(ids: Sequence[str]) -> dict[str, JobInfo]:
-    """The same from sacct, for jobs the controller has forgotten; empty where there is no accounting."""
+    """The same from sacct, for jobs that the controller has forgotten; empty without accounting."""
     if not ids:
         return {}
     wanted = ",".join(sorted({one.partition("_")[0] for one in ids}))
@@ -196,10 +196,10 @@ def down(nodes: Sequence[str]) -> list[str]:
 
 
 def end_time(job: str) -> float | None:
-    """When the job's time limit ends it (unix seconds); None where it has none, or SLURM does not say."""
+    """When the job's time limit ends it (unix seconds); None if it has none or SLURM does not report it."""
     try:
         return datetime.fromisoformat(show(job, tries=1).get("EndTime", "")).timestamp()
-    except (SlurmError, ValueError):  # "Unknown"; a job can do without
+    except (SlurmError, ValueError):  # "Unknown": the time is optional
         return None
 
 
@@ -208,7 +208,7 @@ def cancel(job: str) -> None:
 
 
 def send_signal(job: str, name: str) -> None:
-    """To every process of the job's steps; a job that has not started is left alone."""
+    """Send a signal to all processes of the job's steps; no effect on a job that has not started."""
     run("scancel", f"--signal={name}", job)
 
 

@@ -1,7 +1,7 @@
-"""The environment in which SLURM's commands run: the caller's, without what would change their meaning.
+"""The environment of SLURM's commands: the caller's, without variables that would change their behaviour.
 
-SLURM's commands read hundreds of variables: SBATCH_PARTITION goes over the sbatch file, SQUEUE_STATES hides jobs, and
-what salloc, srun or another job set is handed on to the new job. All of SLURM's commands, and submitit, get `cleaned`.
+SLURM's commands read hundreds of variables: SBATCH_PARTITION overrides the sbatch file, SQUEUE_STATES hides jobs, and
+variables of salloc, srun or another job are passed to the new job. All SLURM commands, and submitit, use `cleaned`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _PREFIXES = (
     "SLURM", "SBATCH_", "SQUEUE_", "SCANCEL_", "SCONTROL_", "SINFO_", "SACCT_", "SALLOC_", "SRUN_", "SPRIO_",
     "SUBMITIT_", "PMI_", "PMI2_", "PMIX_", "PET_", "TORCHELASTIC_",
 )  # fmt: skip
-"""Of SLURM's commands, of a job, and of the launchers in it."""
+"""Variables of SLURM's commands, of a job, and of the launchers in it."""
 _NAMES = frozenset(
     {
         "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE",
@@ -23,9 +23,9 @@ _NAMES = frozenset(
         "DYDIST_JOB", "DYDIST_ATTEMPT", "DYDIST_NODE", "DYDIST_EXIT_DIR", "DYDIST_UNTIL",
     }
 )  # fmt: skip
-"""What a job of ours, or a launcher, tells its training processes."""
+"""Variables that a dydist job or a launcher sets for training processes."""
 _LOCATE = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_SACK")
-"""Where the cluster is, and who one is there."""
+"""Variables that locate the cluster and authenticate the user; these are kept."""
 _CONFIGURATIONS = ("/etc/slurm/slurm.conf", "/etc/slurm-llnl/slurm.conf", "/opt/slurm/etc/slurm.conf")
 _FOLDERS = (
     "/usr/bin",
@@ -37,16 +37,15 @@ _FOLDERS = (
 
 
 def cleaned(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment (default: this process's) without what SLURM's commands and jobs would take from it.
+    """The environment (default: this process's) without variables that affect SLURM's commands and jobs.
 
-    Where PATH lacks SLURM, as in an environment that was made without it, and the cluster's configuration is known,
-    SLURM's folder is added at the end.
+    If SLURM is not in PATH but the cluster's configuration is known, SLURM's folder is appended to PATH.
     """
     environ = os.environ if environ is None else environ
     found = {name: value for name, value in environ.items() if not leaks(name)}
     path = found.get("PATH", os.defpath)
     folders = [Path(folder) for folder in path.split(os.pathsep) if folder]
-    # os.path's exists, unlike Path's, is False for a folder of PATH that this user may not enter
+    # os.path.exists, unlike Path.exists, is False for a folder that this user may not enter
     if not any(os.path.exists(folder / "sbatch") for folder in folders):
         path = os.pathsep.join([path, *_folders(environ)])
     return found | {"PATH": path}
@@ -61,7 +60,7 @@ def leaks(name: str) -> bool:
 
 @contextmanager
 def clean() -> Iterator[None]:
-    """os.environ is `cleaned`, for submitit, which hands it on to sbatch and to local jobs."""
+    """Within, os.environ is `cleaned`, for submitit, which passes it to sbatch and to local jobs."""
     before = dict(os.environ)
     os.environ.clear()
     os.environ.update(cleaned(before))
@@ -73,7 +72,7 @@ def clean() -> Iterator[None]:
 
 
 def _folders(environ: Mapping[str, str]) -> list[str]:
-    """Where SLURM's commands usually lie; nothing where no cluster is configured."""
+    """The usual folders of SLURM's commands; none if no cluster is configured."""
     configuration = environ.get("SLURM_CONF")
     if configuration is None and not any(os.path.exists(one) for one in _CONFIGURATIONS):
         return []

@@ -1,4 +1,4 @@
-"""What a job is told: plain values, pickled by submitit and written into the submission's folder."""
+"""The parameters of a job: plain values, pickled by submitit and written to the submission's folder."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Preflight = Literal["off", "quick", "full"]
 
 @dataclass(frozen=True, kw_only=True)
 class JobSpec:
-    """One run as a job. Paths are absolute and lie where every node sees them."""
+    """One run as a job. Paths are absolute, on a file system that all nodes share."""
 
     run_dir: str
-    """The run folder; empty for a job that is a preflight and nothing else."""
+    """The run folder; empty for a job that is only a preflight."""
     log_dir: str
     """Folder of this job's logs; `{job}` stands for the job id."""
     code: str
-    """The snapshot: folder that holds the package dydist/."""
+    """The snapshot: the folder that contains the package dydist/."""
     program: str
     """Python file that every process runs, inside `code` or not."""
     arguments: tuple[str, ...]
@@ -28,7 +28,7 @@ class JobSpec:
     workdir: str
     """Where relative paths of the command line start: where `dydist submit` was called."""
     processes_per_node: int
-    """Processes of the run on each node: one a GPU, or as many as `--processes-per-node` says."""
+    """Processes of the run on each node: one per GPU, or `--processes-per-node`."""
     cpu: bool = False
     """Train on CPUs."""
     python: str = sys.executable
@@ -36,7 +36,7 @@ class JobSpec:
     interface: str | None = None
     """Network interface between nodes, such as ib0 or eno1; None: the one with the default route."""
     env: Mapping[str, str] = field(default_factory=dict)
-    """Further environment variables of the training processes."""
+    """Additional environment variables of the training processes."""
     preflight: Preflight = "quick"
     """Checks of each node before every start."""
     start_timeout_s: float = 900.0
@@ -44,7 +44,7 @@ class JobSpec:
     hang_timeout_s: float = 300.0
     """Seconds a process may go without finishing a step before all are stopped and the job requeued."""
     max_stalled: int = 3
-    """Give up after so many starts in a row that saved nothing new."""
+    """Give up after this many stalled starts in a row."""
 
     @property
     def entry(self) -> Path:

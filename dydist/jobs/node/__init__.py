@@ -1,7 +1,8 @@
-"""What runs on each compute node.
+"""Code for the compute nodes.
 
-- `task`: where it begins; `context`: what it knows of its job; `preflight`, `checks`, `place_check`, `probe`: the node
-  is examined before training
-- `supervise`, `watch`: training processes are started and watched; `rendezvous`, `scratch`: where they meet and write
-- `conclude`: how a start ended, and what follows from it
+- `task`: entry point; `context`: the job's data on one node; `preflight`, `checks`, `place_check`, `probe`: checks
+  before training
+- `supervise`, `watch`: starting and watching training processes; `rendezvous`: address and port; `scratch`: temporary
+  folders
+- `conclude`: the decision at the end of a start
 """

@@ -1,4 +1,4 @@
-"""Checks of one node. Each returns what it found; nothing found is fine."""
+"""Checks of one node. Each returns its findings, none if all is well."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import Literal
 
 RUN_FREE_BYTES = 1 << 30
-"""Room that a run folder must have: some checkpoints and logs."""
+"""Free bytes that a run folder needs, for some checkpoints and logs."""
 SCRATCH_FREE_BYTES = 256 << 20
 CLOCK_NOTE_S, CLOCK_BAD_S = 2.0, 60.0
-"""Off by more: reported; bad, since leases and signed requests to storage go by the time."""
+"""A larger clock offset is reported; bad, since leases and signed storage requests depend on time."""
 GPU_USED_SHARE = 0.1
-"""More memory in use than this before we start: somebody else is on the GPU."""
+"""If more of a GPU's memory is in use before the start, another program uses the GPU."""
 PACKAGES = ("torch", "accelerate", "numpy", "safetensors", "deepspeed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """`bad`: the node must not run the job; `note`: worth telling.
+    """A finding of level `bad` (the node must not run the job) or `note`.
 
-    `shared`: not this node's alone. `passing`: it may be gone the next time, as a store that does not answer.
+    `shared`: not specific to this node. `passing`: transient, such as a store that does not answer.
     """
 
     level: Literal["bad", "note"]
@@ -41,14 +41,14 @@ class Finding:
 def check_disk(
     folder: Path, *, free: int = RUN_FREE_BYTES, scratch_free: int = SCRATCH_FREE_BYTES
 ) -> Iterator[Finding]:
-    """Room where the run is written and where temporary files are."""
+    """Check free space for the run and for temporary files."""
     places = ((folder, free, True), (Path(tempfile.gettempdir()), scratch_free, False))
     for path, needed, shared in places:
         yield from check_room(path, needed, shared=shared)
 
 
 def check_room(path: Path, needed: int, *, shared: bool) -> Iterator[Finding]:
-    """Whether `needed` bytes are free where `path` is, or will be."""
+    """Check that `needed` bytes are free where `path` is, or will be."""
     existing = next(one for one in (path, *path.parents) if one.exists())
     left = shutil.disk_usage(existing).free
     if left < needed:
@@ -57,7 +57,7 @@ def check_room(path: Path, needed: int, *, shared: bool) -> Iterator[Finding]:
 
 
 def check_storage(folder: Path) -> Iterator[Finding]:
-    """Write a file, read it back, delete it."""
+    """Check that a file can be written, read back and deleted."""
     content = os.urandom(4096)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def check_clock(folder: Path) -> tuple[float, list[Finding]]:
         after = time.time()
         file.unlink()
     except OSError:
-        return 0.0, []  # check_storage tells of it
+        return 0.0, []  # check_storage reports it
     skew = before - stamp if stamp < before else min(0.0, after - stamp)
     if abs(skew) <= CLOCK_NOTE_S:
         return skew, []
@@ -90,7 +90,7 @@ def check_clock(folder: Path) -> tuple[float, list[Finding]]:
 
 
 def versions() -> dict[str, str]:
-    """What must be equal on all nodes."""
+    """The versions that must be equal on all nodes."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -107,7 +107,7 @@ GPU_FIELDS = (
 
 
 def check_gpus(wanted: int) -> list[Finding]:
-    """GPUs there, free, without uncorrected memory errors, not slowed by heat or power."""
+    """Check that GPUs exist, are free, have no uncorrected memory errors, and are not throttled."""
     query = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
         result = subprocess.run(query, capture_output=True, encoding="utf-8", errors="replace", timeout=60)

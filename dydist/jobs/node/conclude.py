@@ -1,4 +1,4 @@
-"""The end of a job's start: one node decides for all; the batch script then requeues or cancels the job."""
+"""The end of a start: one node decides for all; the batch script then requeues or cancels the job."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from dydist.jobs.spec import JobSpec
 
 POLL_S = 0.25
 SILENT_NODE_S = 20.0
-"""How long a node that has ended waits for the words of the others."""
+"""Seconds for which a node that has ended waits for the reports of the others."""
 SUCCESSOR_S = 10.0
-"""How much later each further node decides, should the first ones be gone."""
+"""Seconds by which each further node decides later, in case the first ones are lost."""
 LOCAL_REQUEUE = 144
-"""Exit code of a task by which submitit's local executor starts it again."""
+"""Exit code of a task that makes submitit's local executor restart it."""
 
 
 def remember_start(context: NodeContext) -> None:
-    """Add this start to the job's history: which checkpoint was the newest when it began."""
+    """Add this start, and its newest checkpoint, to the job's history."""
     line = {"attempt": context.number, "saved_step": saved_step(context.spec), "time": time.time()}
     append_json(context.log_dir / "starts.jsonl", line)
-    (context.log_dir / "unreported").unlink(missing_ok=True)  # from here on this file counts starts
+    (context.log_dir / "unreported").unlink(missing_ok=True)  # from now on, the history counts starts
 
 
 def remember_lost_nodes(context: NodeContext) -> None:
@@ -54,26 +54,26 @@ def remember_lost_nodes(context: NodeContext) -> None:
 
 
 def stalled_starts(context: NodeContext) -> int:
-    """How many of the last starts, up to the one before this, saved nothing new.
+    """The number of stalled starts in a row up to the previous one.
 
-    Starts that were killed with their tasks decided nothing, so the next one must count them.
+    Starts whose tasks were killed made no decision, so the next start must count them.
     """
     return stalled([int(line["saved_step"]) for line in read_lines(context.log_dir / "starts.jsonl")])
 
 
 def saved_step(spec: JobSpec) -> int:
-    """The step of the newest checkpoint, by the run's status; 0 where there is none."""
+    """The step of the newest checkpoint, by the run's status; 0 if there is none."""
     last = run_status(spec).get("last_checkpoint") or {}
     return int(last["step"]) if last.get("step") and not last.get("error") else 0
 
 
 def run_status(spec: JobSpec) -> dict[str, Any]:
-    """What the run last wrote of itself; empty where there is nothing."""
+    """The run's status.json; empty if there is none."""
     return (read_json(Path(spec.run_dir) / "status.json") if spec.run_dir else None) or {}
 
 
 def conclude(context: NodeContext) -> int:
-    """Wait for the decision, or make it, and pass it on to the batch script; returns the task's exit code."""
+    """Make the decision, or wait for it, and pass it to the batch script; returns the task's exit code."""
     place, attempt = context.place, context.attempt
     began = time.monotonic()
     while (content := attempt.decision()) is None:
@@ -94,7 +94,7 @@ def conclude(context: NodeContext) -> int:
 
 
 def _tell_batch_script(context: NodeContext, content: Mapping[str, Any]) -> None:
-    """Every node does: one of them runs where the batch script does, which then sees it at once."""
+    """Every node writes the verdict: one of them runs on the batch script's node, which then sees it at once."""
     bad = _bad_nodes(context.attempt) if content["action"] == "requeue" else []
     line = f"{context.place.start} {content['action']} {content['code']} {','.join(bad)}\n"
     replace_text(context.log_dir / "verdict", line)
@@ -114,7 +114,7 @@ def _decide(context: NodeContext) -> Decision:
 
 
 def explain(place: NodePlace, warning: str | None) -> str | None:
-    """A signal in words: time limit, preemption, or by name."""
+    """The meaning of a signal: time limit, preemption, or its name."""
     if warning is None or place.scheduler != "slurm":
         return warning
     try:
@@ -135,7 +135,7 @@ def _bad_nodes(attempt: Attempt) -> list[str]:
 
 
 def _seconds(text: str) -> float:
-    """`1-02:03:04`, `02:03:04` or `03:04` in seconds; anything else (UNLIMITED) is for ever."""
+    """`1-02:03:04`, `02:03:04` or `03:04` in seconds; infinity for anything else (UNLIMITED)."""
     days, _, clock = text.rpartition("-")
     try:
         total = 0.0

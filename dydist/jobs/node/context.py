@@ -1,4 +1,4 @@
-"""What the functions of one node's task share: where it stands, what warned it, and where it writes."""
+"""The data that the functions of a node's task share: position in the job, warnings, and log folder."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from dydist.jobs.spec import JobSpec
 
 @dataclass(frozen=True, kw_only=True)
 class NodePlace:
-    """Which node of which job this is.
+    """The position of a node in a job.
 
-    `job` is how SLURM is asked about it, 12_3 in an array; `raw_job` is SLURM's own number of it, which one element of
-    an array shares with the array. `start` names this start among all of the job's.
+    `job` is the id for SLURM's commands, 12_3 in an array; `raw_job` is SLURM's own number, which for one element of
+    an array is the array's. `start` is the unique name of this start of the job.
     """
 
     job: str
@@ -54,7 +54,7 @@ class NodePlace:
 
 
 class StopSignals:
-    """Remembers the scheduler's warnings. Replaces submitit's handlers, which know one process on one node."""
+    """Records the scheduler's warnings. Replaces submitit's handlers, which support one process on one node."""
 
     def __init__(self) -> None:
         self.warning: str | None = None
@@ -79,5 +79,5 @@ class NodeContext:
 
     @property
     def cancelled(self) -> bool:
-        """Whether `dydist cancel` has asked for the job's end: its signal may have come before anybody listened."""
+        """Whether `dydist cancel` was called: its signal may have arrived before a handler was installed."""
         return (self.log_dir / "cancel.json").exists()

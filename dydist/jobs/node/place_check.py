@@ -1,4 +1,4 @@
-"""Can this node reach and write the place of the run's checkpoints? The same storage code as the run's own saves."""
+"""Checks that this node can write to the checkpoint store, with the storage code that saves use."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dydist.errors import UserError
 from dydist.jobs.node.checks import CLOCK_BAD_S, CLOCK_NOTE_S, RUN_FREE_BYTES, Finding, check_room
 
 LIMIT_S = 30.0
-"""A place that takes longer for four kilobytes counts as not reachable."""
+"""Seconds after which a write of four kilobytes counts as failed."""
 STAMP_S = 1.0
-"""Stores stamp in whole seconds."""
+"""Resolution of a store's time stamps."""
 
 
 def check_place(config: CheckpointConfig, workdir: Path, *, limit_s: float = LIMIT_S) -> list[Finding]:
-    """Write to `checkpoint.url`, read it back, look at the store's clock, delete. Nothing where no URL is given."""
+    """Write to `checkpoint.url`, read back, compare clocks, delete. No findings if no URL is given."""
     if config.url is None:
         return []
     url, found = config.url, list[Finding]()
@@ -36,7 +36,7 @@ def check_place(config: CheckpointConfig, workdir: Path, *, limit_s: float = LIM
         finally:
             ended.set()
 
-    # A daemon: a call that hangs in the store's library cannot be interrupted, and must not hold the node.
+    # A daemon thread: a hanging call in the store's library cannot be interrupted, and must not block the node.
     threading.Thread(target=check, name="dydist-place-check", daemon=True).start()
     if not ended.wait(limit_s):
         text = f"checkpoint.url: {scrub(url)} does not answer within {limit_s:g} s"
@@ -48,7 +48,7 @@ def _check(inner: Storage, url: str, limit_s: float) -> Iterator[Finding]:
     storage = Retrying(
         inner,
         deadline=time.monotonic()
-        + 0.8 * limit_s,  # so that the store's own error is told, where there is one
+        + 0.8 * limit_s,  # so that the store's own error is reported, if there is one
         clock=time.monotonic,
         cancelled=threading.Event(),
     )

@@ -1,8 +1,8 @@
-"""Is every node fit for the job? Checked on all nodes at once before each start, and by `dydist preflight`.
+"""Checks that every node is fit for the job: on all nodes before each start, and by `dydist preflight`.
 
-Each node writes what it found; the first compares and names the bad ones, which are then excluded. What is wrong
-on every node (storage that cannot be written, a full disk) is no node's fault, and ends the job; where it may pass by
-itself (a store that does not answer) the job is requeued and tries again.
+Each node writes its findings; the first node compares them and names bad nodes, which are then excluded. A problem on
+every node (storage that cannot be written, a full disk) ends the job; if it is transient (a store that does not
+answer), the job is requeued.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from dydist.jobs.spec import JobSpec
 
 POLL_S = 0.1
 PATIENCE_S = 60.0
-"""How long the first node waits for the reports of the others."""
+"""Seconds for which the first node waits for the reports of the others."""
 STRAGGLER = 0.7
-"""A process slower than this share of the median is reported as a straggler."""
+"""A process below this fraction of the median speed is reported as a straggler."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeReport:
-    """What one node found out about itself."""
+    """The findings of one node about itself."""
 
     name: str
     findings: tuple[Finding, ...] = ()
@@ -42,8 +42,8 @@ class NodeReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """`bad`: node → what is wrong with it. `everywhere`: what is wrong with the job itself; `passing`: that is worth
-    another try. `notes`: worth a look."""
+    """`bad`: node → its problems. `everywhere`: problems of the job itself; `passing`: these are transient. `notes`:
+    remarks."""
 
     bad: Mapping[str, Sequence[str]] = field(default_factory=dict)
     everywhere: Sequence[str] = ()
@@ -57,7 +57,7 @@ class Verdict:
 
 
 def inspect_node(spec: JobSpec, name: str, scratch: Path) -> NodeReport:
-    """All checks of this node that need no other node and no process group."""
+    """Run all checks of this node that need neither other nodes nor a process group."""
     findings = [*check_disk(Path(spec.run_dir or scratch)), *check_storage(scratch)]
     findings += check_place(read_config(spec.arguments).checkpoint, Path(spec.workdir))
     skew, more = check_clock(scratch)
@@ -68,7 +68,8 @@ def inspect_node(spec: JobSpec, name: str, scratch: Path) -> NodeReport:
 
 
 def compare(reports: Sequence[NodeReport], missing: Sequence[str] = ()) -> Verdict:
-    """Name the bad nodes: by their own findings, by versions unlike the majority's, by silence."""
+    """Determine the bad nodes: by their findings, by versions that differ from the majority's, by a missing
+    report."""
     bad: dict[str, list[str]] = {name: ["no report within the time limit"] for name in missing}
     everywhere: list[str] = []
     notes: list[str] = []
@@ -94,7 +95,7 @@ def compare(reports: Sequence[NodeReport], missing: Sequence[str] = ()) -> Verdi
 
 
 def compare_probes(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Verdict:
-    """Of the processes' measurements, by node: wrong results make a node bad, slowness makes it a straggler."""
+    """Judge the processes' measurements by node: wrong results make a node bad, slow ones make it a straggler."""
     bad: dict[str, list[str]] = {}
     notes: list[str] = []
     for name, ranks in results.items():
@@ -118,9 +119,10 @@ def compare_probes(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Verdic
 
 
 def preflight(context: NodeContext) -> str:
-    """Check this node, agree with the others; what is wrong with some nodes, or everywhere for now, or "".
+    """Check this node, and agree with the others; returns the problems of some nodes, or transient ones of all, or
+    "".
 
-    UserError: wrong everywhere, and it would be so again.
+    Raises UserError for a permanent problem on every node.
     """
     spec, place, attempt = context.spec, context.place, context.attempt
     if spec.preflight == "off":
@@ -133,7 +135,7 @@ def preflight(context: NodeContext) -> str:
 
 
 def judge_probes(context: NodeContext, exit_dir: Path) -> str:
-    """After the probes have ended on all nodes: what is wrong with some nodes, or ""."""
+    """Judge the probes once they have ended on all nodes; returns the problems of some nodes, or ""."""
     place, processes = context.place, context.spec.processes_per_node
     if place.node == 0:
         results: dict[str, list[Mapping[str, Any]]] = {}
@@ -150,7 +152,7 @@ def judge_probes(context: NodeContext, exit_dir: Path) -> str:
 
 
 def gather(context: NodeContext) -> tuple[list[NodeReport], list[str]]:
-    """The reports of all nodes, and who sent none in time."""
+    """The reports of all nodes, and the nodes that sent none in time."""
     deadline = time.monotonic() + PATIENCE_S
     place, found = context.place, dict[int, NodeReport]()
     while True:
@@ -169,7 +171,7 @@ def publish(attempt: Attempt, verdict: Verdict, name: str = "preflight.json") ->
 
 
 def agree(context: NodeContext, name: str = "preflight.json") -> str:
-    """Wait for the first node's verdict and follow it."""
+    """Wait for the first node's verdict; returns the problems of some nodes, or ""."""
     deadline = time.monotonic() + PATIENCE_S + 30
     while (content := read_json(context.attempt.folder / name)) is None:
         if time.monotonic() > deadline:

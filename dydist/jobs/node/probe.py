@@ -1,6 +1,6 @@
-"""One process of a full preflight: is the arithmetic right, and how fast are it and the network?
+"""One process of a full preflight: checks arithmetic, and measures its speed and the network's.
 
-Launched like training, with the same ranks; leaves `probe-RANK.json` in DYDIST_EXIT_DIR.
+Launched like training, with the same ranks; writes `probe-RANK.json` to DYDIST_EXIT_DIR.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # run by path: the package's own folder must not shadow other modules
+if __name__ == "__main__":  # run by path: the package's folder must not shadow other modules
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
 from dydist.jobs.files import write_json
@@ -24,7 +24,7 @@ REPEATS = 5
 
 
 def main() -> int:
-    """Measure, write, and exit 0 whatever was found: the first node judges."""
+    """Measure and write the result; returns 0 in any case: the first node judges."""
     report = ProcessReport.from_environment()
     report.start()
     try:
@@ -71,7 +71,7 @@ def measure(report: ProcessReport) -> dict[str, Any]:
 
 
 def matmul(device: Any, size: int | None = None) -> tuple[bool, float]:
-    """Whether a product of small whole numbers, exact in fp32, is right; and GFLOP/s of it."""
+    """Whether a product of small integers, exact in fp32, is correct; and its GFLOP/s."""
     import torch
 
     size = size or (4096 if device.type == "cuda" else 512)
@@ -87,7 +87,7 @@ def matmul(device: Any, size: int | None = None) -> tuple[bool, float]:
 
 
 def all_reduce(device: Any, size: int, group: Any) -> tuple[bool, float]:
-    """Whether the sum over `size` processes is right; and GB/s of bus bandwidth, 2 (n − 1) / n of the bytes."""
+    """Whether the sum over `size` processes is correct; and the bus bandwidth in GB/s, 2 (n − 1) / n of the bytes."""
     import torch
     from torch import distributed as dist
 
@@ -100,7 +100,7 @@ def all_reduce(device: Any, size: int, group: Any) -> tuple[bool, float]:
 
 
 def _best(function: Callable[[], Any], device: Any) -> float:
-    """Seconds of the fastest of some calls."""
+    """Seconds of the fastest of several calls."""
     import torch
 
     def once() -> float:

@@ -1,4 +1,4 @@
-"""Where the processes of a job meet: an address of the first node, and a port derived from the job."""
+"""The rendezvous of a job's processes: an address of the first node, and a port derived from the job."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import socket
 from collections.abc import Iterator
 
 FIRST_PORT, PORTS = 20_000, 12_000
-"""Below what Linux hands out by itself (32,768 and up), so that no client happens to hold one."""
+"""Below Linux's ephemeral ports (32,768 and up), so that no client uses one by chance."""
 
 
 def address(interface: str | None, *, nodes: int) -> str:
-    """This node's address on `interface`, or on the one with the default route. UserError where there is none."""
+    """This node's address on `interface`, or on that of the default route. Raises UserError if there is none."""
     import psutil
 
     from dydist.errors import UserError
@@ -28,20 +28,20 @@ def address(interface: str | None, *, nodes: int) -> str:
         return "127.0.0.1"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # nothing is sent: it only asks the kernel for the route
+            probe.connect(("192.0.2.1", 9))  # sends nothing: asks the kernel for the route
             return str(probe.getsockname()[0])
         except OSError:
             return "127.0.0.1"
 
 
 def candidate_ports(job: int, attempt: int) -> Iterator[int]:
-    """Ports to try, the same for all who know the job; neighbours of a job number do not collide."""
+    """Ports to try, a function of the job; jobs with adjacent numbers do not collide."""
     start = job * 37 + attempt * 7919
     return (FIRST_PORT + (start + index * 101) % PORTS for index in range(PORTS))
 
 
 def free_port(candidates: Iterator[int]) -> int:
-    """The first that nobody on this node listens on."""
+    """The first port on which no process of this node listens."""
     for port in candidates:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,7 +1,7 @@
-"""Temporary folders that outlive nobody: a folder whose owner was killed is removed by the next owner on the machine.
+"""Temporary folders: the folder of a killed owner is removed by the next owner on the machine.
 
-An owner holds a lock on a file in its folder; the kernel releases it when the owner is gone, however it went. So
-this holds across containers too, where a process's number means nothing.
+An owner locks a file in its folder; the kernel releases the lock when the owner exits for any reason. This also works
+across containers, in which process ids are not comparable.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ LOCK = "owner.lock"
 
 
 class Scratch:
-    """A folder of its own in `parent` (the temporary folder), until `remove` or the owner's end."""
+    """A new folder in `parent` (default: the temporary folder), until `remove` or the owner's exit."""
 
     def __init__(self, parent: Path | None = None) -> None:
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        # It gets its name when it is locked, so that no sweep takes a new folder. Children do not inherit it (PEP 446).
+        # It is renamed once locked, so that no sweep removes a new folder. Children do not inherit the lock (PEP 446).
         new = self.path / "new.lock"
         self._lock = os.open(new, os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         new.rename(self.path / LOCK)
 
     def remove(self) -> None:
-        """Remove the folder; again is nothing."""
+        """Remove the folder; idempotent."""
         if self._lock >= 0:
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._lock)
@@ -48,12 +48,12 @@ class Scratch:
 
 
 def sweep(parent: Path | None = None) -> list[Path]:
-    """Remove what killed owners left in `parent`; returns it. Folders of other users are left alone."""
+    """Remove the folders of killed owners in `parent`; returns them. Does not touch other users' folders."""
     found = []
     for folder in (parent or Path(tempfile.gettempdir())).glob(f"{PREFIX}*"):
         if not is_made_by(folder, {os.geteuid()}):
             continue
-        with suppress(OSError):  # swept by another at the same moment
+        with suppress(OSError):  # another process removed it at the same time
             lock = os.open(folder / LOCK, os.O_RDWR)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Launching the processes of one node and watching them, until they end or must be ended."""
+"""Launches and watches the processes of one node until they exit or must be killed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from dydist.jobs.spec import JobSpec
 
 POLL_S = 0.25
 GRACE_S = 3.0
-"""From the first failure until the rest is killed: time for their own last words."""
+"""Seconds from the first failure until the other processes are killed, for their last output."""
 MEETING_S = 120.0
-"""How long a node waits for the first one to name the meeting place."""
+"""Seconds for which a node waits for the first node's rendezvous address."""
 CANCEL_S = 5.0
-"""How often a running job looks for a request to cancel whose signal it has not got."""
+"""Seconds between checks for a cancel request whose signal did not arrive."""
 LAUNCHES = 5
-"""Ports that are tried."""
+"""Maximum number of ports to try."""
 
 
 def run(context: NodeContext, spec: JobSpec, turn: int) -> tuple[Outcome, int]:
-    """Launch `spec`'s program until a port is ours; the outcome, and the number of the launch it is of."""
+    """Launch `spec`'s program, with another port if one is taken; returns the outcome and the number of the
+    launch."""
     ports = rendezvous.candidate_ports(int(context.place.raw_job), context.number)
     for last in reversed(range(LAUNCHES)):
         if context.signals.warning or context.cancelled:
@@ -43,7 +44,7 @@ def run(context: NodeContext, spec: JobSpec, turn: int) -> tuple[Outcome, int]:
 
 
 def _launch(context: NodeContext, spec: JobSpec, turn: int) -> Outcome:
-    """One launch of this node's processes, until they have ended."""
+    """Launch this node's processes once, and wait until they have exited."""
     place, log, processes = context.place, context.log, spec.processes_per_node
     began = time.monotonic()
     while (meeting := context.attempt.rendezvous(turn)) is None:
@@ -79,7 +80,7 @@ def _launch(context: NodeContext, spec: JobSpec, turn: int) -> Outcome:
 
 
 def _supervise(context: NodeContext, turn: int, watch: Watch, launched: launching.Launch) -> Outcome:
-    """Watch until all have ended well, one has failed here, or one has failed elsewhere."""
+    """Watch until all processes have succeeded, or one has failed on this or another node."""
     ended_at: float | None = None
     told = False
     looked = time.monotonic()
@@ -118,13 +119,14 @@ def _supervise(context: NodeContext, turn: int, watch: Watch, launched: launchin
 
 
 def _elsewhere(context: NodeContext) -> Fault | None:
-    """Whether another node has failed."""
+    """The fault of another node's failure, or None."""
     others = [one for one in context.attempt.failures() if one.node != context.place.node]
     return Fault("torn", None, f"ended because of node {others[0].name}") if others else None
 
 
 def _take_down(context: NodeContext, watch: Watch, launched: launching.Launch, fault: Fault) -> Outcome:
-    """Tell the other nodes at once, give the rest time for last words, kill it, and name the likeliest cause."""
+    """Report the failure to other nodes, give processes time for their last output, kill them, and name the likely
+    cause."""
     if fault.kind == "torn":
         fault = watch.frozen() or fault
     if fault.kind != "torn":
@@ -135,7 +137,7 @@ def _take_down(context: NodeContext, watch: Watch, launched: launching.Launch, f
         watch.look()
     found = watch.fault() or fault
     if fault.kind in ("hung", "frozen") and found.kind in ("error", "hung"):
-        found = fault  # the error is what a hung peer's silence led to
+        found = fault  # a hung peer led to this error
     launched.kill()
     watch.kill()
     outcome = _outcome(context, found)
@@ -159,7 +161,7 @@ def _outcome(context: NodeContext, fault: Fault) -> Outcome:
 
 
 def _pause(launched: launching.Launch) -> None:
-    """A moment, less when the launcher ends."""
+    """Sleep for a moment, or until the launcher exits."""
     if launched.process.poll() is None:
         try:
             launched.process.wait(POLL_S)

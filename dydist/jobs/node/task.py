@@ -1,7 +1,7 @@
-"""What SLURM runs on each node of a job: launch the training, watch it, and decide with the other nodes what next.
+"""The task that SLURM runs on each node: launches and watches training, and decides with other nodes what follows.
 
-submitit calls `NodeTask` in one task a node. It passes warnings of the scheduler on to the training processes, ends
-all of them soon after one has failed, and when all have ended one node finishes, requeues or fails the job.
+submitit calls `NodeTask` in one task per node. It forwards the scheduler's warnings to the training processes, and
+ends all of them soon after one has failed. Once all have exited, one node finishes, requeues or fails the job.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dydist.text.redaction import register_environment
 
 
 class NodeTask:
-    """The function that submitit pickles: plain values and a name, so that the snapshot's code is what runs."""
+    """The callable that submitit pickles: it only contains plain values, so that the snapshot's code runs."""
 
     def __init__(self, spec: JobSpec) -> None:
         self.spec = spec
@@ -38,12 +38,12 @@ class NodeTask:
             raise SystemExit(code)
 
     def checkpoint(self) -> None:
-        """Called by submitit for a warning that comes before our own handlers are there: nothing to save, come back."""
+        """Called by submitit for a warning before dydist's handlers are installed: nothing to save, so requeue."""
         raise SystemExit(EXIT_STOPPED)
 
 
 def run_node(spec: JobSpec, place: NodePlace, signals: StopSignals) -> int:
-    """One start of the job on one node; returns the exit code of its task."""
+    """Run one start of the job on one node; returns the task's exit code."""
     log_dir = Path(spec.log_dir.replace("{job}", place.job))
     own_log_dir(log_dir, str(Path(spec.code).parent), place.start)
     number = claim_start(log_dir, place.start, place.names)
@@ -77,7 +77,7 @@ def _run_start(context: NodeContext) -> int:
 
 
 def _checked_run(context: NodeContext) -> Outcome:
-    """Preflight, then the training."""
+    """Run the preflight, then training."""
     spec, place, attempt = context.spec, context.place, context.attempt
     ended = Outcome(node=place.node, name=place.name, kind="done", time=time.time())
     if context.cancelled:
@@ -110,16 +110,16 @@ def _checked_run(context: NodeContext) -> Outcome:
 
 
 def _gave_up(context: NodeContext, count: int) -> str:
-    """Why a job is not started again whose last starts could decide nothing, with the last reason that is known."""
+    """Why a job is not started again after starts that made no decision, with the last known reason."""
     text = f"gave up after {count} starts in a row that saved nothing new and were killed before they could report"
     known = [decision for one in attempts(context.log_dir) if (decision := one.decision())]
     return f"{text}; the last that did report: {known[-1]['reason']}" if known else text
 
 
 def kill_leftovers(log_dir: Path, node: str, attempt: int) -> Sequence[int]:
-    """SIGKILL processes of earlier starts of this job that outlived their node task; returns their ids.
+    """SIGKILL processes of earlier starts of this job that survived their node's task; returns their ids.
 
-    They are known by the folder of their start and not by the job's number, which another cluster gives too.
+    They are identified by the folder of their start, since another cluster may use the same job number.
     """
     import psutil
 

@@ -1,4 +1,4 @@
-"""Watching the processes of one node through the files they leave (dydist/process/report.py writes them)."""
+"""Watches the processes of one node by the report files that they write (dydist/process/report.py)."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from dydist.jobs.attempt import Kind
 from dydist.jobs.files import read_json
 
 SIGNAL_AGAIN_S = 5.0
-"""A stop is asked for again after so long: a process that is just starting ignores the first."""
+"""Seconds between stop signals: a process that is still starting ignores the first one."""
 
 FROZEN = ("stopped", "tracing-stop", "disk-sleep")
-"""States of a process that waits for no peer."""
+"""States of a process that is not waiting for a peer."""
 
 LAST_WORD_S = 1.0
-"""How long the last file of a process that is gone may take to be seen."""
+"""Seconds that the last file of an exited process may take to become visible."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What happened to one rank."""
+    """A failure of one rank, or of the node."""
 
     kind: Kind
     rank: int | None
@@ -34,7 +34,7 @@ class Fault:
 
 @dataclass
 class Rank:
-    """What is known of one process."""
+    """The state of one process."""
 
     rank: int
     pid: int | None = None
@@ -42,12 +42,12 @@ class Rank:
     error: str = ""
     step: int = 0
     beat: float = 0.0
-    """Modification time of the heartbeat, by the file server's clock; only its changing counts."""
+    """Modification time of the heartbeat, by the file server's clock; only changes matter."""
     moved: float = 0.0
-    """When it last changed, by our clock."""
+    """When it last changed, by this node's clock."""
     signalled: float = field(default=float("-inf"))
     gone: float | None = None
-    """When the process was first seen gone without having said how it ended."""
+    """When the process was first found to have exited without a report."""
 
 
 class Watch:
@@ -68,7 +68,7 @@ class Watch:
         self.ranks = [Rank(rank, moved=began) for rank in ranks]
 
     def look(self) -> None:
-        """Read what is new."""
+        """Read new files."""
         for rank in self.ranks:
             if rank.pid is None and (content := read_json(self._dir / f"pid-{rank.rank}.json")):
                 rank.pid = int(content["pid"])
@@ -87,21 +87,21 @@ class Watch:
 
     @property
     def finished(self) -> bool:
-        """Every rank has said how it ended."""
+        """Whether every rank has reported its end."""
         return all(rank.code is not None for rank in self.ranks)
 
     @property
     def ending(self) -> bool:
-        """Some rank has said how it ended."""
+        """Whether any rank has reported its end."""
         return any(rank.code is not None for rank in self.ranks)
 
     @property
     def started(self) -> bool:
-        """Some rank has got as far as training's own code."""
+        """Whether any rank has reached dydist's training code."""
         return any(rank.pid is not None for rank in self.ranks)
 
     def fault(self) -> Fault | None:
-        """The first thing that is wrong, or None."""
+        """The first fault, or None."""
         return next(self._faults(), None)
 
     def _faults(self) -> Iterator[Fault]:
@@ -110,7 +110,7 @@ class Watch:
                 rank.gone = self._now()
         gone = [rank for rank in self.ranks if rank.code is None and rank.gone is not None]
         for rank in sorted(gone, key=lambda one: one.gone or 0.0):
-            # Its last file may be on its way: a process that ends by itself writes it just before.
+            # Its last file, written just before a regular exit, may not be visible yet.
             if rank.gone is not None and self._now() - rank.gone >= LAST_WORD_S:
                 text = "killed: it exited without reporting, as after SIGKILL (out of memory?)"
                 yield Fault("killed", rank.rank, text, rank.step)
@@ -121,11 +121,11 @@ class Watch:
         yield from self._hung(patience=1.0)
 
     def frozen(self) -> Fault | None:
-        """What hangs here, where a process of another node is the first whose time is up: it may wait for ours."""
+        """A process that hangs here, if another node's process timed out first: that one may wait for this."""
         return next((fault for fault in self._hung(patience=0.5) if fault.kind == "frozen"), None)
 
     def _hung(self, *, patience: float) -> Iterator[Fault]:
-        """Silent for longer than `patience` times what is allowed; the frozen first."""
+        """Ranks silent for longer than `patience` times the timeout; frozen ones first."""
         for rank in sorted(self.ranks, key=lambda one: (state(one.pid) not in FROZEN, one.moved)):
             limit = self._hang_timeout_s if rank.beat else self._start_timeout_s
             if rank.code is None and (silent := self._now() - rank.moved) > patience * limit:
@@ -135,7 +135,7 @@ class Watch:
                 yield Fault("frozen" if now in FROZEN else "hung", rank.rank, text, rank.step)
 
     def ask_to_stop(self) -> None:
-        """SIGUSR2 to every process that has not ended; again after a while, for those that were not ready."""
+        """Send SIGUSR2 to every process that has not ended; repeats it later, for those that were not ready."""
         for rank in self.ranks:
             if rank.pid is None or rank.code is not None or not alive(rank.pid):
                 continue
@@ -147,7 +147,7 @@ class Watch:
                     continue
 
     def kill(self) -> None:
-        """SIGKILL to every process that still lives."""
+        """SIGKILL every remaining process."""
         for rank in self.ranks:
             if rank.pid is not None and alive(rank.pid):
                 try:
@@ -157,7 +157,7 @@ class Watch:
 
 
 def state(pid: int | None) -> str:
-    """Running, sleeping, stopped, disk-sleep, …: as the kernel calls it; `gone` where there is none."""
+    """The kernel's name of the state (running, sleeping, stopped, disk-sleep, …); `gone` if there is no process."""
     import psutil
 
     if pid is None:
@@ -169,5 +169,5 @@ def state(pid: int | None) -> str:
 
 
 def alive(pid: int) -> bool:
-    """Whether the process runs; one that has ended and waits for its parent does not."""
+    """Whether the process runs; False for a zombie."""
     return state(pid) not in ("gone", "zombie", "dead")
