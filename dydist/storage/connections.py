@@ -1,4 +1,4 @@
-"""Connections to one place: made when one is needed, forgotten after a failure, shared only where that is safe."""
+"""Connections to one store: opened on demand, dropped after a failure, shared only if that is safe."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 from dydist.errors import DamagedError, UserError
 
 OWN_CONNECTIONS = 8
-"""Connections at most where each serves one operation at a time (FTP): servers count them."""
+"""Maximum number of connections that serve one operation at a time (FTP): servers limit them."""
 _HARMLESS = (FileNotFoundError, FileExistsError, UserError, DamagedError)
-"""What a connection outlives."""
+"""Errors after which a connection can be reused."""
 
 Opened = tuple[Any, str]
-"""An fsspec file system and the path of the place on it."""
+"""An fsspec file system and the store's path in it."""
 
 
 class Connections:
-    """Gives each operation a connection of its own, or all the same where the file system takes calls of many threads.
+    """Gives each operation its own connection, or the same one to all if the file system is thread-safe.
 
-    fsspec's asynchronous file systems do; of the others nobody says so. A connection is not carried to another
-    process: open the place there.
+    fsspec's asynchronous file systems are thread-safe; others do not document it. Connections cannot be passed to
+    another process: open the store there.
     """
 
     def __init__(self, open_one: Callable[[], Opened]) -> None:
@@ -34,7 +34,8 @@ class Connections:
 
     @contextlib.contextmanager
     def use(self) -> Iterator[Opened]:
-        """One operation's connection. A failure ends it, so that the next operation makes a new one."""
+        """A connection for one operation. After a failure it is dropped, so that the next operation opens a new
+        one."""
         with self._own if self._shared is None else contextlib.nullcontext():
             opened = self._take()
             keep = False
@@ -44,7 +45,7 @@ class Connections:
             except _HARMLESS:
                 keep = True
                 raise
-            except GeneratorExit:  # a file that was not read to its end
+            except GeneratorExit:  # the reader stopped before the end of the file
                 keep = opened is self._shared
                 raise
             finally:

@@ -1,4 +1,4 @@
-"""A file over FTP in one transfer each way: fsspec cuts it into parts that not every server can continue."""
+"""Transfers of whole files over FTP: fsspec would split them into parts, which not every server supports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dydist.storage.protocol import READ_BYTES
 
 
 def retrieve(ftp: FTP, path: str) -> Iterator[bytes]:
-    """A file's bytes. A reader that stops before the end leaves the connection unusable."""
+    """Read a file. If the reader stops before the end, the connection is unusable."""
     ftp.voidcmd("TYPE I")
     with ftp.transfercmd(f"RETR {path}") as data:
         while chunk := data.recv(READ_BYTES):
@@ -18,7 +18,7 @@ def retrieve(ftp: FTP, path: str) -> Iterator[bytes]:
 
 
 def store(ftp: FTP, path: str, chunks: Iterable[bytes | memoryview]) -> None:
-    """Write a file. What is broken off stays there, cut short."""
+    """Write a file. If it fails, a truncated file remains."""
     ftp.voidcmd("TYPE I")
     with ftp.transfercmd(f"STOR {path}") as data:
         for chunk in chunks:

@@ -1,6 +1,6 @@
-"""Where checkpoints lie: one small protocol. `local` and `remote` implement it.
+"""The interface of a checkpoint store. `local` and `remote` implement it.
 
-Names are relative to the place and have at most two levels: a checkpoint's folder and a file in it.
+Names are relative to the store and have at most two components: a checkpoint's folder and a file in it.
 """
 
 from __future__ import annotations
@@ -13,71 +13,71 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 Chunks = Callable[[], Iterable["bytes | memoryview"]]
-"""Makes a file's bytes anew, so that a write can be tried again."""
+"""Returns a file's bytes from the start at each call, so that a write can be retried."""
 
 READ_BYTES = 4 << 20
 TEMPORARY = ".tmp"
-"""How the names of files end that are still being written. Nothing lists them."""
+"""Suffix of files that are being written, which no method lists."""
 
 
 class Storage(Protocol):
-    """A place for checkpoints. Every method may raise OSError; FileNotFoundError has its usual meaning.
+    """A store for checkpoints. Every method may raise OSError; FileNotFoundError has its usual meaning.
 
-    Every method is idempotent: an operation that took effect and then failed is tried again, and the second try must
-    see what the first one did and succeed.
+    Every method is idempotent: if an operation takes effect and then fails, a retry must detect the effect and
+    succeed.
     """
 
     @property
     def url(self) -> str:
-        """The place as shown to people: without secrets."""
+        """The URL for display, without secrets."""
 
     def folders(self) -> list[str]:
-        """Names of the folders in the place, hidden ones too; empty where the place is not there."""
+        """Names of the folders in the store, including hidden ones; empty if the store does not exist."""
 
     def files(self, folder: str) -> dict[str, int]:
-        """Bytes of each file in a folder, by name; empty where the folder is not there."""
+        """Bytes of each file in a folder, by name; empty if the folder does not exist."""
 
     def listing(self, prefix: str) -> dict[str, dict[str, int]] | None:
-        """`files` of every folder whose name begins with `prefix`, in one look; None where each is to be asked."""
+        """`files` of every folder with this prefix, in one request; None if the store needs a request per folder."""
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None where there is no file of that name."""
+        """Bytes of a file; None if there is no file of that name."""
 
     def read(self, name: str) -> Iterator[bytes]:
         """A file's bytes in chunks."""
 
     def write(self, name: str, chunks: Chunks) -> None:
-        """Write a file, replacing an older one: whole or not at all where the store can."""
+        """Write or replace a file; atomically if the store supports that."""
 
     def create(self, name: str, data: bytes) -> None:
-        """Write a new file. FileExistsError where there is one with other bytes and the store can tell."""
+        """Write a new file. Raises FileExistsError if one with other bytes exists and the store can detect it."""
 
     def delete(self, name: str) -> None:
-        """Remove a file; no error where it is not there."""
+        """Remove a file; no error if it does not exist."""
 
     def delete_folder(self, folder: str) -> None:
-        """Remove a folder and its files; no error where it is not there."""
+        """Remove a folder and its files; no error if it does not exist."""
 
     def working_folder(self, folder: str, attempt: str) -> str:
-        """Folder that an attempt writes its files to before `publish`."""
+        """The folder to which an attempt writes its files before `publish`."""
 
     def publish(self, working: str, folder: str, manifest: bytes) -> None:
-        """Write the manifest last of all and let the checkpoint appear under its name.
+        """Write the manifest, as the last file, and make the checkpoint visible under its name.
 
-        FileNotFoundError where the attempt's files are gone and the checkpoint does not show under its name either.
+        Raises FileNotFoundError if the attempt's files are gone and the checkpoint is not visible either.
         """
 
     def modified(self, folder: str) -> float | None:
-        """When something in a folder last changed, in seconds since 1970 by the store's clock; None: unknown."""
+        """The time of the last change in a folder, in seconds since 1970 by the store's clock; None if unknown."""
 
 
 def written_in_place(storage: Storage) -> bool:
-    """Whether a save writes straight into the checkpoint's folder, where another save of the step may write too."""
+    """Whether saves write directly to the checkpoint's folder, to which another save of the step may also write."""
     return storage.working_folder("folder", "attempt") == "folder"
 
 
 def refuse_other_bytes(storage: Storage, name: str, data: bytes) -> None:
-    """Raise FileExistsError where a file that is in the way of `create` is not what `create` was to write itself."""
+    """Raise FileExistsError if the file that exists before a `create` has other bytes than `data`."""
     with contextlib.suppress(FileNotFoundError):
         if b"".join(storage.read(name)) == data:
             return
@@ -85,5 +85,5 @@ def refuse_other_bytes(storage: Storage, name: str, data: bytes) -> None:
 
 
 def not_a_file(name: str) -> str:
-    """A hidden name for what is in the way of a file and is none."""
+    """A hidden name for a folder that has a file's name."""
     return f".{name}.{uuid.uuid4().hex[:12]}.not-a-file"

@@ -1,4 +1,4 @@
-"""Trying again what is transient, with capped, jittered, exponential back-off."""
+"""Retries of transient errors, with capped, jittered, exponential back-off."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ LONGEST_WAIT_S = 20.0
 
 
 class Tell(Protocol):
-    """Tells the user something. `level`: info, warning (quiet runs show it too, and status.json keeps it), error."""
+    """Shows a note to the user. `level`: info, warning (also shown in quiet runs, and kept in status.json), error."""
 
     def __call__(self, text: str, *, level: str = "info") -> None: ...
 
 
 class Retrying:
-    """A storage whose operations are tried again until they succeed, cannot, or the time is up.
+    """A storage that retries operations until they succeed, fail permanently, or time out.
 
-    `cancelled` ends waits at once. `on_retry` is told, at most once an operation, that a store makes trouble.
-    `patience_s`: one operation waits at most so long in all between its attempts.
+    `cancelled` ends waits at once. `on_retry` is called at most once per operation, with the error. `patience_s`: the
+    maximum total wait of one operation between its attempts.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Retrying:
         return self._call(self.inner.listing, prefix)
 
     def read(self, name: str) -> Iterator[bytes]:
-        """Chunks; after a failure the file is read again and what was handed out already is skipped."""
+        """Chunks of a file; after a failure, reads it again and skips the bytes already returned."""
         given = 0
         source: Iterator[bytes] | None = None
 
@@ -116,7 +116,7 @@ class Retrying:
         return self._call(self.inner.size, name)
 
     def write(self, name: str, chunks: Chunks) -> None:
-        """Write, and believe it when the store shows the right size."""
+        """Write, and check the size in the store."""
         written = 0
 
         def watched() -> Iterator[bytes | memoryview]:

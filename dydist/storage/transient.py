@@ -1,4 +1,4 @@
-"""Whether an error may pass by itself, told from what it says (HTTP status, errno, FTP reply), through its causes."""
+"""Classifies errors as transient or permanent, by HTTP status, errno or FTP reply of the error and its causes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PERMANENT_NAMES = {
     "ResourceNotFound", "ResourceConflict", "ForbiddenOperation", "ResourceAlreadyExists", "InsufficientStorage",
 }  # fmt: skip
 _TRANSIENT_NAMES = {"FileExpired"}
-"""s3fs, with HTTP 412: a file was replaced between the look at it and the read, as a lease is at each heartbeat."""
+"""s3fs, with HTTP 412: the file was replaced before the read, as a lease is at each heartbeat."""
 _STORE_MODULES = {
     *(
         "botocore",
@@ -51,7 +51,7 @@ _STORE_MODULES = {
     ),
     *("httpx", "httpcore", "webdav4"),
 }
-"""Packages whose errors are a store's or a network's, and transient where nothing else is known of them."""
+"""Packages whose errors come from a store or the network, and are transient unless known otherwise."""
 _PERMANENT_HTTP = {400, 401, 403, 404, 405, 409, 410, 411, 412, 413, 414, 416, 422, 423, 451, 501, 505, 507}
 _THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "RequestLimitExceeded"}
 """Codes that S3 sends with several statuses."""
@@ -62,7 +62,7 @@ _REFUSED = {401, 403, 530, 532}
 def is_transient(error: BaseException) -> bool:
     """Whether the same operation may succeed later: time-outs, 5xx, throttling, dropped connections, unknown I/O.
 
-    Not: refused credentials, missing buckets, full or read-only disks, and whatever is a mistake in a program.
+    False for refused credentials, missing buckets, full or read-only disks, and programming errors.
     """
     if isinstance(error, _PERMANENT_TYPES):
         return False
@@ -90,7 +90,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_refused(error: BaseException) -> bool:
-    """Whether a store or a disk knows the user and says no, or does not know the user."""
+    """Whether a store or a disk denies access, or does not accept the credentials."""
     return any(
         isinstance(one, PermissionError)
         or "Credential" in type(one).__name__
@@ -116,12 +116,12 @@ def _raised_in(error: BaseException) -> str:
 
 
 def is_garbled(error: BaseException) -> bool:
-    """Whether what came was no HTTP: an answer's rest that a server sent too much, say, on a connection kept open."""
+    """Whether the response was not HTTP, such as excess bytes of an earlier response on a persistent connection."""
     return any(type(one).__module__ == "aiohttp.http_exceptions" for one in chain(error))
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what led to it, the last first."""
+    """An error and its causes, newest first."""
     seen: set[int] = set()
     one: BaseException | None = error
     while one is not None and id(one) not in seen:
@@ -131,7 +131,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def http_status(error: BaseException) -> int | None:
-    """The HTTP status of 400 or more that an error carries, whichever library made it."""
+    """The HTTP status (400 or more) of an error of any library, or None."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
         if response.get("Error", {}).get("Code") in _THROTTLED:
@@ -152,7 +152,7 @@ def _refusal(status: object) -> int | None:
 
 
 def ftp_reply(error: BaseException) -> int | None:
-    """The number of 400 or more with which an FTP server refused: 4xx for now, 5xx for good."""
+    """The code (400 or more) of an FTP reply: 4xx is transient, 5xx permanent; None for other errors."""
     digits = str(error)[:3]
     if not isinstance(error, ftplib.Error) or not (digits.isascii() and digits.isdigit()):
         return None
@@ -160,7 +160,7 @@ def ftp_reply(error: BaseException) -> int | None:
 
 
 def explain(error: BaseException | None) -> str:
-    """An error in one line for people, without secrets."""
+    """An error as one line, without secrets."""
     if error is None:
         return "unknown"
     lines = str(error).splitlines()
@@ -172,4 +172,4 @@ def explain(error: BaseException | None) -> str:
 
 
 LINES = 4
-"""Of an error's text with more lines than this only the first is told: the rest is a protocol's dump."""
+"""Of a longer error text only the first line is shown: the rest is a dump of the protocol."""
