@@ -1,9 +1,9 @@
-"""The configuration of a run. Importing it imports neither torch nor numpy, so that a mistake is told at once.
+"""The configuration of a run. Imports neither torch nor numpy, so that a mistake is reported without delay.
 
-- `schema`: one frozen dataclass a section; `types`: what a field may be, beyond Python's own types
-- `rules`: what values may stand together (`check_config`), and which fields do not decide a run's result
-- `reader`: YAML files and flags become a `Config`; `help`: what `--help` prints
-- `shipped`: recipes, launch files and profiles that come with the package
+- `schema`: a frozen dataclass per section; `types`: types of fields, and conversion to them
+- `rules`: ranges and combinations of values (`check_config`), and the fields that do not affect results
+- `reader`: builds a `Config` from YAML files and flags; `help`: prints `--help`
+- `shipped`: recipes, launch files and profiles in the package
 """
 
 from dydist.config.schema import (

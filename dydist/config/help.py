@@ -1,4 +1,4 @@
-"""The help of a run's configuration, which tyro prints from the dataclasses. tyro is imported for it alone."""
+"""The help of a run's configuration, which tyro prints from the dataclasses. tyro is imported only for it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PROGRAM = "accelerate launch dydist/train.py"
 
 
 def print_help() -> None:
-    """Every field with its default and its line, by section (tyro reads them from the dataclasses)."""
+    """Print every field with its default and description, by section."""
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
     def mapping(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-        """Show mappings like other fields; tyro alone would leave out one that is empty."""
+        """Show mappings like other fields; tyro's default omits empty ones."""
         if get_origin(info.type) is not dict:
             return None
         return PrimitiveConstructorSpec(

@@ -1,4 +1,4 @@
-"""Reading a configuration: a YAML file, then flags over it, with errors that name the field and what is allowed."""
+"""Reads a configuration from a YAML file and flags, with errors that name the field and the allowed values."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from dydist.text.strict import TextError, dump_yaml, load_yaml, read_user_text
 
 
 def read_config(arguments: Sequence[str]) -> Config:
-    """The configuration that command-line arguments ask for: `[--config FILE] [--section.field VALUE]…`.
+    """The configuration of command-line arguments: `[--config FILE] [--section.field VALUE]…`.
 
-    Raises UserError for anything unknown, of the wrong type or out of range. Prints the help and raises
-    SystemExit(0) on --help. `check_config` is the caller's, who knows the world size.
+    Raises UserError for anything unknown, of the wrong type or out of range. Prints the help and raises SystemExit(0)
+    on --help. The caller, who knows the world size, calls `check_config`.
     """
     found: Config = build(Config, read_given(arguments))
     return found
 
 
 def read_given(arguments: Sequence[str]) -> dict[str, Any]:
-    """The values that the arguments give, nested, as `read_config` reads them; what they leave out is not in it."""
+    """The values in the arguments, nested, read as by `read_config`; without defaults."""
     if any(argument in ("-h", "--help") for argument in arguments):
         from dydist.config.help import print_help
 
@@ -109,7 +109,7 @@ def redacted_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def build(kind: type[Any], values: Mapping[str, Any]) -> Any:
-    """A configuration dataclass from nested, checked values; what is not given has its default."""
+    """Build a configuration dataclass from nested, checked values; missing ones have their default."""
     hints = hints_of(kind)
     return kind(
         **{
@@ -120,13 +120,13 @@ def build(kind: type[Any], values: Mapping[str, Any]) -> Any:
 
 
 def from_dict(values: Mapping[str, Any], where: str) -> Config:
-    """A configuration from what `to_dict` made of it, checked field by field. Raises UserError that names `where`."""
+    """The inverse of `to_dict`, with every field checked. Raises UserError, which names `where`."""
     found: Config = build(Config, dict(_checked(Config, values, "", where)))
     return found
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Nested plain values, as YAML and JSON take them."""
+    """Nested plain values for YAML and JSON."""
     return {
         field.name: (
             to_dict(value)
@@ -140,7 +140,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections → one value a dotted name."""
+    """Nested sections → values by dotted name."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -151,7 +151,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def to_yaml(config: Config) -> str:
-    """Every value, as `--config` takes it back. The caller redacts secrets first."""
+    """All values as YAML for `--config`. The caller redacts secrets first."""
     return dump_yaml(to_dict(config))
 
 
@@ -200,7 +200,7 @@ def _split(arguments: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]]
 
 
 def _is_flag(word: str) -> bool:
-    """Whether `word` is a flag of ours, and so no value of the one before it."""
+    """Whether `word` is a flag of a run, and so not the value of the flag before it."""
     name, _, _ = word.removeprefix("--").replace("-", "_").partition("=")
     return word.startswith("--") and (name == "config" or name in {path for path, _, _ in fields()})
 
@@ -229,7 +229,7 @@ def _set(values: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _parse(text: str, kind: Any, where: str) -> Any:
-    """A flag's text as a value: YAML, so that numbers, true, null and [lists] are written as in a recipe."""
+    """Parse a flag's text as YAML, so that numbers, true, null and [lists] are written as in a recipe."""
     if takes_text(kind):
         return convert(None if text == "null" and type(None) in get_args(kind) else text, kind, where)
     if not text.strip():

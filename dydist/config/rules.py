@@ -1,4 +1,4 @@
-"""What a configuration may hold beyond its fields' types, and which fields do not decide its result."""
+"""Checks of a configuration beyond the types of its fields, and the fields that do not affect results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOCAL = (
     "parallel.timeout_s",
     "parallel.guard_every_steps",
 )
-"""Sections and fields that say where and how a run runs. Runs that differ in nothing else are the same run twice."""
+"""Sections and fields that do not affect results. Runs that differ only in these repeat the same computation."""
 LOWEST: dict[str, float] = {
     "seed": 0, "model.kernels": 1, "data.crop_padding": 0, "data.cutout": 0, "data.mixup": 0, "data.cutmix": 0,
     "data.limit": 1, "train.epochs": 1, "train.batch_size": 1, "train.max_steps": 1, "train.eval_batch_size": 1,
@@ -32,20 +32,20 @@ LOWEST: dict[str, float] = {
     "checkpoint.every_steps": 1, "checkpoint.keep": 1, "checkpoint.keep_every_steps": 1,
     "checkpoint.stage_keep": 1, "monitor.every_steps": 1, "monitor.histograms_every_steps": 0,
 }  # fmt: skip
-"""Fields that must be at least this."""
+"""Inclusive lower limits of fields."""
 ABOVE: dict[str, float] = {
     "model.width": 0, "model.reduction": 0, "train.clip_norm": 0, "train.eval_every_epochs": 0, "optim.gamma": 0,
     "temperature.start": 0, "temperature.end": 0, "parallel.timeout_s": 0, "checkpoint.every_minutes": 0,
     "checkpoint.deadline_s": 0,
 }  # fmt: skip
-"""Fields that must be above this."""
+"""Exclusive lower limits of fields."""
 HIGHEST: dict[str, float] = {
     "model.kernels": 1000, "model.width": 100, "data.crop_padding": 1000, "parallel.threads": 10_000,
     "train.epochs": 10**6, "train.max_steps": 10**9, "train.batch_size": 10**7, "train.eval_batch_size": 10**7,
     "parallel.shards": 10**5, "parallel.timeout_s": 10**7, "checkpoint.deadline_s": 10**7,
     "checkpoint.every_minutes": 10**6, "train.eval_every_epochs": 10**6,
 }  # fmt: skip
-"""Fields that must be at most this: beyond it is a slip, for which no machine has the memory, or no clock the time."""
+"""Upper limits of fields: larger values are mistakes that no machine's memory, or no clock, allows."""
 BELOW_ONE = ("model.dropout", "train.label_smoothing", "train.ema_decay", "optim.momentum")
 """Fields that must be at least 0 and below 1."""
 
@@ -56,13 +56,13 @@ def is_local(path: str) -> bool:
 
 
 def check_config(config: Config, *, world_size: int = 1) -> None:
-    """Raise UserError with every broken rule, one a line, each naming its field."""
+    """Raise UserError with every broken rule, one per line, each naming its field."""
     if found := problems(config, world_size):
         raise UserError("\n".join(found))
 
 
 def problems(config: Config, world_size: int) -> list[str]:
-    """Every broken rule, one a line, each naming its field; empty where `world_size` processes can run `config`."""
+    """Every broken rule, one per line, each naming its field; empty if `world_size` processes can run `config`."""
     found = [*_ranges(config)]
     if config.parallel.shards >= 1:
         found += _combinations(config, world_size)
@@ -70,7 +70,7 @@ def problems(config: Config, world_size: int) -> list[str]:
 
 
 def _ranges(config: Config) -> Iterator[str]:
-    """Values outside what one field allows."""
+    """Values out of a field's range."""
     for path, low in LOWEST.items():
         value = _get(config, path)
         if value not in (None, "auto") and not low <= value < float("inf"):
@@ -92,7 +92,7 @@ def _ranges(config: Config) -> Iterator[str]:
 
 
 def _combinations(config: Config, world_size: int) -> Iterator[str]:
-    """Values that are fine alone and impossible together."""
+    """Values that are valid but cannot be combined."""
     batch, shards = config.train.batch_size, config.parallel.shards
     if batch % shards:
         near = sorted({max(1, batch // shards) * shards, (batch // shards + 1) * shards})

@@ -1,8 +1,8 @@
-"""The whole configuration of a run: one frozen dataclass a section, each field with a line under it.
+"""The configuration of a run: a frozen dataclass per section, with a description under each field.
 
 A run is a pure function of these values (docs/design.md). They come from a YAML file, then flags over it;
-`dydist.config.reader` reads both. `dydist.config.rules` holds what a single field's type cannot say.
-Imports neither torch nor numpy, so that a mistake is told at once.
+`dydist.config.reader` reads both. `dydist.config.rules` has the checks that types cannot express. Imports neither
+torch nor numpy, so that a mistake is reported without delay.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from dydist.config.types import FilePath
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Where the run lives."""
+    """The run folder."""
 
     name: str = "run"
     """Name of the run; the run folder is `dir`/`name`."""
     dir: FilePath = "runs"
-    """Folder that holds run folders."""
+    """Folder that contains run folders."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class ModelConfig:
     dropout: float = 0.1
     """Dropout before the classifier."""
     strategy: Literal["auto", "grouped", "mix", "blocked", "fused", "winograd", "taps", "stacked"] = "auto"
-    """How dynamic convolutions are computed: auto chooses for each layer; or one for all (docs/performance.md)."""
+    """Implementation of dynamic convolutions: auto chooses one per layer; or one for all (docs/performance.md)."""
     bias: bool = False
     """Give dynamic convolutions K biases, mixed like the kernels."""
 
@@ -52,13 +52,13 @@ class DataConfig:
     """The images."""
 
     name: Literal["cifar10", "cifar100", "digits", "synthetic"] = "cifar10"
-    """Which images. digits: 1,797 handwritten digits that scikit-learn ships; synthetic: for benchmarks."""
+    """Data set. digits: 1,797 handwritten digits of scikit-learn; synthetic: random images for benchmarks."""
     root: FilePath = "data"
-    """Folder that holds cifar-10-batches-py/ or cifar-100-python/; what is missing is downloaded there."""
+    """Folder that contains cifar-10-batches-py/ or cifar-100-python/; missing data is downloaded to it."""
     download: bool = True
     """Download the published archive when it is not under `root`."""
     augment: bool = True
-    """Random crop and flip (digits: crop alone). Cutout, mixup and cutmix have fields of their own."""
+    """Random crop and flip (digits: only crop). Cutout, mixup and cutmix have their own fields."""
     crop_padding: int = 4
     """Pixels of zero padding for the random crop."""
     cutout: int = 0
@@ -68,21 +68,21 @@ class DataConfig:
     cutmix: float = 0.0
     """Alpha of cutmix's Beta distribution (Yun et al., arXiv:1905.04899); 0 is off."""
     limit: int | None = None
-    """Use the first so many images of the training split, and of the test split."""
+    """Use only the first N images of the training split and of the test split."""
     drop_last: bool = True
-    """Leave out the last, smaller global batch of an epoch (other images each epoch). False: train on it."""
+    """Skip the last, smaller global batch of an epoch (other images each epoch). False: train on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long, how large, how precise."""
+    """Duration, batch size, precision."""
 
     epochs: int = 40
     """Passes over the training images."""
     batch_size: int = 128
-    """Images of one step over all processes together (the global batch)."""
+    """Images per step over all processes (the global batch)."""
     max_steps: int | None = None
-    """Stop for good after so many steps. Schedules still follow `epochs`."""
+    """End the run after N steps. Schedules still follow `epochs`."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """fp32 (a GPU multiplies in TF32 unless reduce=exact), or autocast to bf16 or fp16 (fp16 with loss scaling)."""
     compile: bool = False
@@ -90,15 +90,15 @@ class TrainConfig:
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
     """torch.compile's mode. On a GPU the other two replay CUDA graphs."""
     clip_norm: float | None = None
-    """Clip the gradient of the global batch to this 2-norm."""
+    """Clip the gradient of the global batch to this L2 norm."""
     label_smoothing: float = 0.0
-    """Share of the target spread over all classes."""
+    """Fraction of the target that is spread over all classes."""
     ema_decay: float | None = None
-    """Keep an exponential moving average of the weights with this decay a step, and evaluate it too."""
+    """Keep an exponential moving average of the weights with this decay per step, and evaluate it too."""
     eval_every_epochs: float = 1.0
-    """Evaluate after so many epochs (fractions allowed), and at the end."""
+    """Evaluate every N epochs (fractions allowed), and at the end."""
     eval_batch_size: int = 500
-    """Images of one evaluation pass. Part of what exact evaluation depends on."""
+    """Images per forward pass of an evaluation. Exact results of evaluations depend on it."""
     profile: str | None = None
     """Profile these steps, such as 10:20; the trace goes to profile/ in the run folder."""
 
@@ -151,68 +151,68 @@ class TemperatureConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
-    """How the global batch is cut and put together again."""
+    """Sharding of the global batch, and reduction."""
 
     shards: int = 8
     """Parts of the global batch; the unit of work, batch statistics and randomness. At most this many processes."""
     reduce: Literal["fast", "exact"] = "fast"
     """fast: DDP's overlapped all-reduce; exact: one fixed tree, the same bits on any number of processes."""
     engine: Literal["ddp", "deepspeed"] = "ddp"
-    """Which back end trains."""
+    """Back end of training."""
     zero: Literal[0, 1, 2, 3] = 0
     """ZeRO stage, with the DeepSpeed engine."""
     offload: Literal["none", "optimizer", "param", "all"] = "none"
-    """ZeRO-Offload: what lives in host memory. optimizer needs zero 1 or more, param and all need zero 3."""
+    """ZeRO-Offload: what is kept in host memory. optimizer needs zero 1 or more, param and all need zero 3."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes the GPU where there is one."""
+    """auto uses the GPU if there is one."""
     threads: int | None = None
-    """CPU threads a process. Default: the machine's cores shared out; with reduce=exact 1, as it must be equal."""
+    """CPU threads per process. Default: the machine's cores divided by its processes; 1 with reduce=exact."""
     timeout_s: float = 600.0
-    """Seconds after which a collective that others do not join fails the run."""
+    """Seconds after which a collective without all processes fails the run."""
     guard_every_steps: int = 200
-    """Compare a hash of the weights between processes every so many steps, and at every save; 0: at saves alone."""
+    """Compare a hash of the weights between processes every N steps, and at every save; 0: only at saves."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """What is saved, where, how often."""
+    """Checkpoints: where, how often, how many."""
 
     url: FilePath | None = None
     """Folder or fsspec URL (s3://, sftp://, …). Default: checkpoints/ in the run folder."""
     every_steps: int | None = None
-    """Save after so many steps. With neither this nor `every_minutes`: once an epoch."""
+    """Save every N steps. With neither this nor `every_minutes`: once per epoch."""
     every_minutes: float | None = None
-    """Save after so many minutes."""
+    """Save every N minutes."""
     keep: int = 3
-    """How many of the newest checkpoints are kept."""
+    """Number of newest checkpoints to keep."""
     keep_every_steps: int | None = None
-    """Keep every checkpoint whose step is a multiple of this for ever."""
+    """Also keep every checkpoint whose step is a multiple of this."""
     keep_best: bool = True
     """Keep the checkpoint with the best test accuracy."""
     resume: FilePath = "auto"
-    """auto: the newest valid one; never; a step; or the URL of another run's checkpoint to start weights from."""
+    """auto: the newest valid one; never; a step; or the URL of another run's checkpoint for initial weights."""
     resume_classes: Literal["same", "any"] = "same"
     """any: when starting from another run's weights, its classifier may have another number of classes."""
     storage_options: dict[str, Any] = field(default_factory=dict)
-    """Options for the fsspec file system (endpoint, credentials). Secrets in it are never written or logged."""
+    """Options of the fsspec file system (endpoint, credentials). Secrets in them are never written or logged."""
     stage_dir: FilePath | None = None
-    """Node-local folder where saves land first when `url` is remote. Default: a folder under the temporary one."""
+    """Node-local folder for saves before their upload, if `url` is remote. Default: below the temporary folder."""
     stage_keep: int = 2
-    """How many checkpoints the local stage keeps at most."""
+    """Maximum number of checkpoints on the local stage."""
     deadline_s: float = 600.0
     """Seconds that one save may take, retries included, before it is reported as failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MonitorConfig:
-    """What is shown and written while it runs."""
+    """Progress, metrics and logs."""
 
     logdir: FilePath | None = None
     """Folder or URL of the TensorBoard log. Default: tensorboard/ in the run folder."""
     every_steps: int = 20
-    """Log a training line after so many steps."""
+    """Log training metrics every N steps."""
     histograms_every_steps: int = 500
-    """Histograms of weights and gradients in TensorBoard after so many steps; 0: none."""
+    """Histograms of weights and gradients in TensorBoard every N steps; 0: none."""
     prometheus_file: FilePath | None = None
     """File for node exporter's textfile collector, such as /var/lib/node_exporter/run.prom."""
     quiet: bool = False

@@ -1,7 +1,7 @@
-"""What a field's type allows: values converted to it or refused, types in words, and paths in one form.
+"""Types of fields: conversion of values, descriptions for messages, and normalization of paths.
 
-`FilePath` marks a field as a path: whoever reads it through `convert` gets `~` expanded and no slash at its end.
-`Range` marks what a number may be, for options of subcommands; a run's own rules are in `rules`.
+`FilePath` marks a field as a path: `convert` expands `~` and removes a trailing slash. `Range` limits a number in the
+options of subcommands; `rules` has the limits of a run's fields.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from dydist.text.strict import number
 
 _PATH = "a path, or a URL"
 FilePath = Annotated[str, _PATH]
-"""A path or URL. `~` and `~user` are expanded where it is read; environment variables are not."""
+"""A path or URL. `~` and `~user` are expanded; environment variables are not."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Marks a number that a field may not fall short of, or (`above`) not reach."""
+    """A lower limit of a number, inclusive unless `above`."""
 
     low: float
     above: bool = False
 
     def check(self, value: Any, where: str) -> None:
-        """Raise UserError where `value` is outside; None is no number."""
+        """Raise UserError if `value` is out of range. None is allowed."""
         if value is not None and not (value > self.low if self.above else value >= self.low):
             allowed = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
             raise UserError(f"{where}: {value} is not allowed; it must be {allowed}")
@@ -44,16 +44,16 @@ Index = Annotated[int, Range(0)]
 Positive = Annotated[float, Range(0, above=True)]
 _LARGEST_WHOLE = 2**63 - 1
 _SHOWN = 100
-"""Characters of a wrong value that a message shows."""
+"""Maximum number of characters of a wrong value in a message."""
 
 
 def hints_of(kind: type[Any]) -> dict[str, Any]:
-    """Type hints of a dataclass's fields, with what marks paths."""
+    """Type hints of a dataclass's fields, including annotations."""
     return get_type_hints(kind, include_extras=True)
 
 
 def describe(kind: Any) -> str:
-    """A field's type in words: `a whole number`, `one of fast, exact`, …"""
+    """Describe a field's type: `a whole number`, `one of fast, exact`, …"""
     origin = get_origin(kind)
     if origin is Annotated:
         return describe(get_args(kind)[0])
@@ -70,7 +70,7 @@ def describe(kind: Any) -> str:
 
 
 def takes_text(kind: Any) -> bool:
-    """Whether a text is a value of this type as it is."""
+    """Whether any text is a value of this type."""
     origin = get_origin(kind)
     if origin is Annotated:
         return takes_text(get_args(kind)[0])
@@ -87,7 +87,7 @@ def is_path(kind: Any) -> bool:
 
 
 def convert(value: Any, kind: Any, where: str) -> Any:
-    """`value` as `kind`, or UserError. A whole number is a number; paths get one form; nothing else is converted."""
+    """Convert `value` to `kind`, or raise UserError. Integers are accepted as floats, and paths are normalized."""
     fits, converted = _fit(value, kind)
     if not fits:
         # a mapping holds credentials, and a text that should have been one may hold them in any form
@@ -101,14 +101,14 @@ def convert(value: Any, kind: Any, where: str) -> Any:
 
 
 def normal_path(text: str, where: str) -> str:
-    """A path or URL as a run keeps it: `expanded_path`, and no control characters in it. Raises UserError."""
+    """A normalized path or URL: `expanded_path` without control characters. Raises UserError."""
     if any(unicodedata.category(character) == "Cc" for character in text):
         raise UserError(f"{where}: {scrub(repr(text))} is not allowed; a path has no control characters")
     return expanded_path(text, where)
 
 
 def expanded_path(text: str, where: str) -> str:
-    """A path or URL with `~` and `~user` expanded, and no slash at its end. Raises UserError."""
+    """A path or URL with `~` and `~user` expanded, and no trailing slash. Raises UserError."""
     if not text.strip():
         raise UserError(f"{where}: {text!r} is empty; give a path, or leave it out")
     if "://" in text:
@@ -125,7 +125,7 @@ def expanded_path(text: str, where: str) -> str:
 
 
 def folder_name_problem(name: str) -> str | None:
-    """What keeps `name` from being the name of one folder, or None."""
+    """Why `name` cannot be the name of a single folder, or None."""
     if not name.strip() or name in (".", ".."):
         return "it must be a folder name"
     if any(character in "/\\" for character in name):
@@ -138,7 +138,7 @@ def folder_name_problem(name: str) -> str | None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` for the one of `known` that is most like `name`; nothing where none is."""
+    """`; did you mean X?` for the name in `known` closest to `name`, or ""."""
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if not close:  # the right field in the wrong section, or with none
@@ -148,7 +148,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def shown(value: Any, kind: Any = None) -> str:
-    """A value as a message shows it: on one line, and not all of a long one."""
+    """A value for a message: on one line, and truncated."""
     if kind is not None and isinstance(value, str) and not takes_text(kind) and number(value) is not None:
         text = str(number(value)) if not math.isfinite(number(value) or 0) else repr(value)
     elif isinstance(value, int) and abs(value) > _LARGEST_WHOLE:
@@ -169,7 +169,7 @@ def _advice(value: Any, kind: Any) -> str:
 
 
 def _encodes(text: str) -> bool:
-    """False for what the terminal gave that is not UTF-8, which Python keeps as lone surrogates."""
+    """False if the text has lone surrogates, which Python uses for arguments that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
