@@ -1,7 +1,7 @@
-"""A subcommand's words as its function's arguments: options from the signature, every mistake in one line.
+"""Parses a subcommand's arguments by its function's signature; every mistake is reported in one line.
 
-Values are read as a run's own flags are (`config.reader`): whole numbers are decimal digits, `~` in a path is
-expanded. tyro prints the help from the same signature, and is imported for that alone.
+Values are read as in a run's flags (`config.reader`): integers are decimal digits, `~` in a path is expanded. tyro
+prints the help from the same signature.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Option:
 
     @property
     def name(self) -> str:
-        """As it is written: parameters that would hide a name end with an underscore."""
+        """The name on the command line: parameters that would shadow a builtin end with an underscore."""
         return self.keys[-1].rstrip("_").replace("_", "-")
 
 
 def bind(command: str, function: Callable[..., Any], words: Sequence[str]) -> Callable[[], Any]:
-    """The call of `function` that the words ask for, not made yet. Raises UserError.
+    """The call of `function` with the arguments `words`, for the caller to make. Raises UserError.
 
     `--help` prints the help and raises SystemExit(0).
     """
@@ -97,7 +97,7 @@ def _option(keys: tuple[str, ...], hint: Any, *, required: bool) -> Option:
 
 
 def _unmarked(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A type without tyro's marks, and these. What marks a path stays."""
+    """A type without tyro's annotations, and these. Annotations of paths are kept."""
     if get_origin(hint) is not Annotated:
         return hint, ()
     kind, *marks = get_args(hint)
@@ -158,7 +158,7 @@ def _read(command: str, options: Sequence[Option], words: list[str]) -> dict[Opt
 
 
 def _positional(command: str, options: Sequence[Option], words: list[str]) -> dict[Option, Any]:
-    """The words that belong to no option: one each, the last option may take many."""
+    """Positional arguments: one word each; the last one may take several."""
     given: dict[Option, Any] = {}
     for option in options:
         if _is_list(option.kind):

@@ -9,7 +9,7 @@ from dydist.text.display import console, show
 def bench_checkpoint(
     *, dir: FilePath | None = None, saves: Count = 5, width: Positive = 1.0, json: bool = False
 ) -> int:
-    """What saving DY-ResNet18 with momentum costs: pause of the loop, time to commit, extra memory.
+    """The cost of saving DY-ResNet18 with momentum: pause of the loop, time to commit, extra memory.
 
     Against torch.save and Accelerate's save_state to the same folder, in turn within one run: the pause is until the
     call returns, the commit until all is flushed to the disk. Aims: our pause at most 10 % of the time torch.save takes

@@ -1,4 +1,4 @@
-"""`dydist bench conv` and `dydist bench step`: what dynamic convolution costs over static."""
+"""`dydist bench conv` and `dydist bench step`: the cost of dynamic convolution over static."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def bench_conv(
 ) -> int:
     """Each dynamic layer of DY-ResNet18, forward and backward, over the static convolution of its shape.
 
-    Both take turns within one run; the ratio is the median over pairs, with the least and the greatest. `limit` is
-    the ratio of multiply-adds on paper (docs/performance.md).
+    Both are interleaved in one run; the ratio is the median over pairs, with minimum and maximum. `limit` is the
+    theoretical ratio of multiply-adds (docs/performance.md).
 
     Example: dydist bench conv --stem imagenet --strategies auto mix
 
@@ -97,12 +97,12 @@ def bench_step(
     threads: Count | None = None,
     json: bool = False,
 ) -> int:
-    """Whole training steps: DY-ResNet18 over static ResNet-18, and the public way of dynamic convolution over ours.
+    """Whole training steps: DY-ResNet18 over static ResNet-18, and the reference implementation over DY-ResNet18.
 
-    The public way is one convolution with groups = images. It runs in a process of its own with torch as it comes, as
-    its users run it: a training process of dydist has its memory in large pages, which the public way gains from too.
-    All take turns; the ratio is the median over pairs, with the least and the greatest. On a GPU a turn is ten
-    steps, and all share this process.
+    The reference implementation (`public`) is one convolution with groups = images. It runs in its own process with
+    torch's defaults, as its users run it: a training process of dydist uses large pages, from which it would gain
+    too. All are interleaved; the ratio is the median over pairs, with the least and the greatest. On a GPU a turn is
+    ten steps, and all run in this process.
 
     Example: dydist bench step --stem imagenet --batch-size 64 --memory
 

@@ -17,7 +17,7 @@ def bench_exact(
     processes: tuple[Count, ...] = (1, 2),
     json: bool = False,
 ) -> int:
-    """What exactness costs: a step with reduce=exact over one with reduce=fast, on one and two processes.
+    """The cost of exactness: a step with reduce=exact over one with reduce=fast, on one and two processes.
 
     Both ways take turns step by step within one run, with the same shards and one thread a process. The aim on a
     CPU is at most 1.15. The guard's comparison of all weights is timed beside it.

@@ -16,7 +16,7 @@ def bench_monitor(
     histograms_every: Count = 500,
     json: bool = False,
 ) -> int:
-    """What seeing a run costs: time a step with every monitor on over time with every one off.
+    """The cost of monitoring: time per step with all monitors on over time with all off.
 
     Blocks of steps with and without take turns in one process, on synthetic images; the median over pairs of
     neighbouring blocks is given with its 95 % interval. Aims: at most 1.01; 1.02 with --histograms-every 100.

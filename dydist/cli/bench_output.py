@@ -1,4 +1,4 @@
-"""What the benchmarks of speed share: how they set a process up, and how they show figures."""
+"""Shared by the benchmarks: setting up the process, and printing results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dydist.text.display import console, show
 
 
 def start(threads: int | None) -> None:
-    """Set up as a training process is, before torch allocates memory; then threads."""
+    """Set up the process as for training, before torch allocates memory, and its threads."""
     from dydist.config import Config
     from dydist.run.assemble import prepare_environment
 
@@ -23,7 +23,7 @@ def start(threads: int | None) -> None:
 
 
 def milliseconds(value: float) -> str:
-    """Three digits, and whole ones of long times."""
+    """Milliseconds with three digits, or as an integer for long times."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -35,7 +35,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:
-    """A table, whole also where a terminal is narrow or output goes to a file."""
+    """Print a table at full width, also on narrow terminals and to files."""
     from rich.table import Table
 
     table = Table(*header)
@@ -45,7 +45,7 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
 
 
 def print_machine(device: str = "cpu") -> None:
-    """What the figures above depend on."""
+    """Print the hardware and versions of the measurement."""
     from dydist.bench.pairs import describe_machine
 
     show(", ".join(f"{name} {value}" for name, value in describe_machine(device).items()))

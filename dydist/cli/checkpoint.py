@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Url = Annotated[FilePath, Positional, arg(metavar="FOLDER|URL")]
 
 PATIENCE_S = 60.0
-"""Seconds for which a failing store is tried again, and a person is told."""
+"""Seconds for which a failing store is retried before the error is reported."""
 
 
 def list_checkpoints(url: Url, *, storage_options: str = "{}", json: bool = False) -> int:
@@ -184,7 +184,7 @@ def copy_checkpoints(
 
 
 def _target(given: str, options: str) -> Retrying:
-    """The place to write to: a run's folder names the run's place, as everywhere."""
+    """The store to write to; a run's folder means the run's store, as in other commands."""
     from dydist.errors import UserError
     from dydist.named_run import is_run_folder, place_of
 
@@ -198,7 +198,7 @@ def _target(given: str, options: str) -> Retrying:
 
 
 def _place(given: str, options: str, field: str) -> tuple[Retrying, str | None]:
-    """The place that a run's folder, a place or a checkpoint's folder names, and the last one's name or None."""
+    """The store of a run's folder, a store or a checkpoint's folder, and the checkpoint's name or None."""
     from dydist.named_run import place_of
 
     own = parse_options(options)
@@ -207,7 +207,7 @@ def _place(given: str, options: str, field: str) -> tuple[Retrying, str | None]:
 
 
 def parse_options(text: str) -> dict[str, Any]:
-    """fsspec options from JSON. Raises UserError."""
+    """Parse fsspec options as JSON. Raises UserError."""
     from dydist.errors import UserError
     from dydist.text.strict import load_json
 
@@ -223,9 +223,9 @@ def parse_options(text: str) -> dict[str, Any]:
 
 
 def open_place(url: str, options: Mapping[str, Any], *, field: str = "url") -> Retrying:
-    """The place at a path or URL, for a command that a person waits for: transient failures are tried again.
+    """Open the store at a path or URL for an interactive command; retries transient failures.
 
-    DYDIST_SECRETS fills in what is `<hidden>`, as it does for a run.
+    DYDIST_SECRETS replaces `<hidden>` values, as for a run.
     """
     import os
     import threading
@@ -251,7 +251,7 @@ def open_place(url: str, options: Mapping[str, Any], *, field: str = "url") -> R
 
 
 def _find(url: str, step: Index | None, options: str) -> tuple[Retrying, list[Found]]:
-    """The checkpoints meant by a place or a step's folder; UserError where there is none."""
+    """The checkpoints of a store or a step's folder. Raises UserError if there are none."""
     from dydist.checkpoint import inspect, survey
     from dydist.errors import UserError
 
@@ -318,7 +318,7 @@ def _age(seconds: float) -> str:
 
 
 class progress:  # noqa: N801 - used as a function
-    """A progress bar on standard error where that is a terminal."""
+    """A progress bar on standard error, if that is a terminal."""
 
     def __init__(self, what: str, total: int, *, shown: bool = True) -> None:
         from rich.markup import escape

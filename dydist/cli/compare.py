@@ -1,4 +1,4 @@
-"""`dydist compare`: are two runs the same run, and how do many do?"""
+"""`dydist compare`: compares two runs, or tabulates many."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def compare(
         runs: Folders of runs, or of a sweep.
         table: Show a table also of two runs.
         baseline: Part of the label of the row that others are compared with. Default: model.kind=static, or the worst.
-        csv: Write a line a run, with every setting, to this file.
+        csv: Write one line per run, with every setting, to this file.
         plot: Draw every run's accuracy by row, with mean and interval, to this PNG file.
         json_: Print JSON.
     """

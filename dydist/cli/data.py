@@ -1,4 +1,4 @@
-"""`dydist data`: getting data sets ready before runs need them."""
+"""`dydist data`: prepares data sets for runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def prepare(
     root: FilePath = "data",
     json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Download a data set where it is missing, convert it, verify every byte, and say what is where.
+    """Download a data set if it is missing, convert it, verify every byte, and print its location.
 
     On a cluster whose nodes have no network, run it once on the login node, with the root that runs will use.
 

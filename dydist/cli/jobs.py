@@ -81,7 +81,7 @@ def status(
     Args:
         which: Job ids, run folders, sweep folders or names of runs.
         watch: Show it again every two seconds, until all have ended.
-        json_: Print JSON: a list, one object a job.
+        json_: Print JSON: a list, one object per job.
     """
     from rich.live import Live
 
@@ -134,8 +134,8 @@ def logs(
         rank: Only this process.
         start: Only the start of this number (0 is the first). Default: all.
         follow_: Go on showing lines as they come; ends when the job ends.
-        tail: Only the last so many lines.
-        json_: Print JSON: an object a line.
+        tail: Only the last N lines.
+        json_: Print JSON: one object per line.
     """
     from dydist.jobs.submission.logs import Line, failure_header, read_log
     from dydist.jobs.submission.registry import find
@@ -167,7 +167,7 @@ def logs(
 def follow(
     job: str, *, record: dict[str, Any] | None = None, rank: int | None = None, show: Any = display.show
 ) -> int:
-    """Show a job's log until it ends; its exit code."""
+    """Show a job's log until it ends; returns its exit code."""
     from dydist.jobs.submission.logs import failure_header, follow_log
     from dydist.jobs.submission.registry import find
     from dydist.jobs.submission.status import statuses

@@ -25,7 +25,7 @@ COLOURS = {
 
 
 def render(found: Sequence[JobStatus]) -> RenderableType:
-    """A line a job, then a line a failure or reason; with one job also its requeues."""
+    """One line per job, then one per failure or reason; for a single job also its requeues."""
     parts: list[RenderableType] = []
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     for name in ("job", "run", "state", "nodes", "step", "loss", "acc", "img/s", "ETA", "saved"):

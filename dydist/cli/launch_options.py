@@ -1,4 +1,4 @@
-"""The options that commands share which start jobs: a profile, and what the command line says over it."""
+"""The options of commands that start jobs: a profile, and options that override it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Repeated = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
-"""Values of a flag that may stand several times, with several values each."""
+"""A flag that may be repeated, with several values each time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class NodeOptions:
     gpus_per_node: int | None = None
     """GPUs, and so processes, of each node."""
     cpu: Flag = False
-    """Use CPUs alone."""
+    """Use only CPUs."""
     processes_per_node: int | None = None
     """Processes of each node, with --cpu."""
     time: str | None = None
@@ -59,7 +59,7 @@ class NodeOptions:
     """Any other options of sbatch, as NAME=VALUE or NAME; also several times."""
 
     def merged(self, **more: Any) -> Profile:
-        """The profile with these options and `more` over it, checked. UserError names every mistake."""
+        """The profile, overridden by these options and `more`. Raises UserError, which names every mistake."""
         from dydist.config.shipped import ROOT
         from dydist.jobs.submission.profile import load_profile
         from dydist.jobs.submission.profile_rules import check_profile

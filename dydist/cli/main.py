@@ -1,4 +1,4 @@
-"""The `dydist` command: which subcommands there are, and running one of them."""
+"""The `dydist` command: its subcommands, and running one of them."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "bench step": ("bench_conv", "measure a whole training step"),
     },
 }
-"""Every subcommand by its words, as people work: the module of dydist.cli whose COMMANDS has it, and a line of help."""
+"""All subcommands, in sections by task: the module of dydist.cli whose COMMANDS has each, and its help line."""
 Command = Callable[..., "int | None"]
 _TRAINING = "accelerate launch -m dydist.train --config RECIPE"
 
 
 def commands() -> dict[str, Command]:
-    """Every subcommand's function by its words, e.g. `submit` or `checkpoint list`."""
+    """Every subcommand's function by its name, e.g. `submit` or `checkpoint list`."""
     return {words: _function(words, module) for words, module, _ in _entries()}
 
 
@@ -89,7 +89,7 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def _from_outside(error: Exception) -> str | None:
-    """What to tell of an error of a disk, a store or a damaged checkpoint; None for a mistake of the program."""
+    """The message for an error of a disk, a store or a damaged checkpoint; None for a programming error."""
     from dydist.checkpoint import CheckpointError, explain, is_of_store
 
     if isinstance(error, socket.gaierror):
@@ -109,7 +109,7 @@ def _from_outside(error: Exception) -> str | None:
 
 
 def parse(arguments: Sequence[str]) -> Callable[[], int | None]:
-    """The call that a command line asks for, not made yet. Raises UserError.
+    """The call for a command line, for the caller to make. Raises UserError.
 
     A subcommand's `--help` is printed by tyro, which raises SystemExit(0).
     """
@@ -135,7 +135,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], int | None]:
 
 
 def overview(group: str | None = None) -> str:
-    """The help: a line for each command, by section; or for each of a group such as `checkpoint`."""
+    """The help: one line per command, by section, or per command of a group such as `checkpoint`."""
     if group is not None:
         lines = [f"usage: dydist {group} COMMAND ...", ""]
         lines += [_line(words, text) for words, _, text in _entries() if words.startswith(f"{group} ")]

@@ -42,7 +42,7 @@ def predict(
         checkpoint: A step's folder, a place that holds several (the newest valid one is taken), or a run's folder.
         images: Files, folders (with all below them), or patterns in quotes.
         step: That step of a place.
-        top: So many classes of each picture, the most probable first.
+        top: Number of classes per picture, most probable first.
         attention: Show the weights of the kernels in every dynamic layer.
         ema: Take the moving average of the weights.
         data_root: Folder of the data set, for checkpoints that do not name their classes.

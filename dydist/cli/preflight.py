@@ -1,4 +1,4 @@
-"""`dydist preflight`: are the nodes fit for a job?"""
+"""`dydist preflight`: checks that nodes are fit for a job."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ def report(
 ) -> int:
     """One HTML file about one or several runs: curves, attention, waits, faults, configuration; and PNG plots.
 
-    Several runs are drawn over each other; those that differ in the seed alone as their mean with a band.
-    The page needs nothing from outside: it opens without network, in light and dark, on wide and narrow screens.
+    Several runs share each chart; those that differ only in the seed are drawn as mean and band. The page is
+    self-contained: it needs no network, and adapts to dark mode and narrow screens.
 
     Example: dydist report runs/seed-0 runs/seed-1 runs/seed-2 --output report.html
 
@@ -29,7 +29,7 @@ def report(
         runs: Run folders.
         output: The HTML file. Default: report.html in the run folder, or here for several runs.
         png: Also write the curves as PNG files, to a folder beside it (needs matplotlib: the extra `report`).
-        json: Print where everything was written as JSON.
+        json: Print the written files as JSON.
     """
     from dydist.errors import UserError
     from dydist.monitor.outputs.files import replace_file

@@ -36,8 +36,8 @@ def sweep(
         run: After --: a recipe's path, then flags of dydist/train.py that all runs share.
         name: Name of the sweep; its runs lie in run.dir/NAME/.
         grid: Fields and their values, FIELD=VALUE,VALUE…; every combination is run.
-        seeds: Run each combination with seeds 0, 1, … so many.
-        parallel: How many run at once at most.
+        seeds: Number of seeds for each combination: 0, 1, …
+        parallel: Maximum number of runs at the same time.
         cluster: slurm. One machine alone has no queue for many runs; slurm/testcluster gives it one (docs/slurm.md).
         dry_run: Submit nothing: show which runs there would be, and the sbatch file.
         json_: Print JSON.

@@ -19,8 +19,7 @@ def tensorboard(
 ) -> int:
     """Open TensorBoard on run folders, log folders, or remote log folders (s3://, sftp://, …).
 
-    A remote folder is mirrored to a local one, and again every so many seconds: only segments that are new are
-    fetched. Ends with Ctrl-C.
+    A remote folder is mirrored to a local one every `every_s` seconds; only new segments are fetched. Ctrl-C ends it.
 
     Example: dydist tensorboard runs/seed-0 s3://bucket/logs/seed-1
 
@@ -28,7 +27,7 @@ def tensorboard(
         where: Run folders, folders of runs, TensorBoard log folders, or URLs of remote log folders.
         port: Port of the page.
         host: Address it listens on; 0.0.0.0 for every interface.
-        every_s: Seconds between looks at remote folders.
+        every_s: Seconds between updates of remote folders.
         mirror: Folder for the mirrored logs. Default: a temporary one, removed at the end.
     """
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""What `dydist evaluate`, `predict` and `export` share: opening the checkpoint that the user means."""
+"""Shared by `dydist evaluate`, `predict` and `export`: opening the checkpoint that the user names."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def open_trained(
 
 
 def note(text: str) -> None:
-    """Tell the user something beside the result, once a node."""
+    """Show a note to the user on standard error, once per node."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         tell(text)
 
 
 def describe(model: TrainedModel) -> dict[str, Any]:
-    """Which network a result is of, as JSON output begins."""
+    """The network of a result, as the first values of JSON output."""
     return {
         "checkpoint": model.url,
         "run": model.config.run.name,

@@ -16,10 +16,14 @@ from dydist.models.strategies.problem import Pair
 class DynamicConv2d(nn.Module):
     """A drop-in `nn.Conv2d` with K kernels, mixed per image by attention (Chen et al., arXiv:1912.03458).
 
-    Args: in_channels, out_channels, kernel_size, stride, padding, dilation, groups: as `nn.Conv2d`'s, in pixels;
-    padding is by zeros. bias: K biases, mixed by the same attention as the kernels. kernels: K. reduction: width of
-    the attention's hidden layer as a share of `in_channels`. strategy: the implementation (docs/performance.md); all
-    give the same result up to rounding. attention: softmax, or sigmoid for comparison.
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups: as `nn.Conv2d`'s, in pixels;
+            padding is by zeros.
+        bias: K biases, mixed by the same attention as the kernels.
+        kernels: K.
+        reduction: width of the attention's hidden layer as a share of `in_channels`.
+        strategy: the implementation (docs/performance.md); all give the same result up to rounding.
+        attention: softmax, or sigmoid for comparison.
 
     Parameters: `weight` (K, out, in/groups, kh, kw), `bias` (K, out) or None, `attention.fc1`, `attention.fc2`.
     Raises UserError for inconsistent sizes and unknown strategies.
