@@ -86,7 +86,7 @@ def newest_valid(
     for option in options:
         found = option.found
         if found.problem is not None:
-            agreement.note(f"{found.folder} is passed over: {found.problem}", level="warning")
+            agreement.note(f"{found.folder} is skipped: {found.problem}", level="warning")
             continue
         everywhere = stage is not None and len(option.holders) == world_size
         if everywhere:
@@ -94,13 +94,13 @@ def newest_valid(
             state, problem = agreement.all_succeed(lambda found=found: load(stage, found))  # type: ignore[misc]
             if problem is None and state is not None:
                 return state, option
-            agreement.note(f"{found.folder} on the local stage is passed over: {problem}", level="warning")
+            agreement.note(f"{found.folder} on the local stage is skipped: {problem}", level="warning")
         if not option.remote and (everywhere or not _bring(agreement, place, stage, option)):
             continue
         state, problem = agreement.all_succeed(lambda found=found: load(place, found))  # type: ignore[misc]
         if problem is None and state is not None:
             return state, option
-        agreement.note(f"{found.folder} is passed over: {problem}", level="warning")
+        agreement.note(f"{found.folder} is skipped: {problem}", level="warning")
     return None
 
 
@@ -110,7 +110,7 @@ def _bring(agreement: Agreement, place: Storage, stage: LocalStorage | None, opt
         agreement.on_rank(option.holders[0], lambda: copy_checkpoint(stage, place, option.found))  # type: ignore[arg-type]
     except CheckpointError as error:
         agreement.note(
-            f"{option.found.folder} lies on one node alone and cannot be uploaded, so it is passed over: {error}",
+            f"{option.found.folder} lies on one node alone and cannot be uploaded, so it is skipped: {error}",
             level="warning",
         )
         return False

@@ -69,7 +69,7 @@ class ResumePoint:
                 f"checkpoint.resume: step {self._resume} at {url} is damaged; use another step, or auto"
             )
         if chosen:
-            agreement.note(f"no checkpoint at {url} is valid: beginning at step 0", level="warning")
+            agreement.note(f"no checkpoint at {url} is valid: starting at step 0", level="warning")
         if not self._is_source:
             return None
         source, found = agreement.on_rank0(

@@ -129,7 +129,7 @@ def copy_checkpoints(
 ) -> int:
     """Copy a checkpoint to another place, the newest that can be loaded by default; run again, it resumes.
 
-    Every byte is verified. Newer ones that cannot be loaded are named and passed over.
+    Every byte is verified. Newer ones that cannot be loaded are reported and skipped.
 
     Example: dydist checkpoint copy s3://bucket/runs/cifar10 ./from-s3
 
@@ -159,7 +159,7 @@ def copy_checkpoints(
                     storage, destination, item, on_file=lambda name, size, copied: advance(size)
                 )
         except DamagedError as error:
-            tell(f"{error}; it is passed over")
+            tell(f"{error}; it is skipped")
             if item.problem is None:
                 damaged += 1
                 remove_attempt(destination, item.folder, item.intact.attempt)

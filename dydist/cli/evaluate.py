@@ -113,7 +113,7 @@ def _print_table(report: EvaluationReport, about: dict[str, Any], model: Trained
     show(f"loss          {report.loss:.5f}")
     show(f"calibration   error {report.calibration_error:.4f} (15 bins)")
     show(f"time          {about['seconds']:.1f} s on {about['device']}, processes: {about['processes']}")
-    table = Table("class", "images", "right", "accuracy", "taken for it")
+    table = Table("class", "images", "right", "accuracy", "predicted")
     for column in table.columns[1:]:
         column.justify = "right"
     for one in report.classes:

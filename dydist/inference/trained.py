@@ -139,7 +139,7 @@ def _read(
             return f"{storage.url}/{item.folder}", item, load(storage, item, kinds=(kind,))
         except DamagedError as error:
             problem = error
-            note(f"passed over: {error}")
+            note(f"skipped: {error}")
     raise UserError(
         f"checkpoint: none at {storage.url} is whole ({problem}); use another place, or copy it again from where it "
         "was written"

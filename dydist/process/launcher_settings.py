@@ -67,7 +67,7 @@ def apply_launcher_settings(
             said = setting.meaning(text.strip().lower())
         except ValueError as error:
             problems.append(
-                f"{setting.field}: the launcher's {setting.option} = {text} cannot be done; {error} ({where})"
+                f"{setting.field}: the launcher's {setting.option} = {text} is not supported; {error} ({where})"
             )
             continue
         if said is NOTHING:

@@ -126,7 +126,7 @@ class RunFolder:
             back = "" if newest is None else f"checkpoint.resume={newest} to go back to that step, "
             why = (
                 f"that place holds {there} now; bring its checkpoints back, or give {back}checkpoint.resume=never to "
-                "begin anew, or another run.name"
+                "start over, or another run.name"
             )
         return (
             f"run.name: {self._run_dir} belongs to a run that is saved up to step {saved} at {place}; {why}"

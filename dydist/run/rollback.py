@@ -54,9 +54,9 @@ def advice(held: Sequence[int], good: int | None, calm: int) -> str:
         return f"The newest checkpoint, step {good}, is from before that: the next start goes on from it"
     late = sorted(step for step in held if good is None or step > good)
     saved = f"the checkpoint{'s' * (len(late) > 1)} of step {', '.join(map(str, late))}"
-    saved = f"The loss was last in order at step {calm}, before {saved}"
+    saved = f"The loss was last normal at step {calm}, before {saved}"
     if good is None:
-        return f"{saved}, and no earlier one is kept: begin anew with --checkpoint.resume=never"
+        return f"{saved}, and no earlier one is kept: start over with --checkpoint.resume=never"
     return f"{saved}: go back to step {good} with --checkpoint.resume={good}"
 
 

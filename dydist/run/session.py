@@ -153,7 +153,7 @@ class Session:
             if name in model and model[name].shape != own[name].shape
         ]
         if other:
-            self._note(f"The classifier starts anew: {len(own['fc.bias'])} classes here.")
+            self._note(f"The classifier is initialized anew, for {len(own['fc.bias'])} classes.")
         return {**model, **{name: own[name] for name in other}}
 
     def save(self, progress: Progress, *, final: bool) -> None:

@@ -150,7 +150,7 @@ def test_damaged_ones_are_named_and_passed_over(
     raw[-1] ^= 1
     storage.write(name, lambda: [raw])
     assert_same(make().restore(), state_at(2))
-    passed = [note for note in told.notes if "is passed over" in note]
+    passed = [note for note in told.notes if "is skipped" in note]
     assert [note.split(" ")[0] for note in passed] == ["step-000000004", "step-000000003"]
     assert "is missing" in passed[0]
     assert "SHA-256" in passed[1]
@@ -167,7 +167,7 @@ def test_nothing_valid_begins_anew_and_says_so(
     shutil.rmtree(tmp_path / "stage", ignore_errors=True)
     storage.delete("step-000000001/MANIFEST.json")
     assert make().restore() is None
-    assert any("beginning at step 0" in note for note in told.notes)
+    assert any("starting at step 0" in note for note in told.notes)
 
 
 @a_choice

@@ -122,7 +122,7 @@ def test_a_file_that_contradicts_is_refused_with_both_fields(
     ],
 )
 def test_a_launcher_flag_that_contradicts_is_refused(variable: str, value: str, field: str) -> None:
-    with pytest.raises(UserError, match=rf"^{field}: .*launcher's .* = {value} ?(cannot be done)?;"):
+    with pytest.raises(UserError, match=rf"^{field}: .*launcher's .* = {value} ?(is not supported)?;"):
         apply_launcher_settings(
             to_dict(config_for(2, "none")), {"ACCELERATE_USE_DEEPSPEED": "true", variable: value}
         )

@@ -137,7 +137,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(variable: str, text: str) ->
         apply_launcher_settings({}, environment(variable, text))
     setting = OPTIONS[variable]
     assert str(refused.value).startswith(
-        f"{setting.field}: the launcher's {setting.option} = {text} cannot be done; "
+        f"{setting.field}: the launcher's {setting.option} = {text} is not supported; "
     )
     assert "\n" not in str(refused.value)
 
@@ -267,7 +267,7 @@ def test_options_that_start_other_ways_of_training_are_refused(tmp_path: Path) -
             *nothing, option, "--num_processes", "2", "--main_process_port", "0", folder=tmp_path
         )
         with pytest.raises(
-            UserError, match=f"^parallel.engine: the launcher's {named} = true cannot be done"
+            UserError, match=f"^parallel.engine: the launcher's {named} = true is not supported"
         ):
             apply_launcher_settings({}, environ)
     assert apply_launcher_settings({}, launched("--cpu", folder=tmp_path))[0] == {

@@ -57,7 +57,7 @@ def test_a_logged_loss_is_that_of_the_weights_before_its_step(tmp_path: Path) ->
     (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     told = rollback_advice(tmp_path, [1, 2, 3], [(6, math.nan)])
     assert told == (
-        "The loss was last in order at step 2, before the checkpoint of step 3: go back to step 2 with "
+        "The loss was last normal at step 2, before the checkpoint of step 3: go back to step 2 with "
         "--checkpoint.resume=2"
     )
 
@@ -65,4 +65,4 @@ def test_a_logged_loss_is_that_of_the_weights_before_its_step(tmp_path: Path) ->
 def test_what_to_do_where_nothing_or_everything_is_good() -> None:
     assert "next start begins at step 0" in advice([], None, 0)
     assert "step 6, is from before that: the next start goes on from it" in advice([3, 6], 6, 6)
-    assert "the checkpoints of step 3, 6, and no earlier one is kept: begin anew" in advice([6, 3], None, 2)
+    assert "the checkpoints of step 3, 6, and no earlier one is kept: start over" in advice([6, 3], None, 2)

@@ -107,7 +107,7 @@ def test_notes_of_a_start_are_told_once_and_kept(tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints" / "step-000000006" / "MANIFEST.json").unlink()
     text = train(flags(tmp_path, "run", *FEW, "--optim.lr", "0.7"), 1, tmp_path / "log2")
     events = (tmp_path / "run" / "events.jsonl").read_text()
-    for note in ("step-000000006 is passed over", "optim.lr was 0.05 until now, and is 0.7 from here on"):
+    for note in ("step-000000006 is skipped", "optim.lr was 0.05 until now, and is 0.7 from here on"):
         assert text.count(note) == events.count(note) == 1, text
 
 
@@ -122,7 +122,7 @@ def test_a_divergence_is_told_once_with_the_step_to_go_back_to(world_size: int, 
     saved = steps_saved(tmp_path / "run")
     if saved[-1] > STEPS:
         assert f"go back to step {STEPS} with --checkpoint.resume={STEPS}" in message
-        assert "The loss was last in order at step 6, before the checkpoint" in message
+        assert "The loss was last normal at step 6, before the checkpoint" in message
     else:
         assert "The newest checkpoint, step 6, is from before that" in message
     assert message in text

@@ -51,7 +51,7 @@ def _launch(context: NodeContext, spec: JobSpec, turn: int) -> Outcome:
         if context.signals.warning or context.cancelled:
             return _outcome(context, Fault("stopped", None, "asked to stop before the launch"))
         if context.attempt.failures() or time.monotonic() - began > MEETING_S:
-            return _outcome(context, Fault("torn", None, "the first node named no meeting place"))
+            return _outcome(context, Fault("torn", None, "the first node published no rendezvous address"))
         time.sleep(POLL_S)
     exit_dir = context.attempt.exit_dir(turn)
     exit_dir.mkdir(parents=True, exist_ok=True)

@@ -62,7 +62,7 @@ class Shipper:
                 self._send()
             except Exception as error:  # any error of any store: it must not affect training
                 if not self._failing:
-                    text = f"TensorBoard log: cannot write to {scrub(self._url)}: {explain(error)}; trying on"
+                    text = f"TensorBoard log: cannot write to {scrub(self._url)}: {explain(error)}; retrying"
                     self._messages.append((text, "warning"))
                 self._failing = True
                 self._connected = None  # do not reuse a broken connection
