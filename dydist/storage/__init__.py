@@ -1,6 +1,6 @@
-"""Places at a path or an fsspec URL: opened, read and written, and tried again where an error is transient.
+"""Stores at a path or an fsspec URL: opening, reading and writing, with retries of transient errors.
 
-- `protocol`: what a place can do (`Storage`); `local`, `remote`: the two kinds; `opening`: which one a URL gets
-- `places`: how paths and URLs are read, and the one door to a remote file system; `names`: names that mean something
-- `connections`, `ftp`: connections to remote stores; `transient`: which errors may pass; `retry`: trying again
+- `protocol`: the interface (`Storage`); `local`, `remote`: its implementations; `opening`: chooses one for a URL
+- `places`: parsing paths and URLs, and opening remote file systems; `names`: names of checkpoint folders and files
+- `connections`, `ftp`: connections to remote stores; `transient`: classifies errors; `retry`: retries
 """

@@ -1,4 +1,4 @@
-"""A place on a disk that this machine sees as its own: local, or a network file system."""
+"""A store on a mounted file system: a local disk or a network file system."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from dydist.storage.names import MANIFEST, PARTIAL, REPLACED, leftover_step
 from dydist.storage.protocol import READ_BYTES, TEMPORARY, Chunks, not_a_file, refuse_other_bytes
 
 _CANNOT_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-"""What file systems answer that have no fsync for a file or a folder: some FUSE, 9p and CIFS mounts."""
+"""Errors of file systems without fsync for files or folders: some FUSE, 9p and CIFS mounts."""
 _CANNOT_LINK = {*_CANNOT_FLUSH, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV}
-"""What file systems answer that have no hard links: FAT, many FUSE and CIFS mounts, and where links are forbidden."""
+"""Errors of file systems without hard links: FAT, many FUSE and CIFS mounts, or if links are forbidden."""
 
 
 class LocalStorage:
-    """A folder; a checkpoint's folder appears complete or not at all.
+    """A store in a folder; a checkpoint's folder appears atomically.
 
-    `durable`: what is written is flushed to the disk and outlasts a power cut. Without, it outlasts the process.
+    `durable`: flush all writes to disk, so that they survive a power loss; otherwise they only survive the process.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, durable: bool = True) -> None:
@@ -49,10 +49,10 @@ class LocalStorage:
         return None
 
     def _facts(self, folder: str) -> dict[str, tuple[int, float]]:
-        """Bytes and time of change of each file in a folder, the temporary ones too."""
+        """Size and modification time of each file in a folder, including temporary ones."""
         result = {}
         for entry in self._entries(folder):
-            # What another process renames while we look was a temporary file, or is gone.
+            # A file that another process renames meanwhile was temporary, or is gone.
             with _missing_is_no_error():
                 if entry.is_file():
                     facts = entry.stat()
@@ -74,7 +74,7 @@ class LocalStorage:
         return None
 
     def read(self, name: str) -> Iterator[bytes]:
-        if self.size(name) is None:  # a folder has no bytes, and a pipe would let us wait for ever
+        if self.size(name) is None:  # a folder has no bytes, and reading a pipe would block
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.root / name))
         with (self.root / name).open("rb", buffering=0) as file:
             while chunk := file.read(READ_BYTES):
@@ -94,14 +94,14 @@ class LocalStorage:
                 refuse_other_bytes(self, name, data)
 
     def _show(self, temporary: Path, target: Path) -> None:
-        """Let a file appear whole under a name that is not taken."""
+        """Make a complete file appear under a free name."""
         try:
             os.link(temporary, target)
             return
         except OSError as error:
             if error.errno not in _CANNOT_LINK:
                 raise
-        # Without hard links the name is claimed by an empty file, and a rename fills it.
+        # Without hard links, an empty file claims the name, and a rename fills it.
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:
             temporary.replace(target)
@@ -113,11 +113,11 @@ class LocalStorage:
 
     @contextlib.contextmanager
     def _whole(self, name: str, chunks: Chunks) -> Iterator[Path]:
-        """A temporary file beside the target, on the disk to the last byte; gone afterwards."""
+        """A completely written temporary file next to the target; removed afterwards."""
         target = self.root / name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:  # which `create` raises for the file itself alone
+        except FileExistsError:  # which `create` only raises for the file itself
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target.parent)) from None
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}{TEMPORARY}")
         try:
@@ -131,11 +131,11 @@ class LocalStorage:
             temporary.unlink(missing_ok=True)
 
     def delete(self, name: str) -> None:
-        with _missing_is_no_error(), contextlib.suppress(IsADirectoryError):  # a folder is no file
+        with _missing_is_no_error(), contextlib.suppress(IsADirectoryError):  # a folder is not a file
             (self.root / name).unlink()
 
     def delete_folder(self, folder: str) -> None:
-        # The manifest first: a folder half deleted is not a checkpoint.
+        # The manifest first: a partly deleted folder is not a checkpoint.
         path = self.root / folder
         if path.is_dir() and not path.is_symlink():
             _remove(path / MANIFEST)
@@ -151,12 +151,12 @@ class LocalStorage:
             self.write(f"{working}/{MANIFEST}", lambda: [manifest])
             self._flush_folder(source)
             self._swap(source, target, replaced)
-        elif not self._shows(folder, manifest):  # it does where an earlier try took effect before it failed
+        elif not self._shows(folder, manifest):  # true if an earlier attempt took effect before it failed
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source))
         self._flush_folder(self.root)
         with contextlib.suppress(
             OSError
-        ):  # what cannot be removed now is swept later, as a torn save's files are
+        ):  # what cannot be removed now is removed later, as a torn save's files
             _remove(replaced)
 
     def _shows(self, folder: str, manifest: bytes) -> bool:
@@ -166,8 +166,8 @@ class LocalStorage:
             return False
 
     def _swap(self, source: Path, target: Path, replaced: Path) -> None:
-        """Give a finished folder its name. What had the name, a damaged checkpoint or one that the user went back
-        before, is moved out of the way, and comes back where the second rename fails."""
+        """Rename a finished folder to its name. A folder with that name, a damaged checkpoint or one set aside, is
+        moved away first, and moved back if the second rename fails."""
         try:
             if os.path.lexists(target):
                 _remove(replaced)
@@ -180,9 +180,9 @@ class LocalStorage:
             raise
 
     def _finish_swaps(self, names: set[str]) -> set[str]:
-        """Finish what a process that died between the two renames of `_swap` began; returns what appeared.
+        """Finish the renames of processes that died within `_swap`; returns the folders that appeared.
 
-        Else neither the checkpoint that was there nor the one that was to replace it would be found.
+        Otherwise neither the old checkpoint nor its replacement would be found.
         """
         appeared = set()
         for name in names:
@@ -190,7 +190,7 @@ class LocalStorage:
                 attempt = name.removesuffix(REPLACED)
                 folder = attempt[1 : attempt.rindex(".")]
                 if folder not in names and (self.root / (attempt + PARTIAL) / MANIFEST).is_file():
-                    with contextlib.suppress(OSError):  # not ours to write, or its owner was alive and did it
+                    with contextlib.suppress(OSError):  # not writable, or its owner was alive and renamed it
                         (self.root / (attempt + PARTIAL)).rename(self.root / folder)
                     if (self.root / folder).is_dir():
                         appeared.add(folder)
@@ -203,7 +203,7 @@ class LocalStorage:
         return None
 
     def _flush_folder(self, path: Path) -> None:
-        """Make renames in a folder last through a power cut."""
+        """Make renames in a folder survive a power loss."""
         if not self._durable:
             return
         handle = os.open(path, os.O_RDONLY)
@@ -214,7 +214,7 @@ class LocalStorage:
 
 
 def _flush(handle: int) -> None:
-    """fsync, where the file system has it."""
+    """fsync, if the file system supports it."""
     try:
         os.fsync(handle)
     except OSError as error:
@@ -224,7 +224,7 @@ def _flush(handle: int) -> None:
 
 @contextlib.contextmanager
 def _missing_is_no_error() -> Iterator[None]:
-    """What is gone, and a link that leads nowhere or in a circle, is passed over; other trouble is raised."""
+    """Ignore missing files and dangling or circular links; raise other errors."""
     try:
         yield
     except OSError as error:
@@ -233,14 +233,14 @@ def _missing_is_no_error() -> Iterator[None]:
 
 
 def _clear_the_way(target: Path) -> None:
-    """Move aside what has the name of a file and is none, such as a folder: it can be neither read nor replaced."""
+    """Move aside something that has a file's name but is not a file, such as a folder."""
     if os.path.lexists(target) and not target.is_symlink() and not target.is_file():
-        with contextlib.suppress(FileNotFoundError):  # another process was quicker
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
             target.rename(target.with_name(not_a_file(target.name)))
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, a link, or a folder with all that it holds; no error where it is not there."""
+    """Remove a file, a link, or a folder with its contents; no error if it does not exist."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return

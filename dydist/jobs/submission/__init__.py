@@ -1,7 +1,9 @@
-"""What runs on the login node: jobs are submitted, listed, shown and cancelled.
+"""Code for the login node: submits, lists, shows and cancels jobs.
 
-- `profile`, `profile_rules`: a site's settings; `snapshot`: the code as it was; `job_secrets`: how secrets reach a job
+- `profile`, `profile_rules`: a site's settings; `snapshot`: the copy of the code; `job_secrets`: passing secrets to a
+  job
 - `submit`, `sbatch`, `arrays`: one job or an array of them; `sweep`: many runs
-- `status`, `reasons`: what SLURM and the run folder say; `logs`, `task_log`: what jobs wrote; `preflight_report`
-- `registry`: which jobs there are; `cancel`; `refusals`: what SLURM refuses, in one line
+- `status`, `reasons`: the state of jobs, by SLURM and the run folder; `logs`, `task_log`: output of jobs;
+  `preflight_report`
+- `registry`: the user's jobs; `cancel`; `refusals`: SLURM's refusals in one line
 """

@@ -1,4 +1,4 @@
-"""Ending a job: it saves first, or at once."""
+"""Cancels jobs, with or without a save."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dydist.jobs.submission.status import statuses
 
 
 def cancel(record: Mapping[str, Any], *, now: bool = False) -> str:
-    """End one job; returns what was done, in words.
+    """End one job; returns a message on what was done.
 
-    A running job is asked to finish its step, save and stop, and does not come back; with `now`, or where it is
-    not running, it is ended at once.
+    A running job is asked to finish its step, save and stop, and is not requeued; with `now`, or if it is not
+    running, it is ended at once.
     """
     job = str(record["job"])
     status = statuses([record])[0]
@@ -27,13 +27,13 @@ def cancel(record: Mapping[str, Any], *, now: bool = False) -> str:
         raise slurm.SlurmError(status.message)
     if status.ended:
         return f"job {job} has ended already ({status.state})"
-    # Whoever decides at the job's end sees this, however it ends.
+    # The decision at the job's end takes this file into account.
     write_json(Path(record["log_dir"]) / "cancel.json", {"time": time.time(), "now": now})
     waiting = status.state in ("pending", "requeued")
     at_once = now or waiting
     if record["cluster"] == "local":
         _end_local(int(job), now=now)
-    elif at_once or status.state == "starting":  # nothing is trained yet that could be saved
+    elif at_once or status.state == "starting":  # there is nothing to save yet
         slurm.cancel(job)
         at_once = True
     else:
@@ -47,7 +47,7 @@ def cancel(record: Mapping[str, Any], *, now: bool = False) -> str:
 
 
 def cancel_all(records: Sequence[Mapping[str, Any]], *, now: bool = False) -> Iterator[tuple[str, bool]]:
-    """`cancel` for each; what became of each in words, and whether that is what was asked for."""
+    """`cancel` each job; yields a message, and whether it succeeded."""
     for record in records:
         try:
             yield cancel(record, now=now), True
@@ -56,7 +56,8 @@ def cancel_all(records: Sequence[Mapping[str, Any]], *, now: bool = False) -> It
 
 
 def _ended_meanwhile(record: Mapping[str, Any], error: slurm.SlurmError) -> str:
-    """SLURM could not signal a job that ran a moment ago: it is back in the queue, or has ended, or `error` stands."""
+    """SLURM could not signal a job that was just running: cancel it in the queue, report its end, or raise
+    `error`."""
     status = statuses([record])[0]
     if status.ended:
         return f"job {record['job']} has ended already ({status.state})"
@@ -69,7 +70,7 @@ def _ended_meanwhile(record: Mapping[str, Any], error: slurm.SlurmError) -> str:
 
 
 def _end_local(controller: int, *, now: bool) -> None:
-    """submitit's controller passes SIGTERM on to its task, which passes the request on to training."""
+    """submitit's controller forwards SIGTERM to its task, which forwards the request to training."""
     if not now:
         os.kill(controller, signal.SIGTERM)
         return

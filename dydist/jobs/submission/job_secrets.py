@@ -1,6 +1,6 @@
-"""How the secrets of a run reach its job: by the environment of `sbatch`, which SLURM hands on, and by nothing else.
+"""Passes a run's secrets to its job only through the environment of `sbatch`, which SLURM passes to the job.
 
-What is submitted (command line, recipe, pickle, sbatch file, records) has HIDDEN in their place.
+Everything written (command line, recipe, pickle, sbatch file, records) has HIDDEN instead.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dydist.text.strict import dump_yaml
 
 
 def job_variables(config: Config, profile: Profile) -> dict[str, str]:
-    """Environment variables that carry the secrets of a configuration and of a profile's `env` to the job.
+    """Environment variables with the secrets of a configuration and of a profile's `env`, for the job.
 
-    Raises UserError where the profile keeps variables from the job.
+    Raises UserError if the profile's options keep variables from the job.
     """
     found = secret_env(profile)
     if secrets := secrets_of(config):
@@ -37,7 +37,7 @@ def job_variables(config: Config, profile: Profile) -> dict[str, str]:
 
 
 def secret_env(profile: Profile) -> dict[str, str]:
-    """The variables of a profile that are written nowhere, since their name or their value tells a secret."""
+    """The variables of a profile that are never written, since their name or value suggests a secret."""
     values = {name: str(value) for name, value in profile.env.items()}
     return {name: value for name, value in values.items() if is_secret_name(name) or scrub(value) != value}
 
@@ -50,7 +50,7 @@ def open_env(profile: Profile) -> dict[str, str]:
 
 @contextmanager
 def in_environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Within, this process has these variables too: what it starts inherits them."""
+    """Within, set these variables in this process, so that child processes inherit them."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -64,7 +64,7 @@ def in_environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def recipe_to_write(recipe: Path) -> bytes:
-    """A recipe as it may lie in a submission's folder: as it is, or without its secrets."""
+    """The recipe's bytes for a submission's folder: unchanged, or without its secrets."""
     values = read_yaml(recipe)
     shown = redacted_values(values)
     content = recipe.read_bytes()
@@ -74,7 +74,7 @@ def recipe_to_write(recipe: Path) -> bytes:
 
 
 def _keeper(profile: Profile) -> str:
-    """The option that would start the job without the variables of `sbatch`, or ""."""
+    """The option that would keep the variables of `sbatch` from the job, or ""."""
     options: list[tuple[str, Any]] = [("SBATCH_EXPORT", os.environ.get("SBATCH_EXPORT"))]
     options += [(f"sbatch: {name}", value) for name, value in profile.sbatch.items() if name == "export"]
     options += [("srun: --export", value) for value in _exports(profile.srun)]

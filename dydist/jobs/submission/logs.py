@@ -1,4 +1,4 @@
-"""What a job's processes printed: merged by time, by rank, and as it comes."""
+"""The output of a job's processes: merged by time, by rank, and followed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LINE = re.compile(r"^(\S+) \[(rank|node) (\d+)\] (.*)$")
 
 @dataclass(frozen=True, order=True)
 class Line:
-    """One line. `rank` None: said by the node's own task."""
+    """One line. `rank` None: from the node's own task."""
 
     time: str
     start: int
@@ -33,7 +33,7 @@ class Line:
 
 
 def read_log(log_dir: Path, *, start: int | None = None, rank: int | None = None) -> Iterator[Line]:
-    """All lines of one start (None: of all), merged over nodes by time."""
+    """All lines of one start (None: of all starts), merged over nodes by time."""
     for attempt in attempts(log_dir):
         number = int(attempt.folder.name.rpartition("-")[2])
         if start is not None and number != start:
@@ -45,12 +45,12 @@ def read_log(log_dir: Path, *, start: int | None = None, rank: int | None = None
 def follow_log(
     log_dir: Path, *, rank: int | None, ended: Callable[[], bool], from_end: bool = False
 ) -> Iterator[Line]:
-    """Lines as they come, of this start and of those to come, until the job has ended."""
+    """Follow the lines of this and later starts until the job has ended."""
     places: dict[Path, int] = {}
     if from_end:
         places = {path: path.stat().st_size for path in log_dir.glob("attempt-*/node-*.log")}
     while True:
-        over = ended()  # asked before reading: what was written before the end is still shown
+        over = ended()  # checked before reading, so that the last lines are shown too
         new: list[Line] = []
         for path in sorted(log_dir.glob("attempt-*/node-*.log")):
             text, places[path] = _read_from(path, places.get(path, 0))
@@ -63,12 +63,12 @@ def follow_log(
 
 
 def failure_header(status: JobStatus) -> str:
-    """A job's failure in one line: its kind, rank, node and message; or nothing. The traceback stands in the log."""
+    """A job's failure in one line: kind, rank, node and message; or "". The traceback is in the log."""
     if status.failure is None:
         return ""
     failure: Mapping[str, Any] = status.failure
     message = " ".join(str(failure["message"]).split())
-    if failure["kind"] == "preflight":  # it names the nodes itself
+    if failure["kind"] == "preflight":  # the message names the nodes
         return message
     rank = "" if failure["rank"] is None else f"rank {failure['rank']} on "
     return f"{failure['kind']}: {rank}node {failure['node']}: {message}"
@@ -86,7 +86,7 @@ def _lines(text: str, start: int, node: int) -> Iterator[Line]:
 
 
 def _read_from(path: Path, place: int) -> tuple[str, int]:
-    """Whole lines from `place` on, and where they end."""
+    """The complete lines from offset `place`, and the offset of their end."""
     with path.open("rb") as file:
         file.seek(place)
         content = file.read()

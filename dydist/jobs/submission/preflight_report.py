@@ -1,4 +1,4 @@
-"""What a preflight found out, put together from the files of its job."""
+"""The report of a preflight, from the files of its job."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ VERDICTS = ("preflight.json", "probes.json")
 
 
 def preflight_report(record: Mapping[str, Any]) -> dict[str, Any]:
-    """`fit`: nothing bad was found; `bad` by node; `everywhere`; `notes`; `nodes`: each node's own report with its
-    processes' measurements."""
+    """`fit`: whether nothing bad was found; `bad` by node; `everywhere`; `notes`; `nodes`: each node's report, with
+    the measurements of its processes."""
     report: dict[str, Any] = {
         "job": record["job"],
         "fit": False,
@@ -43,7 +43,7 @@ def preflight_report(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def render_report(report: Mapping[str, Any]) -> str:
-    """For people: the bad first, then a line a process."""
+    """As text: problems first, then one line per process."""
     lines = [f"BAD everywhere: {reason}" for reason in report["everywhere"]]
     lines += [f"BAD node {name}: {reason}" for name, reasons in report["bad"].items() for reason in reasons]
     lines += [f"note: {note}" for note in report["notes"]]

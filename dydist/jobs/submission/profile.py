@@ -1,6 +1,6 @@
-"""Profiles: what a site's cluster wants, written once (YAML), so that a submission names nothing but the run.
+"""Profiles: a site's settings in a YAML file, so that a submission only names the run.
 
-`--profile NAME` is `NAME.yaml` in ~/.config/dydist/ or in the project's slurm/; a path is taken as it is.
+`--profile NAME` means `NAME.yaml` in ~/.config/dydist/ or in the project's slurm/; a path is used unchanged.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from dydist.text.strict import TextError, load_yaml, load_yaml_words, read_user_
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """One site's settings. Every field may be left out; flags of `dydist submit` come over them."""
+    """One site's settings. All fields are optional; flags of `dydist submit` override them."""
 
     description: str = ""
-    """For people."""
+    """For readers of the file."""
     partition: str | None = None
     """Partition (queue)."""
     account: str | None = None
@@ -39,11 +39,11 @@ class Profile:
     nodes: int = 1
     """Nodes of the job."""
     min_nodes: int | None = None
-    """Start with as few as these when no more are free. The result is the same, bit for bit, with reduce=exact."""
+    """Start with as few nodes as this if no more are free. With reduce=exact, the results are equal bit for bit."""
     gpus_per_node: int = 1
-    """GPUs, and so processes, of each node; 0 trains on CPUs."""
+    """GPUs, and thus processes, per node; 0 trains on CPUs."""
     processes_per_node: int | None = None
-    """Processes of each node on CPUs. Default: 1."""
+    """Processes per node on CPUs. Default: 1."""
     gres: str | None = None
     """Generic resources instead of --gpus-per-node, for sites that want them: `gpu:a100:4`."""
     cpus_per_task: int | None = None
@@ -51,35 +51,35 @@ class Profile:
     mem: str | None = None
     """Memory of each node: `64G`; `0` is all of it."""
     exclusive: bool = False
-    """Whole nodes."""
+    """Request whole nodes."""
     requeue: bool = True
-    """Let the job come back after time limits, preemption and lost nodes."""
+    """Requeue the job after time limits, preemption and lost nodes."""
     warning_s: int = 120
-    """Seconds before the time limit at which SLURM warns, at most a quarter of it; the last save must fit in."""
+    """Seconds before the time limit at which SLURM warns, at most a quarter of it; the final save must fit."""
     modules: tuple[str, ...] = ()
-    """Environment modules that are loaded."""
+    """Environment modules to load."""
     setup: tuple[str, ...] = ()
     """Shell lines before the job starts."""
     env: dict[str, Any] = field(default_factory=dict)
     """Environment variables of the job."""
     container: str | None = None
-    """What goes before the Python interpreter: `apptainer exec --nv image.sif`."""
+    """Prefix of the Python command: `apptainer exec --nv image.sif`."""
     python: FilePath | None = None
-    """Interpreter on the nodes. Default: the one that submits."""
+    """Python interpreter on the nodes. Default: the submitting one."""
     interface: str | None = None
     """Network interface between nodes (ib0, eno1). Default: the one with the default route."""
     sbatch: dict[str, Any] = field(default_factory=dict)
-    """Any other option of sbatch, without dashes before: `reservation: maintenance`."""
+    """Other options of sbatch, without leading dashes: `reservation: maintenance`."""
     srun: tuple[str, ...] = ()
-    """Further arguments of srun."""
+    """Additional arguments of srun."""
     preflight: Preflight = "quick"
     """Checks of each node before every start: off, quick, or full (also arithmetic and network)."""
     start_timeout_s: float = 1800.0
-    """Seconds until every process must have finished its first step."""
+    """Seconds within which every process must finish its first step."""
     hang_timeout_s: float = 900.0
     """Seconds without a finished step, or block of an evaluation, after which a process counts as hung."""
     max_stalled: int = 3
-    """Give up after so many starts in a row that saved nothing new."""
+    """Give up after this many stalled starts in a row."""
 
     @property
     def cpu(self) -> bool:
@@ -87,12 +87,12 @@ class Profile:
 
     @property
     def processes(self) -> int:
-        """Processes of the run on each node."""
+        """Processes of the run per node."""
         return self.gpus_per_node or self.processes_per_node or 1
 
     @property
     def effective_warning_s(self) -> int:
-        """`warning_s`, at most a quarter of `time`: else a start has no time left in which it could train.
+        """`warning_s`, at most a quarter of `time`, so that a start has time to train.
 
         SLURM may send it up to a minute earlier (sbatch(1), --signal).
         """
@@ -100,7 +100,7 @@ class Profile:
 
     @property
     def note(self) -> str:
-        """What is done otherwise than the profile says, for people; empty where nothing is."""
+        """A note on a setting that is not applied as written; empty if all are."""
         if self.effective_warning_s == self.warning_s:
             return ""
         return (
@@ -110,7 +110,7 @@ class Profile:
 
 
 def seconds(time: str) -> float:
-    """A time limit as sbatch takes it (MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS); infinity for none."""
+    """Parse a time limit of sbatch (MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS); infinity for none."""
     if time.strip().upper() in ("", "0", "UNLIMITED", "INFINITE"):
         return inf
     days, dash, clock = time.rpartition("-")
@@ -125,7 +125,8 @@ def seconds(time: str) -> float:
 
 
 def load_profile(name: str | None, *, project: Path, config_home: Path | None = None) -> Profile:
-    """The profile NAME, a file, or with None the defaults. UserError: unknown, unreadable, or wrong in it."""
+    """Load the profile `name`, a file, or the defaults if None. Raises UserError if it is unknown, unreadable or
+    invalid."""
     if name is None:
         return Profile()
     folders = [config_home or default_config_home(), project / "slurm"]
@@ -153,7 +154,7 @@ def load_profile(name: str | None, *, project: Path, config_home: Path | None = 
 
 
 def _as_written(values: Any, words: Any) -> None:
-    """Give variables and options the text that stands in the file: 1.10 is not 1.1, and true not True."""
+    """Set variables and options to their text in the file: 1.10 is not 1.1, and true not True."""
     for section in ("env", "sbatch"):
         found = values.get(section) if isinstance(values, dict) else None
         texts = words.get(section) if isinstance(words, dict) else None
@@ -164,12 +165,12 @@ def _as_written(values: Any, words: Any) -> None:
 
 
 def default_config_home() -> Path:
-    """~/.config/dydist, or where XDG_CONFIG_HOME says."""
+    """~/.config/dydist, or the folder in XDG_CONFIG_HOME."""
     return user_folder("XDG_CONFIG_HOME", ".config")
 
 
 def parse_profile(values: Any, where: str) -> Profile:
-    """A profile from a YAML mapping, checked field by field; UserError names every mistake."""
+    """A profile from a YAML mapping. Raises UserError, which names every mistake."""
     if values is None:
         values = {}
     if not isinstance(values, dict):

@@ -1,4 +1,4 @@
-"""What a profile may hold beyond its fields' types: ranges, variables, and options of sbatch that say a thing twice."""
+"""Checks of a profile beyond types: ranges, variables, and options of sbatch that duplicate a field."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 _TIME = re.compile(r"([0-9]+-)?[0-9]+(:[0-9]+){0,2}|UNLIMITED|INFINITE", re.IGNORECASE)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SOCKETS = re.compile(r"\(.*?\)")
-"""Where GPUs lie, as in `gpu:4(S:0-1)`."""
+"""The sockets of GPUs, as in `gpu:4(S:0-1)`."""
 _LOWEST = {
     "nodes": 1, "min_nodes": 1, "processes_per_node": 1, "cpus_per_task": 1, "max_stalled": 1, "gpus_per_node": 0,
     "warning_s": 0,
 }  # fmt: skip
 _HIGHEST = {"warning_s": 65535}  # sbatch's own limit of --signal
 _LARGEST = 100_000
-"""Of the other whole numbers; beyond it is a slip."""
+"""Upper limit of other integers; a larger one is a mistake."""
 _LONGEST_S = 10**7
 _OURS = {
     "ntasks": "one task a node is fixed",
@@ -47,9 +47,9 @@ _OURS = {
     "test-only": "use dydist submit --dry-run",
     "wait": "use dydist submit --wait",
 }
-"""Options that dydist sets itself, and what to use instead."""
+"""Options that dydist sets itself, with the reason or the alternative."""
 _EITHER = {"mem-per-cpu": "mem", "mem-per-gpu": "mem", "cpus-per-gpu": "cpus_per_task"}
-"""Options that SLURM does not take beside a field of ours."""
+"""Options that SLURM does not accept together with a field of the profile."""
 _SHORT = {
     "A": "account", "a": "array", "B": "extra-node-info", "b": "begin", "C": "constraint", "c": "cpus-per-task",
     "D": "chdir", "d": "dependency", "e": "error", "F": "nodefile", "G": "gpus", "H": "hold", "i": "input",
@@ -61,7 +61,7 @@ _SHORT = {
 
 
 def check_profile(profile: Profile) -> list[str]:
-    """Every broken rule, one a line, each with its field's name."""
+    """Every broken rule, one per line, each with its field's name."""
     return [
         *_ranges(profile),
         *_texts(profile),
@@ -162,7 +162,7 @@ def _options(profile: Profile) -> Iterator[str]:
 
 
 def _option(option: str, own: Collection[str]) -> str | None:
-    """What is wrong with the name of an option of sbatch, or None."""
+    """Why a name is not allowed as an option of sbatch, or None."""
     if option.startswith("-"):
         return f"write it without dashes before: {_plain(option.lstrip('-'))}"
     if not re.fullmatch("[A-Za-z0-9_-]+", option):
@@ -174,7 +174,7 @@ def _option(option: str, own: Collection[str]) -> str | None:
         return f"is a field of its own; write '{name.replace('-', '_')}:' outside of sbatch"
     if option in _SHORT:
         return f"write its long name: {name}"
-    # sbatch takes the beginning of a long name for the whole
+    # sbatch accepts prefixes of long names
     longer = next((one for one in sorted({*own, *_OURS}) if one.startswith(name)), None)
     return None if longer is None else f"is short for {longer}; {_option(longer, own)}"
 
@@ -184,5 +184,5 @@ def _controls(text: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    """A name for a message: as it is, or escaped."""
+    """A name for a message, escaped if necessary."""
     return name if name.isprintable() else repr(name)

@@ -1,4 +1,4 @@
-"""SLURM's reasons why a job waits, in words: whether it will start by itself, and what to do if not."""
+"""Explains SLURM's reasons why a job waits: whether it will start by itself, and what to do if not."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _FAMILIES = {
 
 
 def explain(reason: str) -> str:
-    """What SLURM's reason means, or nothing where it is none of SLURM's that is known here."""
+    """The meaning of SLURM's reason; "" if it is not known here."""
     for name in (reason, reason.partition(",")[0].strip("()")):
         if name in _REASONS:
             return _REASONS[name]

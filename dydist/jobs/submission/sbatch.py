@@ -1,4 +1,4 @@
-"""What SLURM is given: the sbatch file of a submission, through submitit; and what it says of it."""
+"""Creates the sbatch file of a submission with submitit, and asks SLURM to check it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ LOCAL_MINUTES = 365 * 24 * 60
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """What goes to the cluster: one task (`dydist submit`) or several (`dydist sweep`), all with one profile.
+    """A submission to the cluster: one task (`dydist submit`) or several (`dydist sweep`) with one profile.
 
-    `folder` holds the snapshot and records; `submitit` what submitit writes: it is there before the job starts, since
-    SLURM makes no folder for a job's output.
+    `folder` contains the snapshot and records; `submitit` the files of submitit, and is created before the job
+    starts, since SLURM does not create a folder for a job's output.
     """
 
     cluster: Cluster
@@ -41,12 +41,12 @@ class Submission:
     specs: tuple[JobSpec, ...]
     parallel: int | None = None
     after: str | None = None
-    """A job that must have ended before this one starts, whatever became of it."""
+    """A job that must have ended, successfully or not, before this one starts."""
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Environment variables that are set for the job and written nowhere."""
+    """Environment variables of the job that are never written."""
 
     def __post_init__(self) -> None:
-        """Raises UserError: SLURM and submitit would write into another folder than the one that is named."""
+        """Raise UserError if SLURM and submitit would write to another folder than the named one."""
         if any(sign in str(self.submitit) for sign in "%\\"):
             raise UserError(
                 f"run.dir: {str(self.submitit)!r}, where SLURM writes what the job prints, holds % or \\, and SLURM "
@@ -55,13 +55,13 @@ class Submission:
 
 
 def build_executor(submission: Submission) -> submitit.Executor:
-    """The executor with every parameter set; it does not look whether SLURM is there."""
+    """The executor with all parameters; does not check whether SLURM is installed."""
     import submitit
 
     class Slurm(submitit.SlurmExecutor):
         @classmethod
         def affinity(cls) -> int:
-            return 2  # a dry run needs no cluster, and a submission tells in our words that there is none
+            return 2  # a dry run needs no cluster, and a submission has its own error if there is none
 
     profile, spec = submission.profile, submission.specs[0]
     words = ["env", f"--chdir={spec.code}", f"PYTHONPATH={spec.code}"]
@@ -84,7 +84,7 @@ def build_executor(submission: Submission) -> submitit.Executor:
 
 
 def sbatch_parameters(submission: Submission) -> dict[str, Any]:
-    """What submitit is told; anything else that sbatch knows goes through `additional_parameters`."""
+    """The parameters for submitit; those it does not know are in `additional_parameters`."""
     profile = submission.profile
     further: dict[str, Any] = {"time": profile.time, ("requeue" if profile.requeue else "no-requeue"): True}
     ranged = profile.min_nodes is not None and profile.min_nodes != profile.nodes
@@ -93,13 +93,13 @@ def sbatch_parameters(submission: Submission) -> dict[str, Any]:
     if submission.after is not None:
         further["dependency"] = f"afterany:{submission.after}"
     further |= {name.replace("_", "-"): value for name, value in profile.sbatch.items() if value is not False}
-    # The whole environment, also where the site's or the profile's --export says none.
+    # The whole environment, even if the site or the profile has --export=NONE.
     srun = ["--kill-on-bad-exit=1", "--export=ALL"]
     if ranged:
-        # Given to sbatch, --ntasks-per-node makes SLURM (22.05) take the fewest nodes of a range; without it, all free.
+        # With --ntasks-per-node, SLURM (22.05) uses the fewest nodes of a range; without it, all that are free.
         srun.append("--ntasks-per-node=1")
     if profile.cpus_per_task is not None:
-        # srun no longer takes it from sbatch (22.05)
+        # srun does not inherit it from sbatch since 22.05
         srun.append(f"--cpus-per-task={profile.cpus_per_task}")
     srun += profile.srun
     around = around_srun(submission.specs, tasks=submission.submitit, requeue=profile.requeue)
@@ -130,7 +130,7 @@ def sbatch_parameters(submission: Submission) -> dict[str, Any]:
 
 
 def sbatch_text(submission: Submission) -> str:
-    """The file that sbatch gets."""
+    """The text of the sbatch file."""
     executor: Any = build_executor(submission)
     if len(submission.specs) > 1:
         executor.parameters["map_count"] = len(submission.specs)
@@ -138,9 +138,9 @@ def sbatch_text(submission: Submission) -> str:
 
 
 def ask_slurm(text: str, profile: Profile) -> str | None:
-    """`sbatch --test-only`: when and where it would start, or no answer; None where it knows of no cluster.
+    """`sbatch --test-only`: when and where the job would start, or no answer; None if no cluster is configured.
 
-    `text` is what `profile` came to. Raises SlurmError where SLURM would refuse it.
+    `text`: the sbatch file of `profile`. Raises SlurmError if SLURM would refuse it.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".sh", encoding="utf-8") as file:
         file.write(text)

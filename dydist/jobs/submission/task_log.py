@@ -1,4 +1,4 @@
-"""What a job's tasks, srun and SLURM itself printed, beside and before our own log of each start."""
+"""The output of a job's tasks, of srun and of SLURM, outside dydist's own log of each start."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _KILLED = {
         r"^slurmstepd\S*: error: \*\*\* .* CANCELLED AT \S+ DUE TO ([A-Z ]+)", re.MULTILINE
     ): "killed by SLURM, due to {}",
 }
-"""What slurmstepd tells of a kill, the most telling first, and how we tell it."""
+"""slurmstepd's messages about a kill, most specific first, and how dydist reports them."""
 
 
 def task_log(record: Mapping[str, Any]) -> str:
-    """What the tasks printed before our own log began: errors of the environment, of the container, of srun."""
+    """The output of the tasks before dydist's log began: errors of the environment, the container, or srun."""
     return "".join(text for text in _texts(record))
 
 
 def scheduler_words(record: Mapping[str, Any], start: int) -> str:
-    """That SLURM killed a start, and why, in its own words; empty where it told nothing."""
+    """SLURM's message on why it killed a start, or ""."""
     for pattern, form in _KILLED.items():
         for text in _texts(record):
             marks = [(int(match.group(1)), match.start()) for match in _START.finditer(text)]
@@ -41,6 +41,6 @@ def scheduler_words(record: Mapping[str, Any], start: int) -> str:
 
 
 def _texts(record: Mapping[str, Any]) -> Iterator[str]:
-    """The file of each task, in order."""
+    """The text of each task's file, in order."""
     for path in sorted(Path(record["task_logs"]).glob(f"{record['job']}_*_log.out")):
         yield path.read_text(encoding="utf-8", errors="replace")
