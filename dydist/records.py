@@ -43,7 +43,7 @@ class StepRecord:
     step_s: float = 0.0
     grad_norm: float | None = None
     extra: Mapping[str, float] = field(default_factory=dict)
-    """More values by TensorBoard tag (docs/monitoring.md lists them)."""
+    """More values by TensorBoard tag (docs/tensorboard.md lists them)."""
     attention: Mapping[str, LayerAttention] = field(default_factory=dict)
     """By layer name, in the network's order."""
 

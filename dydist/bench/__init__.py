@@ -1,4 +1,4 @@
-"""Benchmarks, each of which compares two alternatives in one run. docs/performance.md has results.
+"""Benchmarks, each of which compares two alternatives in one run. docs/notes/performance.md has results.
 
 - `conv` (against `reference`, the reference implementation), `parts`: dynamic convolution, and the parts of a step
 - `engines`, `exact`: one back end or reduction against another

@@ -149,4 +149,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_to_end(lambda: main(sys.argv[1:]))  # DeepSpeed leaves threads running (docs/engines.md)
+    run_to_end(lambda: main(sys.argv[1:]))  # DeepSpeed leaves threads running (docs/notes/engines.md)

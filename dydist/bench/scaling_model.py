@@ -1,6 +1,6 @@
 """A model of the step time on many GPUs: compute, all-reduce by latency and bandwidth, stragglers.
 
-Every number has its source or is measured; docs/performance.md says which, and what the model neglects.
+Every number has its source or is measured; docs/notes/performance.md says which, and what the model neglects.
 """
 
 from __future__ import annotations

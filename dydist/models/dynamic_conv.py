@@ -17,16 +17,24 @@ class DynamicConv2d(nn.Module):
     """A drop-in `nn.Conv2d` with K kernels, mixed per image by attention (Chen et al., arXiv:1912.03458).
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups: as `nn.Conv2d`'s, in pixels;
-            padding is by zeros.
-        bias: K biases, mixed by the same attention as the kernels.
-        kernels: K.
-        reduction: width of the attention's hidden layer as a share of `in_channels`.
-        strategy: the implementation (docs/performance.md); all give the same result up to rounding.
-        attention: softmax, or sigmoid for comparison.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Height and width of the kernels.
+        stride: As in `nn.Conv2d`.
+        padding: Pixels of zeros on each side.
+        dilation: As in `nn.Conv2d`.
+        groups: As in `nn.Conv2d`.
+        bias: Whether to learn K biases, mixed by the same attention as the kernels.
+        kernels: K, the number of kernels.
+        reduction: Width of the attention's hidden layer as a share of `in_channels`.
+        strategy: The implementation (docs/performance.md); all give the same result up to rounding.
+        attention: "softmax", or "sigmoid" for comparison.
 
-    Parameters: `weight` (K, out, in/groups, kh, kw), `bias` (K, out) or None, `attention.fc1`, `attention.fc2`.
-    Raises UserError for inconsistent sizes and unknown strategies.
+    Its parameters are `weight` (K, out, in/groups, kh, kw), `bias` (K, out) or None, `attention.fc1` and
+    `attention.fc2`.
+
+    Raises:
+        UserError: sizes are inconsistent, or the strategy is unknown.
     """
 
     bias: nn.Parameter | None

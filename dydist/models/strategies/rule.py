@@ -17,9 +17,9 @@ def rule(shape: Shape, device: str = "cpu") -> str:
     """Name of the strategy for a layer of `shape` on a device type. Does not depend on the number of images.
 
     Per output channel and kernel, mixing kernels costs C_in/groups·k² multiply-adds, mixing outputs costs H·W.
-    Measurements refine this rule (docs/performance.md): on a GPU, multiplication is so much faster than mixing that a
-    library convolution with K times the products wins. On a CPU, grouped and depthwise convolutions, whose kernels
-    are small, go by this cost alone.
+    Measurements refine this rule (docs/notes/performance.md): on a GPU, multiplication is so much faster than mixing
+    that a library convolution with K times the products wins. On a CPU, grouped and depthwise convolutions, whose
+    kernels are small, go by this cost alone.
     """
     by_cost = "blocked" if shape.fan_in < shape.kernels * shape.pixels else "mix"
     if device != "cpu" and shape.kernels > 1 and (shape.groups > 1 or shape.pixels > 1):

@@ -3,8 +3,8 @@
 Σ_k π_k (W_k ∗ x) = [W_1 … W_K] ∗ [π_1 x; …; π_K x]: a library convolution sums over kernels as over channels. It
 costs K times the static convolution, as `mix` does, but never stores the K outputs, and saves only its inputs for the
 backward pass. It suits GPUs, whose matrix units make K-fold products cheaper than mixing kernels
-(docs/performance.md). All K-fold tensors are channels-last, as these units require. With Triton (part of torch for
-NVIDIA GPUs; needs a C compiler), scaling and its gradient are one pass over memory each; otherwise several torch
+(docs/notes/performance.md). All K-fold tensors are channels-last, as these units require. With Triton (part of torch
+for NVIDIA GPUs; needs a C compiler), scaling and its gradient are one pass over memory each; otherwise several torch
 operations.
 """
 

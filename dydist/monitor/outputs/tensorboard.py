@@ -39,7 +39,7 @@ _NOT_CURVES = ("data_hash", "ranks/slowest")
 
 
 class TensorBoard(NullMonitor):
-    """Writes every record to TensorBoard; docs/monitoring.md lists the tags.
+    """Writes every record to TensorBoard; docs/tensorboard.md lists the tags.
 
     Events are written to `folder`, and uploaded to `url`, if given, in segments. On a resume, `start` makes
     TensorBoard discard events after its step. `run_dir`: the folder of metrics.jsonl, which has the earlier values.
