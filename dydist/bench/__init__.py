@@ -4,5 +4,5 @@
 - `engines`, `exact`: one back end or reduction against another
 - `loader`, `loop`, `monitor`, `checkpoint`: a run's work besides arithmetic
 - `scaling`: two processes against one on this machine; `scaling_model`: a model of many GPUs
-- `pairs`, `place`, `local`, `subprocess_steps`: interleaved measurement, device and precision, processes
+- `pairs`, `target`, `local`, `subprocess_steps`: interleaved measurement, device and precision, processes
 """

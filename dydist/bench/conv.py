@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from dydist.bench.local import run_processes
 from dydist.bench.pairs import Ratio, interleave
-from dydist.bench.place import Place
 from dydist.bench.reference import ReferenceDynamicConv2d
+from dydist.bench.target import Target
 from dydist.config import Config
 from dydist.engine.core import begin_step
 from dydist.engine.world import set_numerics
@@ -35,7 +35,7 @@ from dydist.models.strategies import Geometry, Shape, rule
 from dydist.process.end import run_to_end
 
 Kind = Literal["dynamic", "static", "public"]
-CPU = Place()
+CPU = Target()
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def layer_costs(
     width: float,
     strategies: Sequence[str],
     pairs: int,
-    place: Place = CPU,
+    target: Target = CPU,
 ) -> list[LayerCost]:
     """Measure each dynamic layer of DY-ResNet18 on 32-pixel images, in order; equal layers are measured once.
 
@@ -72,7 +72,7 @@ def layer_costs(
     for name, layer, size in _inputs(model, batch_size):
         key = f"{layer.extra_repr()} {size}"
         if key not in known:
-            known[key] = _layer_cost(layer, size, strategies, pairs, place)
+            known[key] = _layer_cost(layer, size, strategies, pairs, target)
         found.append(replace(known[key], name=name))
     return found
 
@@ -95,7 +95,7 @@ def step_costs(
     kinds: Sequence[Kind],
     pairs: int,
     beside: Mapping[str, Callable[[], Any]] | None = None,
-    place: Place = CPU,
+    target: Target = CPU,
     measure: bool = False,
 ) -> dict[str, list[float]]:
     """Seconds of training steps (forward, backward, SGD with momentum) of each kind of network, interleaved.
@@ -104,20 +104,20 @@ def step_costs(
     `measure`: see `train_step`.
     """
     ways: dict[str, Callable[[], Any]] = {
-        kind: train_step(kind, stem, batch_size, width, place=place, measure=measure) for kind in kinds
+        kind: train_step(kind, stem, batch_size, width, target=target, measure=measure) for kind in kinds
     }
-    return interleave(ways | dict(beside or {}), pairs=pairs, clock=place.clock, repeat=place.repeat)
+    return interleave(ways | dict(beside or {}), pairs=pairs, clock=target.clock, repeat=target.repeat)
 
 
 def peak_memory(
-    kind: Kind, *, stem: Stem, batch_size: int, width: float, place: Place = CPU, measure: bool = False
+    kind: Kind, *, stem: Stem, batch_size: int, width: float, target: Target = CPU, measure: bool = False
 ) -> int:
     """Peak bytes added by network, optimizer and two training steps in a new process.
 
     On a CPU, resident memory; on a GPU, memory allocated by tensors.
     """
     sizes = [kind, stem, str(batch_size), str(width)]
-    how = [place.device, place.precision, place.compile, "measure" if measure else "rule"]
+    how = [target.device, target.precision, target.compile, "measure" if measure else "rule"]
     return int(run_processes("dydist.bench.conv", [*sizes, *how], 1))
 
 
@@ -136,7 +136,7 @@ def train_step(
     batch_size: int,
     width: float,
     *,
-    place: Place = CPU,
+    target: Target = CPU,
     measure: bool = False,
 ) -> Callable[[], None]:
     """A function that runs one training step (forward, backward, SGD with momentum) on random images of 32 pixels.
@@ -148,19 +148,19 @@ def train_step(
     if measure and kind == "dynamic":
         layers = dynamic_layers(model, (3, 32, 32))
         chosen = choose_strategies(
-            layers, images=batch_size, measure=True, device=place.device, dtype=place.dtype
+            layers, images=batch_size, measure=True, device=target.device, dtype=target.dtype
         )
         apply_strategies(model, chosen)
-    place.ready(model)
+    target.ready(model)
     fused = kind != "public"  # its users have torch's default optimizer
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=fused)
-    images = torch.randn(batch_size, 3, 32, 32).to(place.device)
-    labels = torch.randint(10, (batch_size,)).to(place.device)
+    images = torch.randn(batch_size, 3, 32, 32).to(target.device)
+    labels = torch.randint(10, (batch_size,)).to(target.device)
 
     def step() -> None:
-        begin_step(place.compile)
+        begin_step(target.compile)
         optimizer.zero_grad(set_to_none=True)
-        with place.autocast():
+        with target.autocast():
             logits = model(images)
         F.cross_entropy(logits.float(), labels).backward()
         optimizer.step()
@@ -183,33 +183,33 @@ def _inputs(model: nn.Module, batch_size: int) -> list[tuple[str, DynamicConv2d,
 
 
 def _layer_cost(
-    layer: DynamicConv2d, size: tuple[int, ...], strategies: Sequence[str], pairs: int, place: Place
+    layer: DynamicConv2d, size: tuple[int, ...], strategies: Sequence[str], pairs: int, target: Target
 ) -> LayerCost:
     arguments = (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding)
     static = nn.Conv2d(*arguments, bias=False)
-    x = torch.randn(size).to(place.device, place.dtype).requires_grad_()
+    x = torch.randn(size).to(target.device, target.dtype).requires_grad_()
 
     def forward(module: nn.Module) -> Tensor:
-        with place.autocast():
+        with target.autocast():
             out: Tensor = module(x)
         return out
 
-    gradient = torch.randn_like(forward(place.ready(static)))
+    gradient = torch.randn_like(forward(target.ready(static)))
 
     def run(module: nn.Module) -> Callable[[], Any]:
-        place.ready(module)
+        target.ready(module)
         return lambda: torch.autograd.grad(forward(module), [x, *module.parameters()], gradient)
 
     ways: dict[str, Callable[[], Any]] = {"static": run(static)}
     for name in strategies:
         ways[name] = run(DynamicConv2d(*arguments, strategy=name))
-    seconds = interleave(ways, pairs=pairs, clock=place.clock, repeat=place.repeat)
+    seconds = interleave(ways, pairs=pairs, clock=target.clock, repeat=target.repeat)
     shape = Shape.of(x, layer.weight, Geometry(layer.stride, layer.padding, layer.dilation, layer.groups))
     kernel, rows = layer.kernel_size[0], shape.output[0]
     return LayerCost(
         name="",
         shape=f"{layer.in_channels}→{layer.out_channels}, {kernel}x{kernel}, {rows}x{rows}",
-        rule=rule(shape, place.device),
+        rule=rule(shape, target.device),
         limit=limit(shape),
         static_ms=1000 * min(seconds["static"]),
         ratio={name: Ratio.of(seconds[name], seconds["static"]) for name in strategies},
@@ -220,23 +220,23 @@ def main(arguments: Sequence[str]) -> None:
     """Print the peak of two steps minus the memory before the network was built."""
     kind, stem, batch_size, width, device, precision, compile, strategies = arguments
     set_numerics(Config())
-    place = Place.of(device, precision, compile)  # type: ignore[arg-type]
+    target = Target.of(device, precision, compile)  # type: ignore[arg-type]
     torch.zeros(8, device=device).sum()
     measure = strategies == "measure"
-    if measure and place.on_gpu:  # the measurement itself allocates memory
-        train_step(kind, stem, int(batch_size), float(width), place=place, measure=True)  # type: ignore[arg-type]
+    if measure and target.on_gpu:  # the measurement itself allocates memory
+        train_step(kind, stem, int(batch_size), float(width), target=target, measure=True)  # type: ignore[arg-type]
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    before = _peak(place)
-    step = train_step(kind, stem, int(batch_size), float(width), place=place, measure=measure)  # type: ignore[arg-type]
+    before = _peak(target)
+    step = train_step(kind, stem, int(batch_size), float(width), target=target, measure=measure)  # type: ignore[arg-type]
     step()
     step()
-    print(_peak(place) - before)
+    print(_peak(target) - before)
 
 
-def _peak(place: Place) -> int:
+def _peak(target: Target) -> int:
     """Peak bytes so far. Not `ru_maxrss`, which a process inherits from its parent."""
-    if place.on_gpu:
+    if target.on_gpu:
         return torch.cuda.max_memory_allocated()
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 
 from dydist.bench.conv import Kind, train_step
-from dydist.bench.place import Place, Precision
+from dydist.bench.target import Precision, Target
 from dydist.models.resnet import Stem
 from dydist.process.end import run_to_end
 
@@ -65,8 +65,8 @@ def main(arguments: Sequence[str]) -> None:
     """One step for each line of standard input."""
     kind, stem, batch_size, width, precision, threads = arguments
     torch.set_num_threads(int(threads))
-    place = Place("cpu", precision)  # type: ignore[arg-type]
-    step = train_step(kind, stem, int(batch_size), float(width), place=place)  # type: ignore[arg-type]
+    target = Target("cpu", precision)  # type: ignore[arg-type]
+    step = train_step(kind, stem, int(batch_size), float(width), target=target)  # type: ignore[arg-type]
     for _ in sys.stdin:
         step()
         print("done", flush=True)

@@ -52,19 +52,19 @@ def bench_conv(
     start(threads)
     from dydist.bench.conv import layer_costs
     from dydist.bench.pairs import describe_machine
-    from dydist.bench.place import Place
+    from dydist.bench.target import Target
     from dydist.models.strategies import check_strategy
 
     for name in strategies:
         check_strategy(name)
-    place = Place.of(device, precision)
+    target = Target.of(device, precision)
     costs = layer_costs(
-        stem=stem, batch_size=batch_size, width=width, strategies=strategies, pairs=pairs, place=place
+        stem=stem, batch_size=batch_size, width=width, strategies=strategies, pairs=pairs, target=target
     )
     if json:
         print_json(
             {
-                "machine": describe_machine(place.device),
+                "machine": describe_machine(target.device),
                 "precision": precision,
                 "layers": [asdict(cost) for cost in costs],
             }
@@ -76,7 +76,7 @@ def bench_conv(
         for cost in costs
     ]
     print_table(["layer", "shape", "auto takes", "static ms", "limit", *strategies], rows)
-    print_machine(place.device)
+    print_machine(target.device)
     return 0
 
 
@@ -133,16 +133,16 @@ def bench_step(
 
     from dydist.bench.conv import Kind, peak_memory, step_costs, train_step
     from dydist.bench.pairs import Ratio, describe_machine
-    from dydist.bench.place import Place
     from dydist.bench.subprocess_steps import subprocess_steps
+    from dydist.bench.target import Target
     from dydist.errors import UserError
 
-    place = Place.of(device, precision, compile)
-    if loop and place.on_gpu:
+    target = Target.of(device, precision, compile)
+    if loop and target.on_gpu:
         raise UserError(
             "--loop: its parts are told apart on a CPU alone, where nothing is queued; add --device cpu"
         )
-    if public_in_large_pages and place.on_gpu:
+    if public_in_large_pages and target.on_gpu:
         raise UserError(
             "--public-in-large-pages: a GPU's memory is not in this machine's pages; leave it out"
         )
@@ -150,31 +150,33 @@ def bench_step(
     network: dict[str, Any] = {"stem": stem, "batch_size": batch_size, "width": width}
     with ExitStack() as processes:
         beside = {}
-        plain = Place(place.device, precision)
-        if public and place.on_gpu:
-            beside["public"] = train_step("public", **network, place=plain)
+        plain = Target(target.device, precision)
+        if public and target.on_gpu:
+            beside["public"] = train_step("public", **network, target=plain)
         elif public:
             beside["public"] = processes.enter_context(
                 subprocess_steps("public", **network, precision=precision)
             )
         here = [kind for kind in kinds if kind != "public"]
         if public_in_large_pages:
-            beside["public, large pages"] = train_step("public", **network, place=plain)
-        seconds = step_costs(**network, kinds=here, pairs=pairs, beside=beside, place=place, measure=measure)
+            beside["public, large pages"] = train_step("public", **network, target=plain)
+        seconds = step_costs(
+            **network, kinds=here, pairs=pairs, beside=beside, target=target, measure=measure
+        )
     ratios = {"dynamic / static": Ratio.of(seconds["dynamic"], seconds["static"])}
     ratios |= {f"{name} / dynamic": Ratio.of(seconds[name], seconds["dynamic"]) for name in beside}
-    if place.on_gpu:  # what is measured next has the GPU to itself
+    if target.on_gpu:  # what is measured next has the GPU to itself
         beside.clear()
         torch.cuda.empty_cache()
     peaks = {
-        kind: peak_memory(kind, **network, place=plain if kind == "public" else place, measure=measure)
+        kind: peak_memory(kind, **network, target=plain if kind == "public" else target, measure=measure)
         for kind in (kinds if memory else [])
     }
     own = _measure_loop(stem, batch_size, width, steps=25) if loop else None
     if json:
         print_json(
             {
-                "machine": describe_machine(place.device),
+                "machine": describe_machine(target.device),
                 "precision": precision,
                 "compile": compile,
                 "loop": None if own is None else {"own_share": own.own_share, "seconds": own.parts},
@@ -197,7 +199,7 @@ def bench_step(
         show(f"{name}: {ratio}")
     if own is not None:
         _print_loop(own)
-    print_machine(place.device)
+    print_machine(target.device)
     return 0
 
 

@@ -10,9 +10,9 @@ import torch
 
 from dydist.bench.conv import limit, peak_memory, step_costs
 from dydist.bench.pairs import Ratio, interleave
-from dydist.bench.place import Place
 from dydist.bench.reference import ReferenceDynamicConv2d
 from dydist.bench.subprocess_steps import subprocess_steps
+from dydist.bench.target import Target
 from dydist.cli.main import main
 from dydist.models.strategies import Geometry, Shape, dynamic_conv2d
 
@@ -79,10 +79,10 @@ def test_what_a_gpu_cannot_tell_is_refused(
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inductor's own import
 def test_a_compiled_step_can_be_measured() -> None:
-    place = Place("cpu", "fp32", "default")
+    target = Target("cpu", "fp32", "default")
     torch.compiler.reset()
     options: dict[str, Any] = {"stem": "imagenet", "batch_size": 2, "width": 0.0625}
-    seconds = step_costs(**options, kinds=["static"], pairs=1, place=place)
+    seconds = step_costs(**options, kinds=["static"], pairs=1, target=target)
     assert 0 < seconds["static"][0] < 60
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
     torch.compiler.reset()

@@ -23,7 +23,7 @@ from support import REPOSITORY, Run, metrics, train
 from torch import nn
 
 from dydist.bench.conv import peak_memory
-from dydist.bench.place import Place
+from dydist.bench.target import Target
 from dydist.compare.two import compare_runs
 from dydist.config import Config, ModelConfig, ParallelConfig, TrainConfig
 from dydist.data.loader import ShardGroup, StepBatch
@@ -182,7 +182,7 @@ def test_memory_of_a_step_is_bounded() -> None:
         "stem": "cifar",
         "batch_size": 512,
         "width": 1.0,
-        "place": Place("cuda", "bf16"),
+        "target": Target("cuda", "bf16"),
     }
     static, dynamic = (peak_memory(kind, measure=True, **options) for kind in ("static", "dynamic"))  # type: ignore[arg-type]
     extra = (44_959_458 - 11_173_962) * 4 * 3

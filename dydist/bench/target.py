@@ -20,7 +20,7 @@ ON_GPU = 10
 
 
 @dataclass(frozen=True)
-class Place:
+class Target:
     """A device type, autocast's precision (fp32: no autocast, but TF32 on a GPU, as with reduce=fast), and
     torch.compile's mode."""
 
@@ -29,7 +29,7 @@ class Place:
     compile: Compile = "off"
 
     @classmethod
-    def of(cls, device: str, precision: Precision, compile: Compile = "off") -> Place:
+    def of(cls, device: str, precision: Precision, compile: Compile = "off") -> Target:
         """From a user's options; `auto` is the GPU if there is one. Raises UserError if the GPU is missing."""
         there = torch.cuda.is_available()
         if device == "cuda" and not there:
