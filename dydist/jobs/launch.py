@@ -30,7 +30,7 @@ _OF_THE_SCHEDULER = ("SLURM_", "SUBMITIT_", "PMI")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class NodeRank:
     """The position of one node's processes in the job."""
 
     node: int
@@ -39,7 +39,7 @@ class Place:
     port: int
 
 
-def command(spec: JobSpec, place: Place, *, log_dir: str = "") -> list[str]:
+def command(spec: JobSpec, place: NodeRank, *, log_dir: str = "") -> list[str]:
     """The command line of one node. A single process needs no launcher; several use `accelerate launch`."""
     total = place.nodes * spec.processes_per_node
     program = [spec.program, *spec.arguments]
@@ -114,7 +114,7 @@ class Launch:
     exec, until training installs its handlers), so that it neither dies nor kills processes that are saving.
     """
 
-    def __init__(self, spec: JobSpec, place: Place, env: Mapping[str, str], log: NodeLog) -> None:
+    def __init__(self, spec: JobSpec, place: NodeRank, env: Mapping[str, str], log: NodeLog) -> None:
         sweep()
         self._tee = Scratch()
         self._log = log

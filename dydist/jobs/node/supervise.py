@@ -55,7 +55,7 @@ def _launch(context: NodeContext, spec: JobSpec, turn: int) -> Outcome:
         time.sleep(POLL_S)
     exit_dir = context.attempt.exit_dir(turn)
     exit_dir.mkdir(parents=True, exist_ok=True)
-    where = launching.Place(
+    where = launching.NodeRank(
         node=place.node, nodes=place.nodes, address=meeting["address"], port=meeting["port"]
     )
     log.write(f"launching {processes} of {place.nodes * processes} processes at {where.address}:{where.port}")

@@ -276,7 +276,7 @@ def _forget(submission: Submission, before: Collection[Path], made: Sequence[Pat
 def node_commands(spec: JobSpec, nodes: int) -> list[str]:
     """What each node will run, as shell lines; FIRST_NODE and PORT are known when the job starts."""
     port = {"--main_process_port=0": "--main_process_port=PORT"}
-    places = [launch.Place(node=node, nodes=nodes, address="FIRST_NODE", port=0) for node in range(nodes)]
+    places = [launch.NodeRank(node=node, nodes=nodes, address="FIRST_NODE", port=0) for node in range(nodes)]
     return [shlex.join(port.get(word, word) for word in launch.command(spec, place)) for place in places]
 
 
