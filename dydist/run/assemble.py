@@ -49,7 +49,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     from dydist.engine.precision import slow_precision
     from dydist.models import dynamic_layers
     from dydist.monitor.probes.probe import RunProbe
-    from dydist.run.end import Ending, tell_already_done, with_rollback_advice
+    from dydist.run.end import SummaryBuilder, tell_already_done, with_rollback_advice
     from dydist.run.folder import Provenance, make_run_folder, public_values
     from dydist.run.session import Session, build_model_for
     from dydist.run.strategies import assign_strategies
@@ -57,7 +57,9 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     began = time.monotonic()
     world = start_world(config, lambda: stop.requested)
     run_dir = make_run_folder(config, world)
-    end = Ending(config=config, run_dir=run_dir, total_steps=total_steps(config, splits.order), began=began)
+    end = SummaryBuilder(
+        config=config, run_dir=run_dir, total_steps=total_steps(config, splits.order), began=began
+    )
     session = monitor = loop = None
     try:
         model = build_model_for(config, splits.train)

@@ -18,7 +18,7 @@ from dydist.text.redaction import redacted
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ending:
+class SummaryBuilder:
     """Builds the summary of a run. `began`: its start by the monotonic clock."""
 
     config: Config
@@ -47,7 +47,7 @@ class Ending:
         )
 
 
-def tell_already_done(run_dir: Path, progress: Progress, end: Ending, terminal: Monitor) -> None:
+def tell_already_done(run_dir: Path, progress: Progress, end: SummaryBuilder, terminal: Monitor) -> None:
     """Report, on process 0, that the run is done. No step uses this start's configuration, so it is not written."""
     text = f"This run is already done: step {progress.step} of {end.total_steps}."
     summary = end("done", step=progress.step, progress=progress)
