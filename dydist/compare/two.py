@@ -53,23 +53,23 @@ def compare_runs(first: Path, second: Path) -> Comparison:
     """
     lines_a, lines_b = step_lines(first), step_lines(second)
     common = sorted(lines_a.keys() & lines_b.keys())
-    parting = None
+    first_differing = None
     largest = 0.0
     for step in common:
         a, b = lines_a[step], lines_b[step]
         if "loss" in a and "loss" in b:
             largest = max(largest, abs(a["loss"] - b["loss"]))
-        if parting is None:
+        if first_differing is None:
             names = [name for name in COMPARED if name in a and name in b and a[name] != b[name]]
             if names:
-                parting = FirstDifference(step, {name: (a[name], b[name]) for name in names})
+                first_differing = FirstDifference(step, {name: (a[name], b[name]) for name in names})
     states = newest_common(first, second)
     if states is None:
-        return Comparison(len(common), parting, largest, None, None, None, None, None)
+        return Comparison(len(common), first_differing, largest, None, None, None, None, None)
     name, difference = first_difference(*(all_tensors(state) for state in states))
     marks = (fingerprint(states[0]), fingerprint(states[1]))
     return Comparison(
-        len(common), parting, largest, states[0].step, marks[0] == marks[1], name, difference, marks
+        len(common), first_differing, largest, states[0].step, marks[0] == marks[1], name, difference, marks
     )
 
 
