@@ -56,8 +56,7 @@ def cancel_all(records: Sequence[Mapping[str, Any]], *, now: bool = False) -> It
 
 
 def _ended_meanwhile(record: Mapping[str, Any], error: slurm.SlurmError) -> str:
-    """SLURM could not signal a job that was just running: cancel it in the queue, report its end, or raise
-    `error`."""
+    """SLURM could not signal a running job: cancel it if it is queued, report its end, or raise `error`."""
     status = statuses([record])[0]
     if status.ended:
         return f"job {record['job']} has ended already ({status.state})"

@@ -54,7 +54,7 @@ def timeline_section(run: RunData) -> str:
 
 
 def session_spans(run: RunData) -> list[tuple[float, float]]:
-    """From each start to its last event, in unix time."""
+    """From each start to its last event or logged line, in unix time."""
     signs = sorted(
         [event["time"] for event in run.events]
         + [line["time"] for line in [*run.steps, *run.evaluations] if line.get("time")]
