@@ -147,7 +147,9 @@ def register_environment(environ: Mapping[str, str]) -> None:
     if SECRETS in environ:
         with contextlib.suppress(ValueError, RecursionError):
             # the values alone, each of a name that is there twice: `fill_hidden` tells what is wrong
-            _register(json.loads(environ[SECRETS], object_pairs_hook=lambda pairs: [value for _, value in pairs]))
+            _register(
+                json.loads(environ[SECRETS], object_pairs_hook=lambda pairs: [value for _, value in pairs])
+            )
 
 
 def _register(secrets: Any) -> None:
