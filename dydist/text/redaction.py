@@ -136,23 +136,19 @@ def secrets_of(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def register_secrets(config: Any) -> None:
     """Make `scrub` also hide the secrets of `config` by value, from now on in this process."""
-    _register(secrets_of(config))
+    _add(secrets_of(config))
 
 
 def register_environment(environ: Mapping[str, str]) -> None:
     """Make `scrub` hide the values of environment variables with a secret's name, and DYDIST_SECRETS."""
-    _register(
-        [value for name, value in environ.items() if is_secret_name(name) and not value.startswith("/")]
-    )
+    _add([value for name, value in environ.items() if is_secret_name(name) and not value.startswith("/")])
     if SECRETS in environ:
         with contextlib.suppress(ValueError, RecursionError):
             # the values alone, each of a name that is there twice: `fill_hidden` tells what is wrong
-            _register(
-                json.loads(environ[SECRETS], object_pairs_hook=lambda pairs: [value for _, value in pairs])
-            )
+            _add(json.loads(environ[SECRETS], object_pairs_hook=lambda pairs: [value for _, value in pairs]))
 
 
-def _register(secrets: Any) -> None:
+def _add(secrets: Any) -> None:
     for secret in _texts(secrets):
         for part in _parts_of_url(secret) if "://" in secret else [secret]:
             spellings = {part, urllib.parse.unquote(part)}
