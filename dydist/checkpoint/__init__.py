@@ -23,11 +23,10 @@ from typing import TYPE_CHECKING, Any
 from dydist.checkpoint._catalog import Found, inspect, load, survey, verify
 from dydist.checkpoint._claim import StoredRun
 from dydist.checkpoint._copy import copy_checkpoint
-from dydist.checkpoint._store_check import refuse_missing_source, check_store
 from dydist.checkpoint._format import Manifest
 from dydist.checkpoint._housekeeping import Keep, prune, remove_attempt
 from dydist.checkpoint._restore import find_source
-from dydist.checkpoint._store_check import check_store
+from dydist.checkpoint._store_check import check_store, refuse_missing_source
 from dydist.errors import (
     CheckpointError,
     DamagedError,
@@ -74,7 +73,6 @@ __all__ = [
     "prune",
     "redact",
     "refuse_missing_source",
-    "check_store",
     "remove_attempt",
     "scrub",
     "step_of",

@@ -145,7 +145,7 @@ def check_places(config: Config, *, first_process: bool) -> None:
     A log that cannot be reached, or another run's checkpoint that is gone, matters at a run's first start alone: later
     ones go on without.
     """
-    from dydist.checkpoint import refuse_missing_source, check_store
+    from dydist.checkpoint import check_store, refuse_missing_source
     from dydist.run.folder import RECORD, check_run_folder
 
     options = config.checkpoint.storage_options
