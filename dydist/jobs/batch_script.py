@@ -3,7 +3,9 @@
 The nodes write their decision into `verdict` in the job's log folder: a line "START ACTION CODE [NODES]", where START
 names this very start, so that a file of another start counts for nothing. The batch script outlives the nodes' tasks,
 so it is what requeues or cancels the job; it tries again while SLURM's controller does not answer, as long as the
-allocation lasts. Where no node could decide (killed, or ended before our code ran) it goes by srun's exit code.
+allocation lasts. Where no node could decide (killed, or ended before our code ran) it goes by srun's exit code and
+srun's own words: its code is any number where it could not launch (22.05: 233, 140 or 1, of which 140 would be a
+signal's).
 
 An element of an array is addressed as ARRAY_TASK everywhere: SLURM gives one element the array's own number.
 """
@@ -24,6 +26,10 @@ _ARRAY = (
     "SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID SLURM_ARRAY_TASK_COUNT SLURM_ARRAY_TASK_MAX SLURM_ARRAY_TASK_MIN"
 )
 
+_LAUNCH = "(Task|Application) launch .*failed|Unable to confirm allocation|Node failure on"
+"""What srun says when it cannot reach its nodes, SLURM's controller, or another part of the job: it may pass. What
+else keeps it from creating a step (more than the job has) does not."""
+
 _FUNCTIONS = r"""
 dydist_ask() {  # a command of SLURM's; again while its controller does not answer
   until dydist_answer=$("$@" 2>&1); do
@@ -36,17 +42,21 @@ dydist_ask() {  # a command of SLURM's; again while its controller does not answ
   done
   dydist_since=
 }
-dydist_record() {  # for dydist status: what no node could write. $1 exit code, $2 reason
-  echo "$2"
-  local last count form='{"action": "fail", "code": %s, "reason": "%s", "time": %s, "saved_step": null}\n'
+dydist_record() {  # for dydist status: what no node could write. $1 action, $2 exit code, $3 reason
+  echo "$3"
+  local last count form='{"action": "%s", "code": %s, "reason": "%s", "time": %s, "saved_step": null}\n'
   last=$(ls -d "$dydist_logs"/attempt-* 2>/dev/null | tail -n 1)
   count=$(ls -d "$dydist_logs"/attempt-* 2>/dev/null | wc -l)
   grep -qsF "$DYDIST_START" "$last/start.json" || last=$dydist_logs/attempt-$(printf %03d "$count")
   mkdir -p "$last"
-  [ -e "$last/decision.json" ] || printf "$form" "$1" "$2" "$(date +%s)" > "$last/decision.json"
+  [ -e "$last/decision.json" ] || printf "$form" "$1" "$2" "$3" "$(date +%s)" > "$last/decision.json"
+}
+dydist_unlaunched() {  # what srun said last in this start of why it could not launch; fails where it said nothing
+  tail -c +"$((dydist_printed + 1))" "$dydist_output" 2>/dev/null |
+    sed -nE 's/^srun: error: (.*(LAUNCH).*)/\1/p' | tail -n 1 | tr -d '"\\\000-\037' | grep .
 }
 dydist_end() {
-  local code=$? start action result nodes count
+  local code=$? start action result nodes count what
   trap - EXIT
   set +eu
   mkdir -p "$dydist_logs"
@@ -61,18 +71,25 @@ dydist_end() {
       action=cancel result=STOPPED
     elif [ $code -eq 0 ]; then
       action=finish
-    elif [ $code -ge 128 ] || [ $code -eq STOPPED ]; then  # killed, or asked to stop before it could listen
-      action=requeue
-      if ! grep -qsF "$DYDIST_START" "$dydist_logs"/attempt-*/start.json; then  # nobody else counts it
-        echo "$DYDIST_START" >> "$dydist_logs/unreported"
+    else
+      if what=$(dydist_unlaunched); then
+        action=requeue what="that SLURM could not launch: $what"
+      elif [ $code -eq STOPPED ] || { [ $code -gt 128 ] && [ $code -le 192 ]; }; then
+        action=requeue what="that were killed at once (exit code $code)"  # by a signal, before they could listen
+      else
+        dydist_record fail "$code" "exit code $code before dydist could report; what was printed last says more"
+      fi
+      if [ $action = requeue ] && ! grep -qsF "$DYDIST_START" "$dydist_logs"/attempt-*/start.json; then
+        echo "$DYDIST_START" >> "$dydist_logs/unreported"  # nobody else counts it
         count=$(wc -l < "$dydist_logs/unreported")
         if [ "$count" -ge MAX_STALLED ]; then
           action=fail result=ERROR
-          dydist_record ERROR "gave up after $count starts in a row that were killed at once (exit code $code)"
+          dydist_record fail ERROR "gave up after $count starts in a row $what"
+        else
+          what=${what#that }
+          dydist_record requeue STOPPED "${what#were }"
         fi
       fi
-    else
-      dydist_record "$code" "exit code $code before dydist could report; what was printed last says more"
     fi
   fi
   case $action in requeue | cancel) ;; *) exit "$result" ;; esac
@@ -128,6 +145,7 @@ def around_srun(specs: Sequence[JobSpec], *, tasks: Path, requeue: bool) -> list
     functions = _FUNCTIONS.strip("\n")
     values = {
         "TRANSIENT": " | ".join(f'*"{sign}"*' for sign in TRANSIENT),
+        "LAUNCH": f"{_LAUNCH}|Unable to create step .*({'|'.join(TRANSIENT)}|Requested nodes are busy)",
         "MAX_STALLED": specs[0].max_stalled,
         "STOPPED": EXIT_STOPPED,
         "ERROR": EXIT_ERROR,
@@ -139,6 +157,8 @@ def around_srun(specs: Sequence[JobSpec], *, tasks: Path, requeue: bool) -> list
         *lines,
         f"dydist_submission={shlex.quote(submission)}",
         f'export {START}="$dydist_job.$(date +%s%N)"',
+        f'dydist_output={shlex.quote(str(tasks))}/"$dydist_job"_0_log.out',
+        'dydist_printed=$(stat -c %s "$dydist_output" 2>/dev/null || echo 0)  # by earlier starts',
         "# Files of an earlier job that had the same number are none of ours.",
         f'for file in {shlex.quote(str(tasks))}/"$dydist_job"_submitted.pkl "$dydist_logs/unreported"; do',
         '  if [ "$file" -ot "$dydist_submission/snapshot.json" ]; then rm -f "$file"; fi',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 from pathlib import Path
 
@@ -89,23 +90,44 @@ def test_a_cancel_whose_signal_is_lost_is_seen_all_the_same(cluster: Cluster, tm
     assert not waiting.run()
 
 
-@pytest.mark.parametrize("how", ["no python", "no container", "setup"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "no python",
+        "no image",
+        "setup",
+        pytest.param("no container", marks=pytest.mark.long),
+        pytest.param("no step", marks=pytest.mark.long),
+    ],
+)
 def test_a_start_that_ends_before_our_log_fails_and_says_where(
     cluster: Cluster, tmp_path: Path, how: str
 ) -> None:
     values = {
         "no python": {"python": "/nonexistent/python"},
         "no container": {"container": "/nonexistent/apptainer exec image.sif"},
+        # As apptainer ends: no signal's code, although it is above 128.
+        "no image": {
+            "container": shlex.quote(
+                str(script(tmp_path / "run", "#!/bin/sh\necho no such image\nexit 255\n"))
+            )
+        },
+        "no step": {"srun": ["--mem=900G"]},
         "setup": {"setup": ["echo no such licence", "exit 3"]},
     }[how]
     job = cluster.submit(tmp_path, "gone", "--profile", profile(tmp_path / "gone.yaml", **values))
     status = job.ended()
-    code = {"setup": 3}.get(how, 127)
+    code = {"setup": 3, "no image": 255, "no step": 1}.get(how, 127)
     assert (status["state"], status["reason"].split(";")[0]) == (
         "failed",
         f"exit code {code} before dydist could report",
     )
-    printed = "no such licence" if how == "setup" else "/nonexistent/"
+    said = {
+        "setup": "no such licence",
+        "no image": "no such image",
+        "no step": "srun: error: Unable to create step",
+    }
+    printed = said.get(how, "/nonexistent/")
     assert any(printed in line for line in status["output"]), status
 
 

@@ -136,7 +136,7 @@ def status_of(record: Mapping[str, Any], info: slurm.JobInfo | None, problem: st
     scheduler = "UNREACHABLE" if problem else info.state if info else "FORGOTTEN"
     if info is None and not problem:
         info = _last_seen(record, began if starts else 0.0)
-    state = _state(info, problem, decision, run if mine else {}, current, bool(starts))
+    state = _state(info, problem, decision, run if mine else {}, current, bool(history))
     if state == "lost" and (log_dir / "cancel.json").exists():
         state = "cancelled"  # before it had begun, so that it could not say so itself
     updated_age = now - float(run["updated"]) if mine and run.get("updated") else None
