@@ -19,6 +19,7 @@ COLOURS = {
     "done": "blue",
     "failed": "red",
     "lost": "red",
+    "gone": "red",
     "requeued": "yellow",
     "pending": "yellow",
 }

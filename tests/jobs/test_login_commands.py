@@ -65,6 +65,10 @@ def test_an_end_that_status_has_seen_stays_known(cluster: Cluster, tmp_path: Pat
     (job.run_dir / "job.json").write_text(json.dumps({**record, "job": "999999"}))
     (found,) = json.loads(cluster.dydist("status", "--json", str(job.run_dir)))
     assert (found["state"], found["scheduler"]) == ("cancelled", "FORGOTTEN")
+    (job.log_dir / "ended.json").unlink()  # as if nobody had looked in time
+    (found,) = json.loads(cluster.dydist("status", "--json", str(job.run_dir)))
+    assert found["state"] == "gone"
+    assert "it never started: cancelled while it waited (scancel)?" in found["reason"]
 
 
 @pytest.mark.slow

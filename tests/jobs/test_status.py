@@ -221,9 +221,20 @@ def test_an_old_job_does_not_show_the_figures_of_a_newer_one(job: Job) -> None:
 
 def test_suspended_and_cancelled_while_it_waited(job: Job) -> None:
     assert job.status("SUSPENDED").state == "suspended"
-    assert job.status(None).state == "lost"
+    assert job.status(None).state == "gone"
     write_json(job.log_dir / "cancel.json", {"time": NOW, "now": False})
     assert job.status(None).state == "cancelled"
+
+
+def test_what_slurm_has_forgotten_says_what_is_known(job: Job) -> None:
+    """Before any start it was cancelled, as good as surely; after one it may have trained."""
+    found = job.status(None)
+    assert (found.state, found.ended, found.code) == ("gone", True, 1)
+    assert "it never started: cancelled while it waited (scancel)? Submit it again" in found.reason
+    job.start()
+    found = job.status(None)
+    assert found.state == "lost"
+    assert "how it ended is written nowhere: submit it again, and it goes on" in found.reason
 
 
 def test_a_start_that_ended_before_its_own_log_shows_what_slurm_and_submitit_wrote(job: Job) -> None:

@@ -17,13 +17,18 @@ from dydist.jobs.decide import SAVED, lost
 from dydist.jobs.files import read_json, read_lines, write_json
 from dydist.jobs.submission.task_log import scheduler_words, task_log
 
-FINAL = frozenset({"done", "failed", "cancelled", "stopped", "lost"})
+FINAL = frozenset({"done", "failed", "cancelled", "stopped", "lost", "gone"})
 """States in which a job has ended and does not come back."""
 ENDED = "ended.json"
 """In a job's log folder: how SLURM said that it had ended."""
 OUTPUT_LINES = 12
 """How many lines of what SLURM and submitit wrote are shown of a start without a log."""
 UNREPORTED = "ended without reporting: its node was lost, or its processes were killed at once"
+_FORGOTTEN = {
+    "gone": "SLURM knows it no more, and it never started: cancelled while it waited (scancel)? Submit it again",
+    "lost": "SLURM knows it no more, and how it ended is written nowhere: submit it again, and it goes on from its "
+    "newest checkpoint",
+}
 NOT_BACK = "SLURM has not started it again: submit it again, and it goes on from its newest checkpoint"
 STALE_S = 60.0
 """A running run that has not written its status for so long is shown as silent."""
@@ -35,7 +40,7 @@ _BY_SCHEDULER = {"COMPLETED": "done", "CANCELLED": "cancelled"}
 @dataclass(frozen=True, kw_only=True)
 class JobStatus:
     """One job. `state`: pending, starting, running, requeued (in the queue again), suspended, stopping, or one
-    of FINAL.
+    of FINAL. `lost`: SLURM knows it no more, and nothing tells how it ended; `gone`: the same, and it never started.
 
     `scheduler` is SLURM's own word, FORGOTTEN where it knows the job no more, UNREACHABLE where it does not answer.
     Figures of the run are None until known; `accuracy` is a fraction, times are seconds, `updated_age_s` is how
@@ -139,6 +144,8 @@ def status_of(record: Mapping[str, Any], info: slurm.JobInfo | None, problem: st
     state = _state(info, problem, decision, run if mine else {}, current, bool(history))
     if state == "lost" and (log_dir / "cancel.json").exists():
         state = "cancelled"  # before it had begun, so that it could not say so itself
+    elif state == "lost" and record["cluster"] == "slurm" and not history and not task_log(record).strip():
+        state = "gone"
     updated_age = now - float(run["updated"]) if mine and run.get("updated") else None
     message = "" if state in FINAL else problem or str(run.get("message", "") if mine else "")
     if state == "running" and updated_age is not None and updated_age > STALE_S:
@@ -216,6 +223,8 @@ def _reason(info: slurm.JobInfo | None, decision: Mapping[str, Any] | None, stat
         reason = "" if decision["reason"] == state else str(decision["reason"])
         back = decision["action"] == "requeue" and state not in ("done", "cancelled")
         return f"{reason}; {NOT_BACK}" if back else reason
+    if state in _FORGOTTEN:
+        return _FORGOTTEN[state]
     if info is not None and info.state in slurm.ENDED and state not in ("done", "cancelled"):
         return info.state.lower().replace("_", " ")
     return ""
