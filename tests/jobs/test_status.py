@@ -243,6 +243,8 @@ def test_a_start_that_ended_before_its_own_log_shows_what_slurm_and_submitit_wro
     (tasks / "12_0_log.out").write_text("bash: apptainer: command not found\n\nslurmstepd: error: 127\n")
     lines = ["bash: apptainer: command not found", "slurmstepd: error: 127"]
     assert [list(job.status(state).output) for state in ("FAILED", None, "RUNNING")] == [lines, lines, []]
+    assert job.status("FAILED").reason.startswith("it ended before dydist could report")
+    assert job.status("NODE_FAIL").reason == "node fail"
     job.start()
     content = {"action": "fail", "code": 127, "reason": "exit code 127", "time": NOW, "saved_step": None}
     write_json(job.log_dir / "attempt-000" / "decision.json", content)  # as the batch script writes it

@@ -226,7 +226,10 @@ def _reason(info: slurm.JobInfo | None, decision: Mapping[str, Any] | None, stat
     if state in _FORGOTTEN:
         return _FORGOTTEN[state]
     if info is not None and info.state in slurm.ENDED and state not in ("done", "cancelled"):
-        return info.state.lower().replace("_", " ")
+        word = info.state.lower().replace("_", " ")
+        return (
+            word if word != state else "it ended before dydist could report; what was printed last says more"
+        )
     return ""
 
 
