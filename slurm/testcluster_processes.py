@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 
-def processes_of(cluster: dict, node: str | None = None) -> Iterator[int]:
+def processes_of(cluster: Mapping[str, Any], node: str | None = None) -> Iterator[int]:
     """The cluster's processes, or those of one node: daemons by our mark, tasks by SLURM's, and their relatives.
 
     slurmstepd's title overwrites its environment, so it is found as an ancestor of the tasks it runs. A task may take
@@ -45,7 +46,7 @@ def processes_of(cluster: dict, node: str | None = None) -> Iterator[int]:
             yield pid
 
 
-def daemons(cluster: dict, name: str) -> list[int]:
+def daemons(cluster: Mapping[str, Any], name: str) -> list[int]:
     """The slurmctld, or a node's slurmd."""
     wanted = {f"SLURM_CONF={cluster['conf']}", f"TESTCLUSTER_NODE={name}"}
     return [
@@ -81,7 +82,7 @@ def command_name(pid: int) -> str:
         return ""
 
 
-def kill_all(cluster: dict, node: str | None = None) -> bool:
+def kill_all(cluster: Mapping[str, Any], node: str | None = None) -> bool:
     """Kill all processes of the cluster, or of a node, as a power cut does; whether that was done within 10 s.
 
     They are stopped first, so that none can report the end of another: slurmstepd would tell the controller that the

@@ -142,7 +142,7 @@ def _transforms() -> Callable[[Any], torch.Tensor]:
     import_torchvision()
     from torchvision import transforms
 
-    return transforms.Compose(
+    composed: Callable[[Any], torch.Tensor] = transforms.Compose(
         [
             transforms.RandomCrop(32, padding=4),
             transforms.RandomHorizontalFlip(),
@@ -150,6 +150,7 @@ def _transforms() -> Callable[[Any], torch.Tensor]:
             transforms.Normalize(MEAN, STD),
         ]
     )
+    return composed
 
 
 def _torchvision_loader(dataset: ImageDataset, images: int, batch_size: int, workers: int) -> DataLoader[Any]:

@@ -68,7 +68,8 @@ class Agreement:
         if error is not None:
             kind, text = error
             raise kind(text)
-        return value
+        result: T = value
+        return result
 
     def all_succeed(self, work: Callable[[], T]) -> tuple[T | None, str | None]:
         """Run `work` on every process; return this process's result and the message of the lowest rank that failed,

@@ -15,6 +15,8 @@ from dydist.storage.names import MANIFEST, STEP_PREFIX, step_of
 from dydist.storage.protocol import Storage, written_in_place
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dydist.checkpoint._tensors import TrainingState
 
 MANIFEST_LIMIT = 64 << 20
@@ -185,7 +187,7 @@ def load(storage: Storage, found: Found, kinds: tuple[str, ...] = KINDS) -> Trai
     from dydist.checkpoint._tensors import TrainingState, decode
 
     manifest = found.intact
-    tensors: dict[str, dict] = {kind: {} for kind in KINDS}
+    tensors: dict[str, dict[str, Tensor]] = {kind: {} for kind in KINDS}
     seen: Seen = {}
     for name in manifest.files:
         kind = name.partition("-")[0]

@@ -89,8 +89,8 @@ class Checkpointer:
         self._clock = clock
         self._now = now
         self._url = url
-        self._open_at = lambda at: open_at(at, config.storage_options)
-        self._place = self._open_at(url)
+        self._open_at = open_at
+        self._place = self._open(url)
         self._stage: LocalStorage | None = open_stage(url, config.stage_dir) if is_url(url) else None
         self._hosts: tuple[str, ...] = ()
         self._host = host or socket.gethostname()
@@ -368,8 +368,11 @@ class Checkpointer:
             on_retry=lambda text: self._on_note(text, level="warning"),
         )
 
+    def _open(self, url: str) -> Storage:
+        return self._open_at(url, self._config.storage_options)
+
     def _retrying_at(self, url: str) -> Retrying:
-        return self._retrying(self._open_at(url), self._config.deadline_s, given_up=True)
+        return self._retrying(self._open(url), self._config.deadline_s, given_up=True)
 
     def _try_stage(self, work: Callable[[LocalStorage], T]) -> T | None:
         """Run `work` on the stage; a failure is only reported."""

@@ -110,7 +110,7 @@ def read_result(run_dir: Path) -> Result | None:
 
 def _is_done(run_dir: Path) -> bool:
     try:
-        return json.loads((run_dir / "status.json").read_text(encoding="utf-8"))["state"] == "done"
+        return bool(json.loads((run_dir / "status.json").read_text(encoding="utf-8"))["state"] == "done")
     except (OSError, ValueError, KeyError):
         return False
 

@@ -196,7 +196,10 @@ class Loop:
 
         def predict(images: Tensor) -> Tensor:
             begin_step(self.config.train.compile_mode)
-            return torch.func.functional_call(model, averaged, (images,)) if averaged else model(images)
+            logits: Tensor = (
+                torch.func.functional_call(model, averaged, (images,)) if averaged else model(images)
+            )
+            return logits
 
         return predict
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -120,7 +121,7 @@ def mirrored(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
     def both(images: Tensor) -> Tensor:
         views = torch.stack([network(images).float(), network(images.flip(3)).float()])
-        return views.log_softmax(2).logsumexp(0) - np.log(2)
+        return views.log_softmax(2).logsumexp(0) - math.log(2)
 
     return both
 

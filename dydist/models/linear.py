@@ -47,7 +47,8 @@ class DynamicLinear(nn.Module):
         attention = self.attention(x)
         bias = None if self.bias is None else self.bias.flatten()
         each = nn.functional.linear(x, self.weight.flatten(0, 1), bias).unflatten(-1, (self.kernels, -1))
-        return (attention.to(each.dtype).unsqueeze(-2) @ each).squeeze(-2)
+        mixed: Tensor = (attention.to(each.dtype).unsqueeze(-2) @ each).squeeze(-2)
+        return mixed
 
     def extra_repr(self) -> str:
         return (

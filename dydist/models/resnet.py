@@ -84,7 +84,8 @@ class ResNet18(nn.Module):
         pooled = x.mean((2, 3))
         if self.training and self.dropout > 0:
             pooled = F.dropout(pooled, self.dropout) if dropout_mask is None else pooled * dropout_mask
-        return self.fc(pooled)
+        logits: Tensor = self.fc(pooled)
+        return logits
 
 
 def dy_resnet18(

@@ -132,13 +132,13 @@ def _is_protocol(name: str) -> bool:
 def _nearest(protocol: str) -> str | None:
     from fsspec.registry import known_implementations
 
-    lower = protocol.lower()
+    lower: str = protocol.lower()
     common = [*BUCKETS, *SFTP, *LOCAL, "memory", "ftp", "webdav", "hdfs", "smb"]
     if lower in common or lower in known_implementations:
-        return lower
+        return str(lower)
     for names in (common, list(known_implementations)):
         if close := difflib.get_close_matches(lower, names, n=1, cutoff=0.5):
-            return close[0]
+            return str(close[0])
     return None
 
 

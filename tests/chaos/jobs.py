@@ -140,6 +140,8 @@ class Workload:
             if run.limited and run.state.startswith("PENDING"):
                 self.cluster.operate("scontrol", "update", f"JobId={run.job.id}", "TimeLimit=60", check=False)
                 run.limited = False
+            if run.state == "PENDING|launch failed requeued held":
+                self.cluster.operate("scontrol", "release", run.job.id, check=False)
             if run.state != "PENDING|BeginTime" or list(run.job.processes()):
                 run.quiet_since = None
             elif run.quiet_since is None:
@@ -384,9 +386,15 @@ def play(workload: Workload, faults: Faults, until: float, pause: Sequence[float
 
 
 def mend(cluster: Cluster) -> None:
-    """Nodes that were killed or hung come back, as after a repair."""
+    """Nodes that were killed, hung or drained by SLURM come back, as after a repair.
+
+    SLURM drains a node and holds a job ("Duplicate jobid") where slurmstepd still had to report to a controller that
+    was down when the job was started again: its two minutes of waiting, which this test cuts short, are for that.
+    """
     state = json.loads(cluster.testcluster("status"))
     for node, value in state["nodes"].items():
+        if value.startswith("drain"):
+            cluster.testcluster("undrain", node)
         if value.startswith("down"):
             cluster.testcluster("wake", node)
             if not state["daemons"][node]:

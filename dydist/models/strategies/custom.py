@@ -80,7 +80,8 @@ def operator(name: str, forward: Forward, backward: Backward) -> Forward:
     apply.register_autograd(differentiate, setup_context=setup)
 
     def call(x: Tensor, attention: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-        return apply(x, attention, weight, _pack(geometry))
+        result: Tensor = apply(x, attention, weight, _pack(geometry))
+        return result
 
     return call
 

@@ -71,7 +71,7 @@ def _scale(x: Tensor, attention: Tensor, groups: int) -> Tensor:
 
         with torch.cuda.device_of(x):  # Triton launches on the current device, not on that of its arguments
             return stacked_kernels.scale(x, attention, groups)
-    each = x.unflatten(1, (groups, 1, -1)) * attention[:, None, :, None, None, None]
+    each: Tensor = x.unflatten(1, (groups, 1, -1)) * attention[:, None, :, None, None, None]
     return each.flatten(1, 3).contiguous(memory_format=torch.channels_last)
 
 

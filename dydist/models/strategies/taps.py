@@ -57,7 +57,7 @@ def tap_pairs(size: Pair, kernel: Pair, geometry: Geometry) -> TapPairs:
 
 def _by_tap(weight: Tensor, met: TapPairs, groups: int) -> Tensor:
     """Kernels as [taps, groups, K, out/groups, C/groups], for the taps in `met`."""
-    apart = split_taps(weight, list(met.pairs)).unflatten(2, (groups, weight.shape[1] // groups))
+    apart: Tensor = split_taps(weight, list(met.pairs)).unflatten(2, (groups, weight.shape[1] // groups))
     return apart.transpose(1, 2).contiguous()
 
 

@@ -23,7 +23,8 @@ def colours(values: np.ndarray) -> np.ndarray:
     part = (place - low)[..., None]
     mixed = _STOPS[low] * (1 - part) + _STOPS[low + 1] * part
     mixed[np.isnan(values)] = 128
-    return np.rint(mixed).astype(np.uint8)
+    rounded: np.ndarray = np.rint(mixed).astype(np.uint8)
+    return rounded
 
 
 def grid(images: np.ndarray, captions: Sequence[str] = (), *, columns: int = 8) -> np.ndarray:

@@ -48,7 +48,8 @@ def module_graph(model: nn.Module) -> bytes:
             kind = {"placeholder": "input", "output": "output"}.get(node.op) or _function_name(node)
         inputs = [names[source] for source in node.all_input_nodes]
         nodes.append(NodeDef(name=names[node], op=kind, input=inputs))
-    return GraphDef(node=nodes, versions=VersionDef(producer=22)).SerializeToString()
+    written: bytes = GraphDef(node=nodes, versions=VersionDef(producer=22)).SerializeToString()
+    return written
 
 
 def _function_name(node: torch.fx.Node) -> str:

@@ -22,7 +22,7 @@ def timeline_section(run: RunData) -> str:
         lives[0][0] if lives else run.events[0]["time"],
         max([run.events[-1]["time"], *(b for _, b in lives)]),
     )
-    span = max(end - begin, 1e-9)
+    span: float = max(end - begin, 1e-9)
 
     def x(time: float) -> float:
         return (time - begin) / span * WIDTH
