@@ -29,7 +29,10 @@ class FirstDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The comparison of two runs. `weights_equal` is None if they have no checkpoint of a common step."""
+    """The comparison of two runs. `weights_equal` is None if they have no checkpoint of a common step.
+
+    `largest_weight_difference` is None also if tensors differ in name or shape.
+    """
 
     steps_compared: int
     first_difference: FirstDifference | None
@@ -114,13 +117,16 @@ def fingerprint(state: TrainingState) -> str:
     return digest.hexdigest()
 
 
-def first_difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> tuple[str | None, float]:
-    """The first tensor that differs (in `a`'s order), and the largest absolute difference over all of them."""
+def first_difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> tuple[str | None, float | None]:
+    """The first tensor that differs (in `a`'s order), and the largest absolute difference over all of them.
+
+    There is no such difference, but None, where a tensor's shape differs or one of the two lacks it.
+    """
     first: str | None = None
     largest = 0.0
     for name in dict.fromkeys([*a, *b]):
         if name not in a or name not in b or a[name].shape != b[name].shape:
-            return first or name, float("inf")
+            return first or name, None
         if _bits(a[name]) != _bits(b[name]):
             first = first or name
             largest = max(largest, float((a[name].double() - b[name].double()).abs().max()))

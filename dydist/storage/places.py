@@ -25,6 +25,7 @@ BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 SFTP = ("sftp", "ssh")
 HOSTS = (*SFTP, "ftp", "smb", "webdav")
 """Protocols whose URLs begin with a host."""
+READ_ONLY = ("http", "https", "github", "data")
 _SPELLING = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _BARE_LOGIN = re.compile(r"[^/?#:@]*:(?!\d{1,5}[/?#])[^/?#@]*[/?#].*@")
 """A URL after its protocol whose password ends what should be the host too early. Not: a port, and an @ in the path."""
@@ -69,6 +70,8 @@ def place_problem(place: str, *, step_folder: bool = False) -> str | None:
         problem = f"{shown} names no folder; write {protocol}:///absolute/path, or the path alone"
     elif separator and protocol not in LOCAL:
         problem = _url_problem(protocol, rest, shown)
+        if problem is None and protocol in READ_ONLY and not step_folder:
+            problem = f"{shown}: nothing can be written at {protocol}://; use a folder, s3:// or sftp://"
     else:
         problem = None
     return problem or _inside_a_step(rest if is_url(place) else local_path(place), shown, allowed=step_folder)

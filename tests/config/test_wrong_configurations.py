@@ -80,6 +80,8 @@ WRONG_FLAGS = [
     ("--checkpoint.url s3:b", "checkpoint.url: 's3:b' is neither a path nor a URL"),
     ("--checkpoint.url file:rel", "checkpoint.url: 'file:rel' is neither a path nor a URL"),
     ("--checkpoint.url s3://", "checkpoint.url: 's3://' names no bucket"),
+    ("--checkpoint.url https://h/x", "checkpoint.url: 'https://h/x': nothing can be written at https://"),
+    ("--monitor.logdir github://a:b@c/x", "nothing can be written at github://"),
     ("--checkpoint.url sftp:///x", "checkpoint.url: 'sftp:///x' names no host"),
     ("--checkpoint.url S3://b/x", "did you mean s3://?"),
     ("--checkpoint.url stfp://h/x", "there is no protocol stfp://; did you mean sftp://?"),
