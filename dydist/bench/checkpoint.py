@@ -21,7 +21,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from dydist.checkpoint import Checkpointer, TrainingState
+from dydist.checkpoint import Checkpointer, RunInfo, TrainingState
 from dydist.config import CheckpointConfig
 from dydist.models import dy_resnet18
 from dydist.records import CheckpointRecord
@@ -141,12 +141,7 @@ class _Ours:
         self._committed = threading.Event()
         self._checkpointer = Checkpointer(
             CheckpointConfig(keep=1, resume="never"),
-            url=str(place),
-            run_name="bench",
-            rank=0,
-            world_size=1,
-            broadcast=lambda value: value,
-            gather=lambda value: [value],
+            RunInfo(name="bench", url=str(place)),
             on_record=self._note,
             on_note=lambda text, *, level="info": None,
         )

@@ -1,6 +1,6 @@
 """Checkpoints: written in the background, committed atomically, verified before they are loaded.
 
-- `Checkpointer`, `TrainingState`: what a run uses (`_checkpointer`, `_tensors`)
+- `Checkpointer`, `TrainingState`: what a run uses (`_checkpointer`, `_tensors`; `_context`: what a run tells it)
 - `open_storage`, `Storage`: a place at a path or fsspec URL (`dydist.storage`)
 - `survey`, `inspect`, `verify`, `load`, `Found`: what lies in a place (`_catalog`; `_content`: what files must hold);
   `find_source`: what a URL means
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from dydist.checkpoint._catalog import Found, inspect, load, survey, verify
 from dydist.checkpoint._claim import StoredRun
+from dydist.checkpoint._context import Clock, LeaseTiming, RankGroup, RunInfo
 from dydist.checkpoint._copy import copy_checkpoint
 from dydist.checkpoint._format import Manifest
 from dydist.checkpoint._housekeeping import Keep, prune, remove_attempt
@@ -48,14 +49,18 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointError",
     "Checkpointer",
+    "Clock",
     "DamagedError",
     "Found",
     "Keep",
     "LeaseHeldError",
     "LeaseLostError",
+    "LeaseTiming",
     "Manifest",
     "NewerFormatError",
+    "RankGroup",
     "Retrying",
+    "RunInfo",
     "Storage",
     "StoredRun",
     "TrainingState",

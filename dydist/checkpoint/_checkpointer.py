@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from dydist.checkpoint._agreement import Agreement
 from dydist.checkpoint._catalog import survey
 from dydist.checkpoint._claim import FOLDER_LEASE, Admit, Claim
+from dydist.checkpoint._context import Clock, LeaseTiming, RankGroup, RunInfo
 from dydist.checkpoint._format import encode_json
 from dydist.checkpoint._housekeeping import Keep
 from dydist.checkpoint._lease import LEASE, Lease, this_process
@@ -47,62 +46,47 @@ RESTORED = "restored"
 class Checkpointer:
     """Saves a run's state in the background, and restores it.
 
-    Every process has one, and calls `restore`, `save` and `close` at the same step, on the main thread. `broadcast`
-    returns process 0's object on every process, `gather` the objects of all processes; both are collective.
-    `on_record` and `on_note` are called on process 0, also from background threads: they must be thread-safe and
-    fast. `job` is the cluster job's identifier, which a requeue keeps, or "". `folder`: the run folder, whose lease
-    is taken together with the store's. `clock` is monotonic, `now` the time of day, both in seconds. `stop()`:
-    whether a signal asked this process to stop. `host` and `open_at` are for simulated nodes and stores in tests.
+    Every process has one, and calls `restore`, `save` and `close` at the same step, on the main thread. `on_record`
+    and `on_note` are called on process 0, also from background threads: they must be thread-safe and fast. `stop()`:
+    whether a signal asked this process to stop. `open_at` is for simulated stores in tests.
     """
 
     def __init__(
         self,
         config: CheckpointConfig,
+        run: RunInfo,
+        ranks: RankGroup | None = None,
         *,
-        url: str,
-        run_name: str,
-        rank: int,
-        world_size: int,
-        broadcast: Callable[[T], T],
-        gather: Callable[[T], list[T]],
         on_record: Callable[[CheckpointRecord], None],
         on_note: Tell,
-        job: str = "",
-        folder: Path | None = None,
-        host: str | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], float] = time.time,
-        open_at: Callable[[str, Mapping[str, Any]], Storage] = open_storage,
         stop: Callable[[], bool] = lambda: False,
-        lease_interval_s: float = 15.0,
-        lease_timeout_s: float = 60.0,
+        clock: Clock | None = None,
+        lease_timing: LeaseTiming | None = None,
+        open_at: Callable[[str, Mapping[str, Any]], Storage] = open_storage,
     ) -> None:
+        ranks = ranks or RankGroup()
         self._config = config
-        self._rank = rank
-        self._world_size = world_size
-        self._run_name = run_name
-        self._job = job
+        self._run = run
+        self._rank, self._world_size = ranks.rank, ranks.world_size
+        self._host = ranks.host or socket.gethostname()
         self._stopping, self._never = threading.Event(), threading.Event()
-        self._agreement = Agreement(rank, broadcast, gather, on_note, stop=stop, cancelled=self._stopping)
+        self._agreement = Agreement(
+            ranks.rank, ranks.broadcast, ranks.gather, on_note, stop=stop, cancelled=self._stopping
+        )
         self._on_record = on_record
         self._on_note = on_note
-        self._clock = clock
-        self._now = now
-        self._url = url
+        self._clock = clock = clock or Clock()
         self._open_at = open_at
-        self._place = self._open(url)
-        self._stage: LocalStorage | None = open_stage(url, config.stage_dir) if is_url(url) else None
+        self._place = self._open(run.url)
+        self._stage: LocalStorage | None = open_stage(run.url, config.stage_dir) if is_url(run.url) else None
         self._hosts: tuple[str, ...] = ()
-        self._host = host or socket.gethostname()
 
         def lease(storage: Storage, name: str, field: str) -> Lease:
             made = Lease(
                 lambda seconds: self._retrying(storage, seconds, given_up=not made.held),
-                this_process(run=run_name, job=job, host=self._host, now=now()),
-                interval_s=lease_interval_s,
-                timeout_s=lease_timeout_s,
+                this_process(run=run.name, job=run.job, host=self._host, now=clock.now()),
+                timing=lease_timing or LeaseTiming(),
                 clock=clock,
-                now=now,
                 on_note=on_note,
                 cancelled=self._stopping,
                 name=name,
@@ -111,8 +95,8 @@ class Checkpointer:
             return made
 
         leases = [lease(self._place, LEASE, "checkpoint.url")]
-        if folder is not None:
-            leases.insert(0, lease(LocalStorage(folder, durable=False), FOLDER_LEASE, "run.name"))
+        if run.folder is not None:
+            leases.insert(0, lease(LocalStorage(run.folder, durable=False), FOLDER_LEASE, "run.name"))
         self._claim = Claim(leases)
         self.run_id: str | None = None
         """The run's id, which `admit` returned in `restore`."""
@@ -156,12 +140,12 @@ class Checkpointer:
         self._hosts = tuple(host for host, _ in nodes)
         node = tuple(rank for rank, name in enumerate(nodes) if name == nodes[self._rank])
         if self._stage is not None and self._rank == node[0]:
-            self._try_stage(lambda stage: prepare_stage(stage, self._url, now=self._now()))
+            self._try_stage(lambda stage: prepare_stage(stage, self._run.url, now=self._clock.now()))
         place = self._retrying(self._place, self._config.deadline_s, given_up=True)
         options = candidates(agreement, place, self._stage)
         if admit is not None:
             self.run_id = agreement.on_rank0(lambda: admit(stored_run(place, self._stage, options)))
-        resume = ResumePoint(self._config.resume, job=self._job, agreement=agreement, place=place)
+        resume = ResumePoint(self._config.resume, job=self._run.job, agreement=agreement, place=place)
         chosen, aside_after = resume.choose(options)
         if aside_after is not None and self._stage is not None and self._rank == node[0]:
             why = resume.why
@@ -180,7 +164,11 @@ class Checkpointer:
         config = self._config
         rule = Keep(keep=config.keep, keep_every_steps=config.keep_every_steps, keep_best=config.keep_best)
         identity = Identity(
-            run=self._run_name, job=self._job, rank=self._rank, world_size=self._world_size, hosts=self._hosts
+            run=self._run.name,
+            job=self._run.job,
+            rank=self._rank,
+            world_size=self._world_size,
+            hosts=self._hosts,
         )
         self._node = node
         self._pipeline = Pipeline(
@@ -192,8 +180,8 @@ class Checkpointer:
                 stage_keep=config.stage_keep,
                 deadline_s=config.deadline_s,
                 rule=rule,
-                clock=self._clock,
-                now=self._now,
+                clock=self._clock.monotonic,
+                now=self._clock.now,
                 may_commit=self._claim.check,
                 on_record=self._on_record,
                 on_note=self._on_note,
@@ -220,7 +208,7 @@ class Checkpointer:
         Raises CheckpointError, which names the local copy, if a final save was not committed in time, and
         LeaseLostError if another run took the lease. All processes raise the same error.
         """
-        began = self._clock()
+        began = self._clock.monotonic()
         pipeline = self._running()
         limit = self._config.deadline_s if deadline_s is None else deadline_s
         decision = self._decide(pipeline, step, final=final)
@@ -287,13 +275,13 @@ class Checkpointer:
             place, other = decision.lost
             raise LeaseLostError(f"{place} was taken over by {other}; this run writes no more")
         self._given_up += pipeline.cancel(decision.cancel)
-        if self._given_up and (final or self._clock() - self._given_up_told >= GIVEN_UP_EVERY_S):
+        if self._given_up and (final or self._clock.monotonic() - self._given_up_told >= GIVEN_UP_EVERY_S):
             steps = ", ".join(map(str, self._given_up[-10:]))
             self._agreement.note(
                 f"{len(self._given_up)} saves were given up for newer ones, as they come faster than "
                 f"{self._place.url} takes them; last: {steps}"
             )
-            self._given_up, self._given_up_told = [], self._clock()
+            self._given_up, self._given_up_told = [], self._clock.monotonic()
         return decision
 
     def _submit(
@@ -326,7 +314,7 @@ class Checkpointer:
                 memory=memory,
                 started=began,
                 deadline=deadline,
-                pause_s=self._clock() - began,
+                pause_s=self._clock.monotonic() - began,
             )
         )
 
@@ -335,7 +323,7 @@ class Checkpointer:
         save = pipeline.find(attempt)
 
         def ready(seconds: float) -> bool:
-            left = until - self._clock()
+            left = until - self._clock.monotonic()
             return save is None or save.finished.wait(max(0.0, min(seconds, left))) or left <= seconds
 
         self._agreement.wait(ready)
@@ -350,7 +338,7 @@ class Checkpointer:
             if copy
             else ("there is no local copy")
         )
-        how = f", or `dydist checkpoint copy {os.path.dirname(copy)} {scrub(self._url)}`" if copy else ""
+        how = f", or `dydist checkpoint copy {os.path.dirname(copy)} {scrub(self._run.url)}`" if copy else ""
         raise CheckpointError(f"step {step} was not saved at {self._place.url}: {error}; {where}{how}")
 
     def _running(self) -> Pipeline:
@@ -362,8 +350,8 @@ class Checkpointer:
         """`given_up`: for work of a start, which ends when all processes agree to stop."""
         return Retrying(
             storage,
-            deadline=self._clock() + seconds,
-            clock=self._clock,
+            deadline=self._clock.monotonic() + seconds,
+            clock=self._clock.monotonic,
             cancelled=self._stopping if given_up else self._never,
             on_retry=lambda text: self._on_note(text, level="warning"),
         )

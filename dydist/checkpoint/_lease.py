@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from dydist.checkpoint._context import Clock, LeaseTiming
 from dydist.checkpoint._format import encode_json, is_integer, is_number, is_text, read_json
 from dydist.errors import CancelledError, LeaseHeldError, LeaseLostError
 from dydist.storage.protocol import Storage
@@ -68,9 +69,8 @@ def this_process(*, run: str, job: str, host: str, now: float) -> Holder:
 class Lease:
     """The lease of one store, held by process 0 of a run.
 
-    `storage(seconds)` returns the store, with operations retried for that long. `clock` is monotonic, `now` is the
-    time of day. `cancelled` ends an `acquire` that waits. `name` is the lease's file name, `field` the configuration
-    field for error messages.
+    `storage(seconds)` returns the store, with operations retried for that long. `cancelled` ends an `acquire` that
+    waits. `name` is the lease's file name, `field` the configuration field for error messages.
     """
 
     def __init__(
@@ -78,10 +78,8 @@ class Lease:
         storage: Callable[[float], Storage],
         me: Holder,
         *,
-        interval_s: float,
-        timeout_s: float,
-        clock: Callable[[], float],
-        now: Callable[[], float],
+        timing: LeaseTiming,
+        clock: Clock,
         on_note: Tell,
         cancelled: threading.Event | None = None,
         name: str = LEASE,
@@ -90,10 +88,8 @@ class Lease:
         self._name, self._field = name, field
         self._storage = storage
         self._me = me
-        self._interval_s = interval_s
-        self._timeout_s = timeout_s
+        self._interval_s, self._timeout_s = timing.interval_s, timing.timeout_s
         self._clock = clock
-        self._now = now
         self._on_note = on_note
         self._cancelled = cancelled or threading.Event()
         self.held = False
@@ -203,7 +199,7 @@ class Lease:
             try:
                 self.check()
                 with self._lock:
-                    self._me = replace(self._me, beat=self._me.beat + 1, beat_at=self._now())
+                    self._me = replace(self._me, beat=self._me.beat + 1, beat_at=self._clock.now())
                     self._storage(self._interval_s).write(self._name, lambda: [self._encode()])
             except LeaseLostError as error:
                 self._on_note(str(error), level="error")
@@ -225,13 +221,13 @@ class Lease:
                 return
             if self._same_job(raw) and not here:
                 return
-        until = self._clock() + self._timeout_s
+        until = self._clock.monotonic() + self._timeout_s
         who = holder.describe() if holder else "an unreadable lease"
         self._on_note(
             f"{storage.url} is held by {who}; waiting {self._timeout_s:g} s for a sign of life",
             level="warning",
         )
-        while (left := until - self._clock()) > 0:
+        while (left := until - self._clock.monotonic()) > 0:
             self._pause(min(left, self._interval_s / 4))
             seen = _read(storage, self._name)
             if seen is None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dydist import __version__
-from dydist.checkpoint import Checkpointer, TrainingState
+from dydist.checkpoint import Checkpointer, RankGroup, RunInfo, TrainingState
 from dydist.config import Config
 from dydist.config.reader import flatten, from_dict, to_dict
 from dydist.config.rules import is_local
@@ -89,16 +89,10 @@ class Session:
         self._folder = RunFolder(config, run_dir)
         self._checkpointer = Checkpointer(
             config.checkpoint,
-            url=self.url,
-            run_name=config.run.name,
-            rank=world.rank,
-            world_size=world.size,
-            broadcast=world.broadcast,
-            gather=world.gather,
+            RunInfo(name=config.run.name, url=self.url, folder=run_dir, job=job or ""),
+            RankGroup(rank=world.rank, world_size=world.size, broadcast=world.broadcast, gather=world.gather),
             on_record=self._record,
             on_note=self._note,
-            job=job or "",
-            folder=run_dir,
             stop=stop_requested,
         )
 

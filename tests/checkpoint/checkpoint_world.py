@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from checkpoint_places import Place
 
-from dydist.checkpoint import Checkpointer, Storage, open_storage
+from dydist.checkpoint import Checkpointer, Clock, LeaseTiming, RankGroup, RunInfo, Storage, open_storage
 from dydist.config import CheckpointConfig
 from dydist.records import CheckpointRecord
 
@@ -68,21 +68,20 @@ class World:
             CheckpointConfig(
                 stage_dir=str(self._stages / self._nodes[rank]), storage_options=self.place.options, **config
             ),
-            url=self.place.url,
-            run_name="world",
-            rank=rank,
-            world_size=self.size,
-            broadcast=lambda value: self.gather(rank, value)[0],
-            gather=lambda value: self.gather(rank, value),
+            RunInfo(name="world", url=self.place.url, job=job),
+            RankGroup(
+                rank=rank,
+                world_size=self.size,
+                broadcast=lambda value: self.gather(rank, value)[0],
+                gather=lambda value: self.gather(rank, value),
+                host=self._nodes[rank],
+            ),
             on_record=self.records.append,
             on_note=lambda text, *, level="info": self.notes.append(text),
-            job=job,
             stop=stop,
-            clock=clock,
-            host=self._nodes[rank],
+            clock=Clock(monotonic=clock),
             open_at=open_at,
-            lease_interval_s=0.25,
-            lease_timeout_s=lease_timeout_s,
+            lease_timing=LeaseTiming(interval_s=0.25, timeout_s=lease_timeout_s),
         )
 
     def run(self, program: Callable[[int], T]) -> list[T | BaseException]:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from dydist.checkpoint import Checkpointer, Storage, TrainingState, open_storage
+from dydist.checkpoint import Checkpointer, RunInfo, Storage, TrainingState, open_storage
 from dydist.config import CheckpointConfig
 from dydist.storage.protocol import Chunks
 
@@ -138,15 +138,9 @@ def drive(plan: Plan) -> NoReturn:
         CheckpointConfig(
             storage_options=dict(plan.options), stage_dir=str(folder / "stage"), keep=2, deadline_s=60
         ),
-        url=plan.url,
-        run_name="killed",
-        rank=0,
-        world_size=1,
-        broadcast=lambda value: value,
-        gather=lambda value: [value],
+        RunInfo(name="killed", url=plan.url, job="killed-job"),
         on_record=lambda record: tell(committed=record.step, error=record.error),
         on_note=lambda text, *, level="info": tell(note=text),
-        job="killed-job",
         open_at=open_at if "://" in plan.url else open_storage,
     )
     state = checkpointer.restore()

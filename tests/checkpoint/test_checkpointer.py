@@ -13,7 +13,17 @@ from checkpoint_places import Place
 from checkpoint_states import assert_same, state_at
 from safetensors.torch import load as load_safetensors
 
-from dydist.checkpoint import Checkpointer, LeaseHeldError, Storage, inspect, load, open_storage, survey
+from dydist.checkpoint import (
+    Checkpointer,
+    LeaseHeldError,
+    LeaseTiming,
+    RunInfo,
+    Storage,
+    inspect,
+    load,
+    open_storage,
+    survey,
+)
 from dydist.config import CheckpointConfig
 from dydist.errors import UserError
 from dydist.records import CheckpointRecord
@@ -55,17 +65,10 @@ def make(place: Place, told: Told, tmp_path: Path) -> Any:
         made.append(
             Checkpointer(
                 CheckpointConfig(stage_dir=str(tmp_path / "stage"), storage_options=place.options, **config),
-                url=url,
-                run_name="test",
-                rank=0,
-                world_size=1,
-                broadcast=lambda value: value,
-                gather=lambda value: [value],
+                RunInfo(name="test", url=url, job=job),
                 on_record=told.records.append,
                 on_note=told.note,
-                job=job,
-                lease_interval_s=0.25,
-                lease_timeout_s=10.0,
+                lease_timing=LeaseTiming(interval_s=0.25, timeout_s=10.0),
             )
         )
         return made[-1]

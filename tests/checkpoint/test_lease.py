@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dydist.checkpoint import LeaseHeldError, LeaseLostError
+from dydist.checkpoint import Clock, LeaseHeldError, LeaseLostError, LeaseTiming
 from dydist.checkpoint._format import encode_json
 from dydist.checkpoint._lease import LEASE, Holder, Lease, this_process
 from dydist.storage.local import LocalStorage
@@ -32,10 +32,8 @@ class Place:
         lease = Lease(
             lambda seconds: self.storage,
             me,
-            interval_s=interval_s,
-            timeout_s=TIMEOUT_S,
-            clock=time.monotonic,
-            now=time.time,
+            timing=LeaseTiming(interval_s=interval_s, timeout_s=TIMEOUT_S),
+            clock=Clock(),
             on_note=lambda text, *, level="info": self.notes.append(text),
         )
         self.leases.append(lease)
