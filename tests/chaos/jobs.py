@@ -33,6 +33,7 @@ import pytest
 from job_cluster import (
     RECIPE,
     REPOSITORY,
+    STEPS,
     Cluster,
     Job,
     flags,
@@ -407,6 +408,8 @@ def judge(run: Run, alike: Path) -> dict[str, Any]:
     wrong = []
     if status["state"] != "done":
         wrong.append(status["state"])
+    elif not (run.job.run_dir / "checkpoints" / f"step-{STEPS:09d}").is_dir():
+        wrong.append(f"done without a checkpoint of step {STEPS}")
     elif weights(run.job.run_dir) != weights(alike):
         wrong.append("other weights")
     elif metrics(run.job.run_dir) != metrics(alike):
