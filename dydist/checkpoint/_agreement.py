@@ -122,18 +122,19 @@ def error_for_all(error: BaseException, field: str = "checkpoint.url") -> tuple[
     """An error as all processes raise it: what a user can put right is a UserError, which names `field`."""
     if isinstance(error, UserError | CheckpointError):
         return type(error), str(error)
+    use = "read" if field == "checkpoint.resume" else "write to"
     if is_refused(error) and isinstance(getattr(error, "filename", None), str):  # a folder here, not a store
-        return UserError, (
-            f"{field}: access refused: {explain(error)}; give a folder that this user may write to"
-        )
+        return UserError, f"{field}: access refused: {explain(error)}; give a folder that this user may {use}"
     if is_refused(error):
         return UserError, (
             f"{field}: access refused: {explain(error)}; give credentials through the environment, an AWS "
             "profile, ~/.ssh/config or checkpoint.storage_options"
         )
-    wrong_option = isinstance(error, ValueError | TypeError) and is_of_store(error)
+    wrong_option = (
+        isinstance(error, ValueError | TypeError) and is_of_store(error) and not is_transient(error)
+    )
     if wrong_option or (isinstance(error, OSError) and not is_transient(error)):
         return UserError, (
-            f"{field}: the place cannot be used: {explain(error)}; give a folder or URL that can be written"
+            f"{field}: the place cannot be used: {explain(error)}; give a folder or URL that you can {use}"
         )
     return CheckpointError, f"the checkpoint place cannot be used: {explain(error)}"

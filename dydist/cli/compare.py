@@ -155,7 +155,7 @@ def _pair(first: Path, second: Path, *, as_json: bool) -> int:
         show(f"weights and momentum          differ at step {result.checkpoint_step}")
         show(f"    first in                  {result.first_different_tensor}")
         largest = result.largest_weight_difference
-        show(f"    largest difference        {'of shapes' if largest is None else f'{largest:.3g}'}")
+        show(f"    largest difference        {'of names or shapes' if largest is None else f'{largest:.3g}'}")
     return 0 if result.equal else 1
 
 

@@ -38,11 +38,12 @@ def digits(split: Literal["train", "test"]) -> tuple[np.ndarray, np.ndarray]:
 @lru_cache(maxsize=1)
 def _all_digits() -> tuple[np.ndarray, np.ndarray]:
     installed = find_spec("sklearn")  # found, not imported: the import takes as long as that of torch
-    if installed is None or not installed.submodule_search_locations:
+    folders = (installed and installed.submodule_search_locations) or ["sklearn"]
+    file = Path(folders[0], "datasets", "data", "digits.csv.gz")
+    if not file.is_file():
         raise UserError(
             "data.name: digits needs scikit-learn, which ships them; install it with `pip install 'dydist[demo]'`"
         )
-    file = Path(installed.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
     rows = np.loadtxt(file, delimiter=",", dtype=np.uint8)
     grey = np.rint(rows[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     return np.repeat(grey[:, None], 3, axis=1), rows[:, -1].astype(np.int64)

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from dydist.config import Config
 from dydist.config.rules import names_source
 from dydist.errors import EXIT_DONE, EXIT_STOPPED
+from dydist.process.launcher import Process
 from dydist.process.report import ProcessReport, job_end, job_name
 from dydist.process.stop import StopRequest
+from dydist.storage.places import is_url
 from dydist.text.display import show
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
             show(text)
 
     with stop.at_once():  # nothing is begun: a download or a conversion can be broken off
-        check_places(config, first_process=report.rank == 0)
+        check_places(config)
         splits = open_splits(config, tell)
         native.library()  # compile now, or wait for the process that does, rather than at the first step
 
@@ -139,27 +141,30 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     return EXIT_DONE if done else EXIT_STOPPED
 
 
-def check_places(config: Config, *, first_process: bool) -> None:
+def check_places(config: Config) -> None:
     """Raise UserError where a folder or a URL of the configuration cannot be used, however long a start would wait.
 
-    A log that cannot be reached, or another run's checkpoint that is gone, matters at a run's first start alone: later
-    ones go on without.
+    Every process looks: srun ends no other process when one ends, and these would wait for it. Folders are those of
+    the first node, where process 0 writes. A log that cannot be reached, or another run's checkpoint that is gone,
+    matters at a run's first start alone: later ones go on without.
     """
     from dydist.checkpoint import check_store, refuse_missing_source
-    from dydist.run.folder import RECORD, check_run_folder
+    from dydist.run.folder import RECORD, check_run_folder, path_of_run
 
-    options = config.checkpoint.storage_options
-    run_dir = check_run_folder(config) if first_process else None
+    options, run_dir = config.checkpoint.storage_options, path_of_run(config)
+    process = Process.from_environment(os.environ)
+    first_node = process.rank == process.local_rank
+    if first_node:
+        check_run_folder(config)
     if config.checkpoint.url is not None:
         check_store(config.checkpoint.url, options)
-    if run_dir is None or (run_dir / RECORD).exists():
+    if (run_dir / RECORD).exists():
         return
-    if config.monitor.logdir is not None:
-        check_store(config.monitor.logdir, options, field="monitor.logdir")
-    if names_source(config.checkpoint.resume):
-        refuse_missing_source(
-            config.checkpoint.resume, config.checkpoint.url or str(run_dir / "checkpoints"), options
-        )
+    logs, source = config.monitor.logdir, config.checkpoint.resume
+    if logs is not None and (first_node or is_url(logs)):
+        check_store(logs, options, field="monitor.logdir")
+    if names_source(source) and (first_node or is_url(source)):
+        refuse_missing_source(source, config.checkpoint.url or str(run_dir / "checkpoints"), options)
 
 
 def terminal_of(config: Config, world: World) -> Monitors | NullMonitor:

@@ -25,7 +25,8 @@ BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 SFTP = ("sftp", "ssh")
 HOSTS = (*SFTP, "ftp", "smb", "webdav")
 """Protocols whose URLs begin with a host."""
-READ_ONLY = ("http", "https", "github", "data")
+WITHOUT_FOLDERS = ("http", "https", "github", "data")
+"""Protocols of fsspec that hold no checkpoints: nothing is written there, and files have no known sizes."""
 _SPELLING = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _BARE_LOGIN = re.compile(r"[^/?#:@]*:(?!\d{1,5}[/?#])[^/?#@]*[/?#].*@")
 """A URL after its protocol whose password ends what should be the host too early. Not: a port, and an @ in the path."""
@@ -70,8 +71,8 @@ def place_problem(place: str, *, step_folder: bool = False) -> str | None:
         problem = f"{shown} names no folder; write {protocol}:///absolute/path, or the path alone"
     elif separator and protocol not in LOCAL:
         problem = _url_problem(protocol, rest, shown)
-        if problem is None and protocol in READ_ONLY and not step_folder:
-            problem = f"{shown}: nothing can be written at {protocol}://; use a folder, s3:// or sftp://"
+        if problem is None and protocol in WITHOUT_FOLDERS:
+            problem = f"{shown}: {protocol}:// has no folders for checkpoints and logs; use a folder, s3:// or sftp://"
     else:
         problem = None
     return problem or _inside_a_step(rest if is_url(place) else local_path(place), shown, allowed=step_folder)
@@ -80,7 +81,7 @@ def place_problem(place: str, *, step_folder: bool = False) -> str | None:
 def folder_problem(path: str) -> str | None:
     """What is wrong with a path that must be one of a mounted file system; None where nothing is."""
     first, colon, rest = path.partition(":")
-    if colon and (rest.startswith("//") or _is_protocol(first)):
+    if colon and "/" not in first and (rest.startswith("//") or _is_protocol(first)):
         return f"{scrub(path)!r} is a URL, and this must be a path; write ./… for a folder of that name"
     return _inside_a_step(local_path(path), repr(path), allowed=False)
 

@@ -66,7 +66,7 @@ _PAIRS = (
     re.compile(rf"(?i)((?<![A-Za-z0-9_]){_LONG_NAME}:\s+(?:basic\s+|bearer\s+)?)(?:{_VALUE})"),  # YAML, HTTP
     re.compile(rf"(?i)({_NAME}%3D)(?:(?!%26)[^&;\s'\"])+"),  # a query inside a query
 )
-_QUERY_VALUE = re.compile(rf"(?i)((?<=[?&]){_NAME}=)[^&#]+")
+_QUERY_VALUE = re.compile(rf"(?i)((?<=[?&]){_NAME}=)[^&][^&#]*")
 """In a whole URL: a semicolon and a blank belong to the value."""
 _TOKENS = re.compile(
     r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}\b"  # AWS
@@ -225,7 +225,7 @@ def _parts_of_url(url: str) -> Iterator[str]:
     """The secrets in a URL: its password, and secret values in its query."""
     if (login := _WHOLE_LOGIN.search(url)) is not None:
         yield url[login.end(2) + 1 : login.end() - 1]
-    for pair in _PAIRS:
+    for pair in (*_PAIRS, _QUERY_VALUE):
         yield from (url[match.end(1) : match.end()] for match in pair.finditer(url))
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dydist.checkpoint import _store_check, check_store
+from dydist.config.reader import read_config
+from dydist.errors import UserError
+from dydist.run.assemble import check_places
 from dydist.train import main
 
 STORES = ("checkpoint.url", "checkpoint.resume", "monitor.logdir")
@@ -77,6 +81,24 @@ def test_a_place_that_can_be_made_is_not_made_before_the_data_is_read(
     assert start(tmp_path, "--checkpoint.url", str(tmp_path / "place" / "a")) == 2
     assert "data" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("field", FOLDERS)
+def test_every_process_of_the_first_node_looks(
+    field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a launcher that ends it, another process would wait for the first one, which is gone."""
+    config = read_config(
+        [f"--{field}", "/proc/x/a", *([] if field == "run.dir" else ["--run.dir", str(tmp_path)])]
+    )
+    ranks = {"WORLD_SIZE": "4", "RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in ranks.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=field):
+        check_places(config)
+    monkeypatch.setenv("RANK", "3")
+    with nullcontext() if field != "checkpoint.url" else pytest.raises(UserError, match=field):
+        check_places(config)  # folders of another node may be other folders
 
 
 def test_a_store_that_does_not_answer_is_left_to_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,9 @@ def test_no_named_secret_is_left(form: str, password: str) -> None:
 def test_a_value_in_the_query_of_a_whole_url_reaches_to_the_next() -> None:
     assert redact_url("s3://b/x?token=ab;cd ef&y=1") == f"s3://b/x?token={HIDDEN}&y=1"
     assert redact_url("s3://b/x?y=1&token=ab;cd#part") == f"s3://b/x?y=1&token={HIDDEN}#part"
+    url = "s3://b/x?token=abc;defghijk&y=1"
+    register_secrets(Config(monitor=MonitorConfig(logdir=url)))
+    assert "defghijk" not in scrub(f"cannot open {url}: refused")
 
 
 @given(passwords)
@@ -174,6 +177,7 @@ def config(password: str) -> Config:
 @given(passwords)
 @example("p@ss/w?rd#1:2")
 @example(">;000000")
+@example("#000000;")
 def test_a_redacted_configuration_holds_no_secret_and_takes_them_back(password: str) -> None:
     assume(password not in json.dumps(dataclasses.asdict(redacted(config("x" * 31)))))  # such as "attentio"
     full = config(password)
