@@ -301,6 +301,30 @@ def test_a_value_that_is_written_in_another_way_is_the_run_that_was_submitted(tm
         sweep("data.root=/x_y")
 
 
+def test_a_run_that_failed_is_known_by_every_way_to_write_it(tmp_path: Path) -> None:
+    """Each submission writes its own spelling into job.json; the run keeps the folder of the first."""
+    profile = parse_profile({"gpus_per_node": 0}, "test")
+
+    def sweep(*words: str, old_order: bool = False) -> list[str]:
+        submission, _ = prepare_sweep(
+            "s", ["--run.dir", str(tmp_path)], profile, grid=parse_grid(words), seeds=1, parallel=None
+        )
+        assert submission is not None
+        for spec in submission.specs:
+            line = list(spec.arguments)
+            last = line.index("--run.name") + 2
+            line = line[: last - 4] + line[last:] + line[last - 4 : last] if old_order else line
+            write_json(Path(spec.run_dir) / "job.json", {"job": "1", "cluster": "local", "arguments": line})
+        return [Path(spec.run_dir).name for spec in submission.specs]
+
+    first = ["lr1e-3-kernels2-seed0"]
+    assert sweep("optim.lr=1e-3", "model.kernels=2", old_order=True) == first  # by a version before
+    assert sweep("model.kernels=+2", "optim.lr=0.001") == first
+    assert sweep("model.kernels=2", "optim.lr=0.001") == first
+    assert sweep("optim.lr=0.0010", "model.kernels=2") == first
+    assert sweep("optim.lr=0.001") == ["lr0.001-seed0"]
+
+
 def test_lists_can_be_swept() -> None:
     assert parse_grid(["optim.milestones=[0.1,0.2],[0.3, 0.4]"]) == {
         "optim.milestones": ["[0.1,0.2]", "[0.3, 0.4]"]

@@ -118,17 +118,30 @@ def _earlier(sweep_dir: Path) -> dict[str, Values]:
     """The runs that were submitted before, and the values that each has of its own."""
     found = {}
     for file in sweep_dir.glob("*/job.json"):
-        words = (read_json(file) or {}).get("arguments", ())[:-4]  # --run.dir and --run.name come last
-        values: dict[str, str] = {}
-        for flag, text in zip(
-            words[-2::-2], words[::-2], strict=False
-        ):  # from the end: the seed, then the fields
-            values = {flag.removeprefix("--"): text, **values}
-            if _name(values) == file.parent.name:
-                with suppress(UserError):  # of a version that had other fields
-                    found[file.parent.name] = _key(values)
-                break
+        own = _own_values((read_json(file) or {}).get("arguments", ()), file.parent.name)
+        if own is not None:
+            with suppress(UserError):  # of a version that had other fields
+                found[file.parent.name] = _key(own)
     return found
+
+
+def _own_values(words: Sequence[str], folder: str) -> dict[str, str] | None:
+    """The fields that a run of a sweep has of its own: those after --run.name, as `prepare_sweep` writes them.
+
+    In front of it where it comes last, as a version before wrote them: then as many as name the folder.
+    """
+    named_last = words[-2:-1] == ["--run.name"]
+    words = words[:-4] if named_last else words
+    values: dict[str, str] = {}
+    for flag, text in zip(
+        words[-2::-2], words[::-2], strict=False
+    ):  # from the end: the seed, then the fields
+        if flag == "--run.name":
+            return values
+        values = {flag.removeprefix("--"): text, **values}
+        if named_last and _name(values) == folder:
+            return values
+    return None
 
 
 def _key(values: Mapping[str, str]) -> Values:
@@ -178,7 +191,7 @@ def prepare_sweep(
         active = {}
     specs = []
     for point in chosen:
-        line = [*common, *point.flags, "--run.dir", str(sweep_dir), "--run.name", point.name]
+        line = [*common, "--run.dir", str(sweep_dir), "--run.name", point.name, *point.flags]
         config = read_config(line)
         check_config(config, world_size=profile.nodes * profile.processes)
         run_dir = sweep_dir / point.name
