@@ -12,6 +12,7 @@ An element of an array is addressed as ARRAY_TASK everywhere: SLURM gives one el
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +51,8 @@ dydist_record() {  # for dydist status: what no node could write. $1 action, $2 
   grep -qsF "$DYDIST_START" "$last/start.json" || last=$dydist_logs/attempt-$(printf %03d "$count")
   mkdir -p "$last"
   [ -e "$last/decision.json" ] || printf "$form" "$1" "$2" "$3" "$(date +%s)" > "$last/decision.json"
+  # or the next start would take the folder for an earlier job's
+  [ -e "$dydist_logs/submission.json" ] || echo "$dydist_owner" > "$dydist_logs/submission.json"
 }
 dydist_unlaunched() {  # what srun said last in this start of why it could not launch; fails where it said nothing
   tail -c +"$((dydist_printed + 1))" "$dydist_output" 2>/dev/null |
@@ -156,6 +159,7 @@ def around_srun(specs: Sequence[JobSpec], *, tasks: Path, requeue: bool) -> list
     return [
         *lines,
         f"dydist_submission={shlex.quote(submission)}",
+        f"dydist_owner={shlex.quote(json.dumps({'submission': submission}))}",
         f'export {START}="$dydist_job.$(date +%s%N)"',
         f'dydist_output={shlex.quote(str(tasks))}/"$dydist_job"_0_log.out',
         'dydist_printed=$(stat -c %s "$dydist_output" 2>/dev/null || echo 0)  # by earlier starts',

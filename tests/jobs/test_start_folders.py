@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from dydist.jobs.attempt import attempts, claim_start, own_log_dir
+from dydist.jobs.batch_script import around_srun
+from dydist.jobs.submission.profile import Profile
+from dydist.jobs.submission.submit import make_spec
 
 
 def submission(folder: Path) -> str:
@@ -68,3 +72,25 @@ def test_a_request_to_cancel_the_new_job_is_not_lost(tmp_path: Path) -> None:
     os.utime(log_dir / "cancel.json", (later, later))
     own_log_dir(log_dir, second, "12.2")
     assert json.loads((log_dir / "cancel.json").read_text()) == {"now": False}
+
+
+def test_a_start_that_could_not_report_is_of_the_same_job(tmp_path: Path) -> None:
+    """Its batch script leaves a decision, and the next start goes on in the same folder."""
+    folder = tmp_path / "it's a run" / "submissions" / "s"
+    name = submission(folder)
+    spec = make_spec(Profile(gpus_per_node=0), [], run_dir=tmp_path / "it's a run", folder=folder)
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (commands / "scontrol").write_text("#!/bin/sh\necho 'JobId=12 JobState=RUNNING ExcNodeList=(null) '\n")
+    (commands / "scontrol").chmod(0o755)
+    lines = [*around_srun([spec], tasks=tmp_path / "tasks", requeue=True), "sleep() { :; }", "exit 137"]
+    environment = {"PATH": f"{commands}:{os.environ['PATH']}", "SLURM_JOB_ID": "12"}
+    result = subprocess.run(["bash", "-c", "\n".join(lines)], env=environment, capture_output=True, text=True)
+    log_dir = tmp_path / "it's a run" / "logs" / "12"
+    (first,) = attempts(log_dir)
+    decision = first.decision()
+    assert decision is not None, result.stderr
+    assert (decision["action"], decision["reason"]) == ("requeue", "killed at once (exit code 137)")
+    own_log_dir(log_dir, name, "12.2")
+    assert claim_start(log_dir, "12.2") == 1
+    assert [path.name for path in log_dir.parent.iterdir()] == ["12"]
