@@ -56,6 +56,15 @@ def test_changes_that_are_not_utf_8_are_recorded_as_they_are(checkout: Path, tmp
     assert (checkout / "dydist" / "a.py").read_text() == "old = 1\n"
 
 
+def test_changes_that_end_with_a_binary_file_can_be_applied(checkout: Path, tmp_path: Path) -> None:
+    subprocess.run(["git", "checkout", "dydist/a.py"], cwd=checkout, check=True, capture_output=True)
+    (checkout / ".gitignore").write_bytes(bytes(range(256)))
+    take_snapshot(checkout, tmp_path / "s")
+    apply = ["git", "apply", "-R", str(tmp_path / "s" / "changes.diff")]
+    subprocess.run(apply, cwd=checkout, check=True)
+    assert (checkout / ".gitignore").read_text() == "*.pyc\n"
+
+
 def test_a_deleted_file_is_left_out(checkout: Path, tmp_path: Path) -> None:
     (checkout / "dydist" / "a.py").unlink()
     take_snapshot(checkout, tmp_path / "s")

@@ -81,9 +81,8 @@ def take_snapshot(
     record: dict[str, Any] = {"root": str(root), "files": len(sizes), "bytes": total, "time": time.time()}
     if in_git:
         others = [f":(exclude,literal,top){file}" for file in replaced]
-        difference = _git(root, "diff", "--binary", "HEAD", "--", ".", *others) or ""
-        text = f"{difference}\n" if difference else ""
-        (target / "changes.diff").write_bytes(text.encode(errors="surrogateescape"))
+        difference = _git_bytes(root, "diff", "--binary", "HEAD", "--", ".", *others) or b""
+        (target / "changes.diff").write_bytes(difference)
         record |= {
             "commit": commit,
             "branch": _git(root, "rev-parse", "--abbrev-ref", "HEAD"),
@@ -131,8 +130,14 @@ def _largest(sizes: dict[str, int]) -> list[tuple[str, int]]:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
+    found = _git_bytes(root, *arguments)
+    return None if found is None else found.decode(errors="surrogateescape").rstrip("\n")
+
+
+def _git_bytes(root: Path, *arguments: str) -> bytes | None:
+    """What git prints, as it is: the empty line that ends a binary change is part of it."""
     try:
         result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True)
     except FileNotFoundError:
         return None
-    return result.stdout.decode(errors="surrogateescape").rstrip("\n") if result.returncode == 0 else None
+    return result.stdout if result.returncode == 0 else None
