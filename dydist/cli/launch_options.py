@@ -106,6 +106,10 @@ class NodeOptions:
         if section == "sbatch" and option in options:
             text = re.sub(r"write '(\w+):' outside of sbatch|(?<=: )set ([a-z]\w*)", instead, text)
             return f"--sbatch {option}: {text}"
+        if name == "sbatch.reservation" and self.reservation is not None:
+            return f"--reservation: {text}"
+        if name == "gpus_per_node" and self.cpu:
+            return f"--cpu: {re.sub('set gpus_per_node to [0-9]+', 'leave it out', text.removeprefix('0 '))}"
         return f"--{name.replace('_', '-')}: {text}" if name in given else problem
 
 

@@ -111,6 +111,7 @@ WRONG = {
     "submit --cpu --sbatch exclusive -- quickstart": "set exclusive in a profile",
     "submit --cpu --time tomorrow -- quickstart": "--time: 'tomorrow' is not allowed",
     "submit --cpu --gpus-per-node 2 -- quickstart": "--cpu: contradicts --gpus-per-node 2",
+    "submit --cpu --gres gpu:2 -- quickstart": "--cpu: contradicts gres: 'gpu:2', which asks for gpu:2; leave it out",
     "submit --cpu --profile nosuch -- quickstart": "--profile: there is no profile 'nosuch'",
     "submit --cpu --profile ./twice.yaml -- quickstart": "nodes is there twice",
     "submit --cpu --profile ./typo.yaml -- quickstart": "did you mean nodes?",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dydist.cli.launch_options import NodeOptions
 from dydist.errors import UserError
 from dydist.jobs.submission.profile import Profile, load_profile, parse_profile
 
@@ -217,3 +218,13 @@ def test_the_warning_leaves_time_to_train(time: str, warned: int) -> None:
     profile = parse_profile({"time": time}, "test")
     assert profile.effective_warning_s == warned
     assert bool(profile.note) == (warned != 120)
+
+
+def test_a_flag_is_told_by_its_own_name() -> None:
+    """Also one that sets another field of the profile."""
+    with pytest.raises(UserError, match=r"^--reservation: 'a\\nb' is not allowed; it must be one line$"):
+        NodeOptions(reservation="a\nb").merged()
+    with pytest.raises(
+        UserError, match=r"^--cpu: contradicts gres: 'gpu:2', .*; leave it out, or change gres$"
+    ):
+        NodeOptions(cpu=True, gres="gpu:2").merged()
