@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from dydist.jobs.attempt import Attempt
+from dydist.jobs.attempt import Attempt, Outcome
+from dydist.jobs.files import write_json
 from dydist.jobs.launch import NodeLog
-from dydist.jobs.node import rendezvous
+from dydist.jobs.node import conclude, rendezvous, task
 from dydist.jobs.node.context import NodeContext, NodePlace, StopSignals
 from dydist.jobs.node.supervise import run
 from dydist.jobs.node.task import kill_leftovers
@@ -147,6 +148,37 @@ def test_only_earlier_starts_of_this_job_on_this_node_are_killed(tmp_path: Path)
         for process in (old, *others):
             process.kill()
             process.wait()
+
+
+def test_the_last_reason_is_of_a_start_that_reported(context: NodeContext) -> None:
+    """The batch script and the next start decide for one that could not."""
+    for number, reason in enumerate(["rank 0 on node here: killed", "killed at once"]):
+        attempt = Attempt(context.log_dir / f"attempt-{number:03d}")
+        write_json(attempt.folder / "decision.json", {"action": "requeue", "reason": reason})
+        if number == 0:
+            attempt.write_outcome(Outcome(node=0, name="here", kind="killed", time=1.0))
+    assert task._gave_up(context, 3).endswith("; the last that did report: rank 0 on node here: killed")
+
+
+@pytest.mark.parametrize("down", [["n1"], []])
+def test_a_node_is_written_down_as_lost_where_slurm_says_so(
+    context: NodeContext, monkeypatch: pytest.MonkeyPatch, down: list[str]
+) -> None:
+    asked = []
+
+    def ask(nodes: Sequence[str]) -> list[str]:
+        asked.extend(nodes)
+        return down
+
+    monkeypatch.setattr(conclude.slurm, "down", ask)
+    last = Attempt(context.log_dir / "attempt-000")
+    write_json(last.folder / "start.json", {"start": "7.1", "time": 1.0, "nodes": ["n1", "n2"]})
+    last.write_outcome(Outcome(node=1, name="n2", kind="killed", time=1.0))
+    conclude.remember_lost_nodes(replace(context, number=1, place=replace(context.place, scheduler="slurm")))
+    assert asked == ["n1"]
+    decision = last.decision()
+    reason = "node n1: it has not reported (lost?)"
+    assert (decision and decision["reason"]) == (reason if down else None)
 
 
 def leftover_processes(start: Path) -> list[int]:

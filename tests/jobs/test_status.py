@@ -109,6 +109,39 @@ def test_history_names_the_node_that_did_not_report_where_another_did(job: Job) 
     assert job.status("RUNNING").requeues[0]["reason"] == "node n1: it has not reported (lost?)"
 
 
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("CANCELLED AT 2026-11-24T12:21:27 DUE TO PREEMPTION ***", "killed by SLURM, due to preemption"),
+        ("CANCELLED AT 2026-11-24T12:21:27 DUE TO NODE FAILURE, SEE", "node n1: it has not reported (lost?)"),
+    ],
+)
+def test_what_slurm_told_counts_more_than_a_guess(job: Job, said: str, reason: str) -> None:
+    job.start(0)
+    job.start(1)
+    attempt = Attempt(job.log_dir / "attempt-000")
+    write_json(attempt.folder / "start.json", {"start": "12.1", "time": 900.0, "nodes": ["n1", "n2"]})
+    attempt.write_outcome(Outcome(node=1, name="n2", kind="killed", time=901.0))
+    (job.folder / "logs" / "tasks").mkdir()
+    words = f"start 0 of job 12 on node n2 (2 of 2)\nslurmstepd-n2: error: *** JOB 12 ON n1 {said}\n"
+    (job.folder / "logs" / "tasks" / "12_0_log.out").write_text(words)
+    assert job.status("RUNNING").requeues[0]["reason"] == reason
+
+
+def test_of_a_job_on_this_machine_nothing_is_said_of_slurm(job: Job) -> None:
+    job.record["cluster"] = "local"
+    job.start(0)
+    found = job.status(None)
+    assert (found.state, "SLURM" in found.reason) == ("lost", False)
+    assert found.reason.startswith("its process has ended, and how is written nowhere")
+    job.decide("requeue", "rank 1 on node n1: killed")
+    write_json(job.folder / "status.json", {"state": "failed", "job": "12", "started": 905.0})
+    found = job.status(None)
+    assert found.reason.startswith(
+        "rank 1 on node n1: killed; it has not been started again: submit it again"
+    )
+
+
 def test_what_slurm_told_of_a_killed_start(job: Job) -> None:
     job.start(0)
     job.start(1, time=950.0)

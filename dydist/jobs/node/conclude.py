@@ -40,7 +40,7 @@ def remember_lost_nodes(context: NodeContext) -> None:
     if context.place.scheduler != "slurm" or not last.nodes or last.decision():
         return
     try:
-        down = last.unheard() or slurm.down(last.nodes)
+        down = slurm.down(last.unheard() or last.nodes)
     except slurm.SlurmError:
         return
     if down:

@@ -112,7 +112,11 @@ def _checked_run(context: NodeContext) -> Outcome:
 def _gave_up(context: NodeContext, count: int) -> str:
     """Why a job is not started again after starts that made no decision, with the last known reason."""
     text = f"gave up after {count} starts in a row that saved nothing new and were killed before they could report"
-    known = [decision for one in attempts(context.log_dir) if (decision := one.decision())]
+    known = [
+        decision
+        for one in attempts(context.log_dir)
+        if one.outcomes() and (decision := one.decision())  # a decision alone is not the start's own
+    ]
     return f"{text}; the last that did report: {known[-1]['reason']}" if known else text
 
 

@@ -29,6 +29,12 @@ _FORGOTTEN = {
     "lost": "SLURM knows it no more, and how it ended is written nowhere: submit it again, and it goes on from its "
     "newest checkpoint",
 }
+_GONE_HERE = (
+    "its process has ended, and how is written nowhere: submit it again, and it goes on from its newest "
+    "checkpoint"
+)
+"""The same of a job on this machine."""
+_NOT_BACK_HERE = "it has not been started again: submit it again, and it goes on from its newest checkpoint"
 NOT_BACK = "SLURM has not started it again: submit it again, and it goes on from its newest checkpoint"
 STALE_S = 60.0
 """A running run that has not written its status for so long is shown as silent."""
@@ -161,7 +167,7 @@ def status_of(record: Mapping[str, Any], info: slurm.JobInfo | None, problem: st
         cluster=str(record["cluster"]),
         state=state,
         scheduler=scheduler,
-        reason=_reason(info, decision, state),
+        reason=_reason(info, decision, state, slurm_job=record["cluster"] == "slurm"),
         nodes=info.nodes if info else "",
         run={name: run.get(name) for name in RUN_FIELDS},
         last_checkpoint=checkpoint,
@@ -216,15 +222,17 @@ def _state(
     return "lost"
 
 
-def _reason(info: slurm.JobInfo | None, decision: Mapping[str, Any] | None, state: str) -> str:
+def _reason(
+    info: slurm.JobInfo | None, decision: Mapping[str, Any] | None, state: str, *, slurm_job: bool
+) -> str:
     if state in ("pending", "requeued") and info is not None and info.reason:
         return info.reason
     if decision and state in FINAL:
         reason = "" if decision["reason"] == state else str(decision["reason"])
         back = decision["action"] == "requeue" and state not in ("done", "cancelled")
-        return f"{reason}; {NOT_BACK}" if back else reason
+        return f"{reason}; {NOT_BACK if slurm_job else _NOT_BACK_HERE}" if back else reason
     if state in _FORGOTTEN:
-        return _FORGOTTEN[state]
+        return _FORGOTTEN[state] if slurm_job else _GONE_HERE
     if info is not None and info.state in slurm.ENDED and state not in ("done", "cancelled"):
         word = info.state.lower().replace("_", " ")
         return (
@@ -249,7 +257,10 @@ def _ending(attempt: Attempt, record: Mapping[str, Any]) -> dict[str, Any]:
     decision = attempt.decision()
     number = int(attempt.folder.name.rpartition("-")[2])
     if decision is None:
-        reason = lost(attempt.unheard()) or scheduler_words(record, number) or UNREPORTED
+        words = scheduler_words(record, number)
+        # That others reported is a guess of a lost node; the scheduler may know better (preemption, memory).
+        silent = lost(attempt.unheard()) if not words or "node fail" in words.lower() else ""
+        reason = silent or words or UNREPORTED
         return {"start": number, "reason": reason, "time": None, "saved_step": None}
     return {"start": number, **{name: decision[name] for name in ("reason", "time", "saved_step")}}
 
