@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from support import REPOSITORY
 
-ERRORS = "UserError SlurmError NoAnswerError DivergedError CheckpointError DamagedError".split()
+ERRORS = "UserError SlurmError NoAnswerError QueuedError DivergedError CheckpointError DamagedError".split()
 ERRORS += "LeaseLostError LeaseHeldError NewerFormatError ConnectionError".split()
 CHECKS = ("dydist/config/rules.py", "dydist/jobs/submission/profile_rules.py")
 """Files whose generators yield messages for one error to join."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import re
 import shlex
 import shutil
 import sys
 import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from dydist.jobs import launch, slurm, slurm_environment
 from dydist.jobs.files import read_json, write_json
 from dydist.jobs.spec import JobSpec
 from dydist.jobs.submission import refusals
-from dydist.jobs.submission.arrays import hand_over
+from dydist.jobs.submission.arrays import QueuedError, hand_over
 from dydist.jobs.submission.job_secrets import in_environment, job_variables, open_env, recipe_to_write
 from dydist.jobs.submission.profile import Profile
 from dydist.jobs.submission.registry import registry_file, remember
@@ -33,6 +35,10 @@ from dydist.text.display import tell
 
 _ROOM = 1 << 16
 """Bytes that must be free for the records of one run, at least."""
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
+"""Errors of a disk, where the error names no file."""
+_TEMPORARY = re.compile(r"[0-9a-f]{32}\.pkl|\.submission_file_[0-9a-f]{32}\.sh")
+"""The names that submitit gives its files until it knows the job's number."""
 
 
 def new_submission_folder(parent: Path) -> Path:
@@ -166,20 +172,22 @@ def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
         )
     refuse_second_job(Path(spec.run_dir) for spec in submission.specs if spec.run_dir)
     made = [path for path in _folders(submission) if not path.exists()]
-    before = set(submission.submitit.iterdir()) if submission.submitit.is_dir() else set()
     try:
         _fill_folder(submission, recipe)
     except BaseException as error:
-        _forget(submission, before, made)
+        _forget(submission, made)
         _tell_disk(error, submission)
         raise
+    before = set(submission.submitit.iterdir())
     try:
         # submitit prints what sbatch said, which the error below tells
         said = redirect_stderr(io.StringIO())
         with slurm_environment.clean(), in_environment(submission.secrets), said:
             ids = hand_over(submission)
+    except QueuedError:
+        raise
     except Exception as error:
-        _forget(submission, before, made)
+        _forget(submission, made, before)
         _tell_disk(error, submission)
         if type(error).__module__.partition(".")[0] != "submitit":
             raise
@@ -240,7 +248,9 @@ def _tell_disk(error: BaseException, submission: Submission) -> None:
         return
     top = submission.folder.parents[1]
     named = [Path(name) for name in (error.filename, error.filename2) if isinstance(name, str)]
-    if not named or any(path.is_relative_to(top) or top.is_relative_to(path) for path in named):
+    if (not named and error.errno in _DISK_ERRORS) or any(
+        path.is_relative_to(top) or top.is_relative_to(path) for path in named
+    ):
         field = "run.dir" if submission.specs[0].run_dir else "--folder"
         raise UserError(
             f"{field}: cannot write {top} ({error.strerror or error}); give a folder that can be written"
@@ -260,16 +270,21 @@ def _folders(submission: Submission) -> list[Path]:
     return sorted(found, key=lambda path: len(path.parts), reverse=True)
 
 
-def _forget(submission: Submission, before: Collection[Path], made: Sequence[Path]) -> None:
+def _forget(submission: Submission, made: Sequence[Path], before: Collection[Path] | None = None) -> None:
     """Remove what a submission left that SLURM has refused, or that the disk had no room for.
 
-    `before`: what submitit's folder held already; `made`: the folders that were not there, the deepest first.
+    `made`: the folders that were not there, the deepest first; `before`: what submitit's folder held before it had a
+    part in this. Running jobs of the same sweep write there too. What cannot be removed stays: the error that led here
+    is to be told.
     """
     shutil.rmtree(submission.folder, ignore_errors=True)
-    for path in set(submission.submitit.iterdir() if submission.submitit.is_dir() else ()) - set(before):
-        path.unlink()
+    with suppress(OSError):
+        for path in set() if before is None else set(submission.submitit.iterdir()) - set(before):
+            of_a_job = path.is_symlink() and path.exists()  # it points to the script of a job that SLURM has
+            if _TEMPORARY.fullmatch(path.name) and not of_a_job:
+                path.unlink(missing_ok=True)
     for folder in made:
-        if folder.is_dir() and not any(folder.iterdir()):
+        with suppress(OSError):  # not empty
             folder.rmdir()
 
 
