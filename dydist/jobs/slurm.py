@@ -7,9 +7,10 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from dydist.errors import UserError
 from dydist.jobs.slurm_environment import cleaned
@@ -146,13 +147,27 @@ def jobs(ids: Sequence[str] = (), *, tries: int = TRIES) -> dict[str, JobInfo]:
     for line in text.splitlines():
         if line.count("|") < 4:  # with SLURM_CLUSTERS a line names the cluster
             continue
-        job, state, nodes, reason, comment, *_ = [part.strip() for part in line.split("|")]
+        job, state, nodes, reason, comment = [part.strip() for part in line.split("|", 4)]
         found[job] = JobInfo(job=job, state=state, nodes=nodes, reason=_no(reason), comment=_no(comment))
     return (
         found
         if not ids
         else {job: info for job, info in found.items() if job in ids or job.partition("_")[0] in ids}
     )
+
+
+def without_strangers(found: Mapping[str, JobInfo], folders: Mapping[str, Path]) -> dict[str, JobInfo]:
+    """`found` without jobs of others that have the number of one of ours.
+
+    A controller that crashes forgets the jobs of its last seconds and gives their numbers again. `folders`: our jobs'
+    run folders, which a job's comment names, or the folder of their sweep.
+    """
+
+    def is_ours(info: JobInfo) -> bool:
+        folder, named = folders.get(info.job), info.comment.removeprefix("dydist:")
+        return folder is None or not named or Path(named) in (folder, *folder.parents)
+
+    return {job: info for job, info in found.items() if is_ours(info)}
 
 
 def accounting(ids: Sequence[str]) -> dict[str, JobInfo]:

@@ -2,11 +2,13 @@
 
     python tests/chaos/jobs.py --minutes 10 --seed 1 --site strict
 
-A sweep of six runs and, beside it, a run on two nodes are submitted; whenever one of the two is done and there is time
-left, the next is. Meanwhile faults of every kind are drawn, in an order of the seed's; then there are no more, and
-everything must finish by itself: each run with the weights and the metrics of an uninterrupted one on one process, none
-lost, none doubled, none started again that was done. Prints a JSON line a run, and a summary; exit code 1 where
-something is wrong.
+A sweep of six runs and, beside it, a run on two nodes are submitted; whenever one of the two is done and there is
+time left, the next is. Meanwhile faults of every kind are drawn, in an order of the seed's; then there are no more,
+and everything must finish by itself: each run with the weights and the metrics of an uninterrupted one on one
+process, none lost, none doubled, none trained again that was done. A controller that is killed forgets its last
+seconds: a job that it had just taken (status says so, and the command is given again), or that one had just ended
+(SLURM starts it again, and the start must find that the run is done). Both are counted. Prints a JSON line a run, and
+a summary; exit code 1 where something is wrong.
 """
 
 from __future__ import annotations
@@ -80,7 +82,7 @@ class Workload:
         self.profile.write_text(PROFILE)
         self.all: dict[Path, Run] = {}
         self.problems: list[str] = []
-        self.sweeps = self.pairs = 0
+        self.sweeps = self.pairs = self.forgot = 0
 
     def submit_sweep(self) -> None:
         grid, seeds = GRID
@@ -123,7 +125,7 @@ class Workload:
         for folder, job in zip(map(Path, folders), answer["jobs"] if sweep else [answer["job"]], strict=True):
             new = Run(Job(self.cluster, job, folder), folder.name if sweep else NAMES[0], words)
             if old := self.all.get(folder):
-                if (state := old.job.status()["state"]) != "cancelled":
+                if (state := old.job.status()["state"]) not in ("cancelled", "gone", "lost"):
                     self.problems.append(f"{old.name}: submitted again, was {state}")
                 new.earlier = [*old.earlier, old.job.id]
             self.all[folder] = new
@@ -152,11 +154,19 @@ class Workload:
                 run.quiet_since = None
             if run.cancelled and not run.state.startswith(LIVE) and self.all[folder] is run:
                 self.again(run)
+            if run.state == "FORGOTTEN|" and self.all[folder] is run:
+                self.forgotten(run)
 
     def again(self, run: Run) -> None:
         """What a user does whose run was cancelled: the same command. It may have been done before."""
         run.cancelled = False
         if run.job.status()["state"] == "cancelled":
+            self.submit(run.words)
+
+    def forgotten(self, run: Run) -> None:
+        """What a user does whom status tells that SLURM knows the job no more: the same command."""
+        if run.job.status()["state"] in ("gone", "lost"):
+            self.forgot += 1
             self.submit(run.words)
 
     def live(self) -> list[Run]:
@@ -332,6 +342,8 @@ def main() -> int:
                 "runs": len(results),
                 "sweeps": workload.sweeps,
                 "starts": sum(result["starts"] for result in results),
+                "found_done": sum(result["found_done"] for result in results),
+                "forgotten": workload.forgot,
                 "wrong": wrong,
                 "problems": problems,
                 "kinds": len(counts),
@@ -415,12 +427,19 @@ def judge(run: Run, alike: Path) -> dict[str, Any]:
     elif metrics(run.job.run_dir) != metrics(alike):
         wrong.append("other metrics: a gap, an overlap or a duplicate")
     starts = list(_starts(run.job.run_dir))
-    ends = [when for when, finished in starts if finished]
-    if ends and any(when > min(ends) for when, _ in starts):
-        wrong.append("started again when it was done")
+    first_end = min((when for when, finished in starts if finished), default=float("inf"))
+    after = [finished for when, finished in starts if when > first_end]
+    if not all(after):
+        wrong.append("trained again when it was done")
     if wrong:
         print(run.job.evidence(), file=sys.stderr)
-    found = {"run": run.name, "jobs": [*run.earlier, run.job.id], "starts": len(starts), "wrong": wrong}
+    found = {
+        "run": run.name,
+        "jobs": [*run.earlier, run.job.id],
+        "starts": len(starts),
+        "found_done": len(after),
+    }
+    found["wrong"] = wrong
     print(json.dumps({**found, "reasons": [one["reason"] for one in status["requeues"]]}), flush=True)
     return found
 

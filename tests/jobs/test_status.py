@@ -13,7 +13,7 @@ from rich.console import Console
 from dydist.cli.jobs_view import render
 from dydist.jobs.attempt import Attempt, Outcome
 from dydist.jobs.files import append_json, write_json
-from dydist.jobs.slurm import JobInfo
+from dydist.jobs.slurm import JobInfo, without_strangers
 from dydist.jobs.submission.reasons import explain
 from dydist.jobs.submission.status import JobStatus, status_of
 
@@ -370,3 +370,17 @@ def test_the_code_is_the_jobs_own(job: Job, action: str, code: int, expected: in
 def test_slurms_reasons_in_words(reason: str, words: str) -> None:
     assert words in explain(reason)
     assert bool(words) == bool(explain(reason))
+
+
+def test_a_job_that_was_given_the_number_of_ours_is_not_ours() -> None:
+    """After a crash of the controller. On a site that takes comments away every number is believed."""
+    folders = {"12": Path("/r/a"), "13_1": Path("/r/sweep/lr1"), "14": Path("/r/b"), "15": Path("/r/c")}
+    comments = {
+        "12": "dydist:/r/a",
+        "13_1": "dydist:/r/sweep",
+        "14": "dydist:/r/a",
+        "15": "",
+        "16": "dydist:/r/d",
+    }
+    found = {job: JobInfo(job=job, state="RUNNING", comment=comment) for job, comment in comments.items()}
+    assert sorted(without_strangers(found, folders)) == ["12", "13_1", "15", "16"]

@@ -93,7 +93,8 @@ def statuses(records: Sequence[Mapping[str, Any]], *, now: float | None = None) 
     known: dict[str, slurm.JobInfo] = {}
     if ids:
         try:
-            known = slurm.jobs(ids)
+            folders = {str(one["job"]): Path(one["run_dir"] or one["submission"]) for one in records}
+            known = slurm.without_strangers(slurm.jobs(ids), folders)
             known |= slurm.accounting([one for one in ids if one not in known])
         except slurm.SlurmError as error:
             problem = str(error)

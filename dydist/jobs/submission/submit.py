@@ -149,6 +149,7 @@ def active_jobs(run_dirs: Iterable[Path], *, tries: int = slurm.TRIES) -> dict[P
     records = {run_dir: read_json(run_dir / "job.json") for run_dir in run_dirs}
     ids = {run_dir: str(one["job"]) for run_dir, one in records.items() if one and one["cluster"] == "slurm"}
     known = slurm.jobs(list(ids.values()), tries=tries) if ids else {}
+    known = slurm.without_strangers(known, {job: run_dir for run_dir, job in ids.items()})
     found = {run_dir: known[job] for run_dir, job in ids.items() if job in known}
     return {run_dir: info for run_dir, info in found.items() if info.state not in slurm.ENDED}
 
