@@ -151,7 +151,8 @@ def test_a_job_is_shown_where_the_list_of_jobs_cannot_be_written(cluster: Cluste
     words = ("submit", "--cpu", "--sbatch", "hold", "--", "--run.name", "shown", "--run.dir", str(tmp_path))
     result = there.call(*words)
     assert result.returncode == 0, result.stderr
-    assert "cannot be added to the list of your jobs" in result.stderr
+    assert "is submitted, but" in result.stderr
+    assert "cannot be written (Not a directory); name its folder instead" in result.stderr
     job = json.loads((tmp_path / "shown" / "job.json").read_text())["job"]
     assert job in result.stdout
 
