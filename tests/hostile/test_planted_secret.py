@@ -118,7 +118,7 @@ def commands_on_a_run(world: World, url: str, options: dict[str, Any], env: dict
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("store", ["s3", "sftp"])
+@pytest.mark.parametrize("store", ["s3", pytest.param("sftp", marks=pytest.mark.long)])
 def test_no_command_on_a_run_leaves_a_secret(
     store: str, world: World, s3_options: dict[str, Any], sftp_place: tuple[str, Path]
 ) -> None:
