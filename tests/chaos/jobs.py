@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -427,9 +428,9 @@ def judge(run: Run, alike: Path) -> dict[str, Any]:
     elif metrics(run.job.run_dir) != metrics(alike):
         wrong.append("other metrics: a gap, an overlap or a duplicate")
     starts = list(_starts(run.job.run_dir))
-    first_end = min((when for when, finished in starts if finished), default=float("inf"))
-    after = [finished for when, finished in starts if when > first_end]
-    if not all(after):
+    first_end = min((when for when, finished, _ in starts if finished), default=float("inf"))
+    after = [trained for when, _, trained in starts if when > first_end]
+    if any(after):
         wrong.append("trained again when it was done")
     if wrong:
         print(run.job.evidence(), file=sys.stderr)
@@ -444,8 +445,8 @@ def judge(run: Run, alike: Path) -> dict[str, Any]:
     return found
 
 
-def _starts(run_dir: Path) -> Iterator[tuple[float, bool]]:
-    """Of each start of each job: when it began, and whether it found the run's end."""
+def _starts(run_dir: Path) -> Iterator[tuple[float, bool, bool]]:
+    """Of each start of each job: when it began, whether it came to the run's end, and whether it took a step."""
     for folder in sorted(run_dir.glob("logs/*/attempt-*")):
         with suppress(FileNotFoundError):
             began = float(json.loads((folder / "start.json").read_text())["time"])
@@ -453,7 +454,8 @@ def _starts(run_dir: Path) -> Iterator[tuple[float, bool]]:
                 finished = json.loads((folder / "decision.json").read_text())["action"] == "finish"
             except FileNotFoundError:
                 finished = False
-            yield began, finished
+            logs = [file.read_text(errors="replace") for file in folder.glob("node-*.log")]
+            yield began, finished, any(re.search(r"^\S+ \[rank 0\] \d+ ep ", log, re.M) for log in logs)
 
 
 def again(workload: Workload) -> list[str]:
