@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
+from dydist.checkpoint._context import RankGroup
 from dydist.errors import CheckpointError, StopRequestedError, UserError
 from dydist.storage.retry import Tell
 from dydist.storage.transient import explain, is_of_store, is_refused, is_transient
@@ -32,17 +33,15 @@ class Agreement:
 
     def __init__(
         self,
-        rank: int,
-        broadcast: Callable[[Any], Any],
-        gather: Callable[[Any], list[Any]],
+        ranks: RankGroup,
         note: Tell,
         *,
         stop: Callable[[], bool] = lambda: False,
         cancelled: threading.Event | None = None,
     ) -> None:
-        self.rank = rank
-        self._broadcast = broadcast
-        self.gather = gather
+        self.rank = ranks.rank
+        self._broadcast = ranks.broadcast
+        self.gather = ranks.gather
         self._note = note
         self._stop = stop
         self._cancelled = cancelled or threading.Event()

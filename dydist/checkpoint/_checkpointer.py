@@ -70,9 +70,7 @@ class Checkpointer:
         self._rank, self._world_size = ranks.rank, ranks.world_size
         self._host = ranks.host or socket.gethostname()
         self._stopping, self._never = threading.Event(), threading.Event()
-        self._agreement = Agreement(
-            ranks.rank, ranks.broadcast, ranks.gather, on_note, stop=stop, cancelled=self._stopping
-        )
+        self._agreement = Agreement(ranks, on_note, stop=stop, cancelled=self._stopping)
         self._on_record = on_record
         self._on_note = on_note
         self._clock = clock = clock or Clock()
@@ -180,8 +178,7 @@ class Checkpointer:
                 stage_keep=config.stage_keep,
                 deadline_s=config.deadline_s,
                 rule=rule,
-                clock=self._clock.monotonic,
-                now=self._clock.now,
+                clock=self._clock,
                 may_commit=self._claim.check,
                 on_record=self._on_record,
                 on_note=self._on_note,

@@ -91,7 +91,7 @@ class Pipeline:
     def upload_late(self) -> None:
         """Upload the newest staged checkpoint, from this process alone, once the pipeline is idle."""
         with self._changed:
-            self._late_at = self._context.clock()
+            self._late_at = self._context.clock.monotonic()
             self._changed.notify_all()
 
     def close(self, wait_s: float) -> None:
@@ -119,7 +119,11 @@ class Pipeline:
                 if save is not None:
                     save.phase = active
                     return save
-                left = None if self._late_at is None or not late else self._late_at - self._context.clock()
+                left = (
+                    None
+                    if self._late_at is None or not late
+                    else self._late_at - self._context.clock.monotonic()
+                )
                 if left is not None and left <= 0:
                     return None
                 self._changed.wait(left)
@@ -173,7 +177,7 @@ class Pipeline:
 
     def _upload_newest_staged(self) -> None:
         with self._changed:
-            self._late_at = self._context.clock() + LATE_UPLOAD_S
+            self._late_at = self._context.clock.monotonic() + LATE_UPLOAD_S
             if any(save.phase not in ENDED for save in self._saves):
                 return
             self._interrupt_late.clear()
@@ -199,7 +203,7 @@ class Pipeline:
             save.phase = phase
             save.error = explain(error) if error is not None else None
             if phase == "failed" and context.identity.rank == 0 and self._staging:
-                self._late_at = context.clock() + LATE_UPLOAD_S
+                self._late_at = context.clock.monotonic() + LATE_UPLOAD_S
             if phase != "done":
                 self._torn.append((save.folder, save.attempt))
             self._changed.notify_all()
@@ -210,7 +214,7 @@ class Pipeline:
                     url=self._url,
                     bytes=save.bytes,
                     pause_s=save.pause_s,
-                    commit_s=context.clock() - save.started,
+                    commit_s=context.clock.monotonic() - save.started,
                     error=save.error,
                 )
             )

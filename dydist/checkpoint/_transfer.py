@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from dydist.checkpoint._catalog import Found, verify
+from dydist.checkpoint._context import Clock
 from dydist.checkpoint._copy import copy_checkpoint
 from dydist.checkpoint._housekeeping import Keep, prune, remove_attempt
 from dydist.checkpoint._save import Identity, Save, commit, write_part
@@ -26,7 +27,7 @@ TIDYING_S = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class TransferContext:
-    """What `Transfer` needs to know of the run; clocks as in `Lease`."""
+    """What `Transfer` needs to know of the run."""
 
     identity: Identity
     node: tuple[int, ...]
@@ -35,8 +36,7 @@ class TransferContext:
     deadline_s: float
     """Seconds for the upload of a staged checkpoint, as for a save."""
     rule: Keep
-    clock: Callable[[], float]
-    now: Callable[[], float]
+    clock: Clock
     may_commit: Callable[[], None]
     on_record: Callable[[CheckpointRecord], None]
     on_note: Tell
@@ -79,7 +79,7 @@ class Transfer:
         """
         assert self._stage is not None
         context, identity = self._context, self._context.identity
-        deadline = min(save.deadline, context.clock() + STAGE_WAIT_S)
+        deadline = min(save.deadline, context.clock.monotonic() + STAGE_WAIT_S)
         storage = self._retrying(self._stage, save, deadline)
         leads = identity.rank == context.node[0]
         own = save.files([identity.rank], identity.world_size, with_state=identity.rank == 0)
@@ -117,9 +117,12 @@ class Transfer:
         """Copy the newest staged checkpoint to the store, unless it has a newer one. Returns False to retry later."""
         assert self._stage is not None
         context = self._context
-        began = context.clock()
+        began = context.clock.monotonic()
         target = Retrying(
-            self._place, deadline=began + context.deadline_s, clock=context.clock, cancelled=cancelled
+            self._place,
+            deadline=began + context.deadline_s,
+            clock=context.clock.monotonic,
+            cancelled=cancelled,
         )
         try:
             left = self._newest_staged()
@@ -130,7 +133,7 @@ class Transfer:
                         url=self._place.url,
                         bytes=left.bytes,
                         pause_s=0.0,
-                        commit_s=context.clock() - began,
+                        commit_s=context.clock.monotonic() - began,
                     )
                 )
         except CancelledError:
@@ -157,11 +160,13 @@ class Transfer:
         """After a commit: remove the files of the attempts `torn` (folder and attempt), verify the new checkpoint,
         and remove those that it supersedes. Returns False if interrupted."""
         context = self._context
-        storage = self._retrying(self._place, save, context.clock() + TIDYING_S, cancelled)
+        storage = self._retrying(self._place, save, context.clock.monotonic() + TIDYING_S, cancelled)
         try:
             for folder, attempt in torn:
                 remove_attempt(storage, folder, attempt)
-            prune(storage, context.rule, now=context.now(), on_damaged=self._tell, trusted=self._read_back)
+            prune(
+                storage, context.rule, now=context.clock.now(), on_damaged=self._tell, trusted=self._read_back
+            )
         except CancelledError:
             return False
         except Exception as error:
@@ -181,8 +186,8 @@ class Transfer:
             save,
             self._context.identity,
             ranks=ranks,
-            now=self._context.now(),
-            clock=self._context.clock,
+            now=self._context.clock.now(),
+            clock=self._context.clock.monotonic,
             deadline=deadline,
             may_commit=may_commit,
             on_note=self._context.on_note,
@@ -195,7 +200,7 @@ class Transfer:
         return Retrying(
             storage,
             deadline=deadline,
-            clock=self._context.clock,
+            clock=self._context.clock.monotonic,
             cancelled=cancelled or save.cancelled,
             on_retry=lambda text: self._context.on_note(f"step {save.step}: {text}", level="warning"),
         )

@@ -8,6 +8,7 @@ torch nor numpy, so that a mistake is reported without delay.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from dydist.config.types import FilePath
@@ -21,6 +22,11 @@ class RunConfig:
     """Name of the run; the run folder is `dir`/`name`."""
     dir: FilePath = "runs"
     """Folder that contains run folders."""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.dir) / self.name
 
 
 @dataclass(frozen=True, kw_only=True)

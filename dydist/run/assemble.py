@@ -149,9 +149,9 @@ def check_places(config: Config) -> None:
     matters at a run's first start alone: later ones go on without.
     """
     from dydist.checkpoint import check_store, refuse_missing_source
-    from dydist.run.folder import RECORD, check_run_folder, path_of_run
+    from dydist.run.folder import RECORD, check_run_folder
 
-    options, run_dir = config.checkpoint.storage_options, path_of_run(config)
+    options, run_dir = config.checkpoint.storage_options, config.run.folder
     process = Process.from_environment(os.environ)
     first_node = process.rank == process.local_rank
     if first_node:

@@ -29,7 +29,7 @@ _PROBE = 1 << 16
 
 def make_run_folder(config: Config, world: World) -> Path:
     """Create the run folder on process 0; all processes raise UserError if it cannot be written."""
-    run_dir = path_of_run(config)
+    run_dir = config.run.folder
     problem = None
     if world.rank == 0:
         try:
@@ -44,14 +44,9 @@ def make_run_folder(config: Config, world: World) -> Path:
     return run_dir
 
 
-def path_of_run(config: Config) -> Path:
-    """The run folder."""
-    return Path(config.run.dir) / config.run.name
-
-
 def check_run_folder(config: Config) -> None:
     """Raise UserError where the run folder cannot be written, or made; nothing is left there."""
-    run_dir = path_of_run(config)
+    run_dir = config.run.folder
     try:
         try_to_write(run_dir.absolute(), _PROBE)
     except OSError as error:

@@ -71,8 +71,6 @@ def place_problem(place: str, *, step_folder: bool = False) -> str | None:
         problem = f"{shown} names no folder; write {protocol}:///absolute/path, or the path alone"
     elif separator and protocol not in LOCAL:
         problem = _url_problem(protocol, rest, shown)
-        if problem is None and protocol in WITHOUT_FOLDERS:
-            problem = f"{shown}: {protocol}:// has no folders for checkpoints and logs; use a folder, s3:// or sftp://"
     else:
         problem = None
     return problem or _inside_a_step(rest if is_url(place) else local_path(place), shown, allowed=step_folder)
@@ -102,6 +100,10 @@ def _url_problem(protocol: str, rest: str, shown: str) -> str | None:
         problem = f"{shown} names no {first}; write {protocol}://{first}/folder"
     elif protocol not in registry and not _is_installed(protocol):
         problem = f"{shown} needs a package that is not installed; {remedy(protocol)}"
+    elif protocol in WITHOUT_FOLDERS:
+        problem = (
+            f"{shown}: {protocol}:// has no folders for checkpoints and logs; use a folder, s3:// or sftp://"
+        )
     else:
         return None
     return problem

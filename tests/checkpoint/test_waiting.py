@@ -19,6 +19,7 @@ from checkpoint_world import World
 from support import REPOSITORY, Run, train
 
 from dydist.checkpoint._agreement import ROUND_S, Agreement
+from dydist.checkpoint._context import RankGroup
 from dydist.checkpoint._format import encode_json
 from dydist.checkpoint._lease import LEASE, this_process
 from dydist.errors import StopRequestedError, UserError
@@ -161,7 +162,7 @@ def leave_lease(place: Path) -> bytes:
 
 
 def test_errors_and_values_are_those_of_the_process_that_works() -> None:
-    agreement = Agreement(0, lambda value: value, lambda value: [value], lambda text, *, level="info": None)
+    agreement = Agreement(RankGroup(), lambda text, *, level="info": None)
     assert agreement.on_rank0(lambda: 7) == 7
 
     def fail(error: BaseException) -> Callable[[], None]:

@@ -44,13 +44,7 @@ def remember_lost_nodes(context: NodeContext) -> None:
     except slurm.SlurmError:
         return
     if down:
-        content = {
-            "action": "requeue",
-            "code": EXIT_STOPPED,
-            "reason": lost(down),
-            "decided_by": context.place.name,
-        }
-        last.decide(content | {"time": time.time(), "saved_step": saved_step(context.spec)})
+        last.decide(_record(context, Decision(action="requeue", code=EXIT_STOPPED, reason=lost(down))))
 
 
 def stalled_starts(context: NodeContext) -> int:
@@ -81,8 +75,7 @@ def conclude(context: NodeContext) -> int:
         patience = SUCCESSOR_S * place.node + (0 if complete else SILENT_NODE_S)
         if time.monotonic() - began >= patience:
             decision = _decide(context)
-            content = {"action": decision.action, "code": decision.code, "reason": decision.reason}
-            content |= {"time": time.time(), "saved_step": saved_step(context.spec), "decided_by": place.name}
+            content = _record(context, decision)
             if attempt.decide(content):
                 context.log.write(f"{decision.action}: {decision.reason}")
                 break
@@ -91,6 +84,18 @@ def conclude(context: NodeContext) -> int:
         return LOCAL_REQUEUE if content["action"] == "requeue" else int(content["code"])
     _tell_batch_script(context, content)
     return int(content["code"])
+
+
+def _record(context: NodeContext, decision: Decision) -> dict[str, Any]:
+    """A decision of this node as it is written down."""
+    return {
+        "action": decision.action,
+        "code": decision.code,
+        "reason": decision.reason,
+        "time": time.time(),
+        "saved_step": saved_step(context.spec),
+        "decided_by": context.place.name,
+    }
 
 
 def _tell_batch_script(context: NodeContext, content: Mapping[str, Any]) -> None:

@@ -58,7 +58,7 @@ def prepare_run(
     config = read_config(command_line)
     for nodes in {profile.nodes, profile.min_nodes or profile.nodes}:
         check_config(config, world_size=nodes * profile.processes)
-    run_dir = (Path(config.run.dir) / config.run.name).absolute()
+    run_dir = config.run.folder.absolute()
     folder = folder or new_submission_folder(run_dir)
     spec = make_spec(profile, command_line, run_dir=run_dir, folder=folder)
     return Submission(
