@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support import unpack
 from xdist.scheduler import LoadFileScheduling
+
+from helpers.support import unpack
 
 # the suite computes on CPUs, the same on every machine; with DYDIST_TEST_GPU=1 what needs a GPU runs too
 if os.environ.get("DYDIST_TEST_GPU") != "1":

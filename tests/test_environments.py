@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support import REPOSITORY, missing
 
 from dydist.cli.main import commands
 from dydist.machine import home_folder, temporary_folder, user_folder
+from helpers.support import REPOSITORY, missing
 
 SMALL = (
     "--config quickstart --train.max_steps 4 --data.limit 128 --train.batch_size 32 --model.width 0.0625 "

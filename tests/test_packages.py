@@ -10,7 +10,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY
+
+from helpers.support import REPOSITORY
 
 ORDER = """
     errors private_files records randomness text machine storage config schedules process data models checkpoint

@@ -6,9 +6,9 @@ import re
 from importlib import metadata
 
 import yaml
-from support import REPOSITORY
 
 import dydist
+from helpers.support import REPOSITORY
 
 
 def test_the_version_is_the_same_everywhere() -> None:

@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support import metrics, train
 
 from dydist.checkpoint import inspect, load, open_storage, survey, verify
 from dydist.cli.main import main
 from dydist.config.reader import read_config
+from helpers.support import metrics, train
 
 RUN = Path(__file__).parent / "version_0_1" / "run"
 """A whole run folder, written by version 0.1.0 in /home/user/project and never written again:

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY, metrics
 
 from dydist.config.shipped import shipped_files
+from helpers.support import REPOSITORY, metrics
 
 SMALL = "--train.max_steps 3 --data.limit 128 --model.width 0.125 --monitor.every_steps 1".split()
 

@@ -30,10 +30,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("jobs", ""))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pytest
-from job_cluster import (
+
+from helpers.job_cluster import (
     RECIPE,
     REPOSITORY,
     STEPS,

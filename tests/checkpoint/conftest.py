@@ -16,10 +16,11 @@ from typing import IO, Any
 
 import fsspec
 import pytest
-from checkpoint_places import STORES, Place, SftpServer, place_on
-from support import free_port, missing
-from swift_server import KEY, SECRET, missing_programs
-from swift_server import swift_server as running_swift
+
+from helpers.checkpoint_places import STORES, Place, SftpServer, place_on
+from helpers.support import REPOSITORY, free_port, missing
+from helpers.swift_server import KEY, SECRET, missing_programs
+from helpers.swift_server import swift_server as running_swift
 
 
 def _await_line(stream: IO[str], pattern: str) -> re.Match[str]:
@@ -99,7 +100,7 @@ def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SftpServer
 def packaged_server(kind: str, folder: Path) -> Iterator[int]:
     """The port of a server of store_servers.py in a process of its own."""
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, str(Path(__file__).with_name("store_servers.py")), kind, str(folder)]
+    command = [sys.executable, str(REPOSITORY / "tests/helpers/store_servers.py"), kind, str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert process.stdout is not None

@@ -14,13 +14,13 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from checkpoint_places import Place, place_on
-from checkpoint_states import assert_same, state_at
-from checkpoint_world import World
-from faulty_proxy import FaultyProxy, faulty_proxy
-from support import REPOSITORY, Run, metrics, train
 
 from dydist.checkpoint import TrainingState, open_storage, survey, verify
+from helpers.checkpoint_places import Place, place_on
+from helpers.checkpoint_states import assert_same, state_at
+from helpers.checkpoint_world import World
+from helpers.faulty_proxy import FaultyProxy, faulty_proxy
+from helpers.support import REPOSITORY, Run, metrics, train
 
 IMPATIENT = {"read_timeout": 1, "connect_timeout": 1, "retries": {"max_attempts": 1}}
 LIMIT_S = 300.0

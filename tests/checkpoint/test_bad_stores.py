@@ -15,9 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_places import Place, place_on
-from checkpoint_states import assert_same, state_at
-from checkpoint_world import Announcing, World
 
 from dydist.checkpoint import (
     Checkpointer,
@@ -34,6 +31,9 @@ from dydist.checkpoint import (
 from dydist.errors import UserError
 from dydist.storage.protocol import Chunks
 from dydist.storage.transient import is_transient
+from helpers.checkpoint_places import Place, place_on
+from helpers.checkpoint_states import assert_same, state_at
+from helpers.checkpoint_world import Announcing, World
 
 
 class Troubled:

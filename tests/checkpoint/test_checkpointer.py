@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_places import Place
-from checkpoint_states import assert_same, state_at
 from safetensors.torch import load as load_safetensors
 
 from dydist.checkpoint import (
@@ -27,6 +25,8 @@ from dydist.checkpoint import (
 from dydist.config import CheckpointConfig
 from dydist.errors import UserError
 from dydist.records import CheckpointRecord
+from helpers.checkpoint_places import Place
+from helpers.checkpoint_states import assert_same, state_at
 
 Make = Callable[..., Checkpointer]
 

@@ -16,11 +16,11 @@ from urllib.parse import unquote
 
 import fsspec
 import pytest
-from checkpoint_places import Place, place_on
-from faulty_proxy import FaultyProxy, faulty_proxy
 
 from dydist.checkpoint import Manifest, folder_name, open_storage, survey
 from dydist.checkpoint._format import STATE, FileEntry
+from helpers.checkpoint_places import Place, place_on
+from helpers.faulty_proxy import FaultyProxy, faulty_proxy
 
 DELAY_S = 0.02
 TOGETHER = 8

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint_places import Place
-from checkpoint_states import assert_same, state_at
-from checkpoint_world import World
-from faults import Plan, at_random, failing_disk
-from faulty_proxy import faulty_proxy
 
 from dydist.checkpoint import CheckpointError, Storage, load, open_storage, survey, verify
 from dydist.storage import retry as _retry
+from helpers.checkpoint_places import Place
+from helpers.checkpoint_states import assert_same, state_at
+from helpers.checkpoint_world import World
+from helpers.faults import Plan, at_random, failing_disk
+from helpers.faulty_proxy import faulty_proxy
 
 STEPS = 8
 STARTS = 12

@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from checkpoint_states import assert_same, state_at
 
 from dydist.checkpoint import (
     DamagedError,
@@ -24,6 +23,7 @@ from dydist.checkpoint._format import Manifest, _seal
 from dydist.errors import UserError
 from dydist.storage.local import LocalStorage
 from dydist.storage.names import folder_name, leftover_step, step_of
+from helpers.checkpoint_states import assert_same, state_at
 
 SAMPLE = Path(__file__).parent / "format-1"
 """Written by two processes with format version 1. It is never written again: old checkpoints must stay readable."""

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint_places import STORES, Place, place_on
-from checkpoint_states import assert_same, state_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,6 +38,8 @@ from dydist.checkpoint._save import Save, write_hashed
 from dydist.checkpoint._stage import prune_stage
 from dydist.checkpoint._tensors import encode
 from dydist.storage.local import LocalStorage
+from helpers.checkpoint_places import STORES, Place, place_on
+from helpers.checkpoint_states import assert_same, state_at
 
 HASH = hashlib.sha256(b"").hexdigest()
 Files = dict[str, bytes]

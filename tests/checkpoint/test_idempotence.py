@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from checkpoint_places import Place
-from faults import SYSTEM_CALLS, Failing, Plan, failing_disk, once
 
 from dydist.checkpoint import Retrying, Storage, open_storage
 from dydist.storage import retry as _retry
 from dydist.storage.local import LocalStorage
+from helpers.checkpoint_places import Place
+from helpers.faults import SYSTEM_CALLS, Failing, Plan, failing_disk, once
 
 FOLDER = "step-000000001"
 Contents = dict[str, bytes]

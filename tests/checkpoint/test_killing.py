@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint_places import FOREIGN_SERVERS, OTHER_SERVERS, STORES, place_on
-from killing_driver import Plan
-from killing_zygote import Zygote
+
+from helpers.checkpoint_places import FOREIGN_SERVERS, OTHER_SERVERS, STORES, place_on
+from helpers.killing_driver import Plan
+from helpers.killing_zygote import Zygote
 
 KILLS = {"file": 80, "memory": 80, "s3": 20, "sftp": 20}
 """Together 200; a start over a server takes longer."""

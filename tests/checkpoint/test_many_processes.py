@@ -11,9 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_places import STORES, Place, place_on
-from checkpoint_states import assert_same, state_at
-from checkpoint_world import Announcing, World
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +26,9 @@ from dydist.checkpoint import (
 from dydist.checkpoint._policy import Status, decide
 from dydist.checkpoint._tensors import assign_shares
 from dydist.storage.protocol import Chunks
+from helpers.checkpoint_places import STORES, Place, place_on
+from helpers.checkpoint_states import assert_same, state_at
+from helpers.checkpoint_world import Announcing, World
 
 
 def all_succeeded(results: list[Any]) -> None:

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from checkpoint_places import place_on
-from support import REPOSITORY, Run, metrics, train
 
 from dydist.checkpoint import TrainingState, load, open_storage, survey
 from dydist.compare.two import first_difference
+from helpers.checkpoint_places import place_on
+from helpers.support import REPOSITORY, Run, metrics, train
 
 
 def flags(runs: Path, name: str, *more: object) -> list[object]:

@@ -7,11 +7,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from checkpoint_places import Place, SftpServer
 
 from dydist.checkpoint import Storage, open_storage, scrub
 from dydist.errors import UserError
 from dydist.storage.retry import Retrying
+from helpers.checkpoint_places import Place, SftpServer
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from checkpoint_places import FOREIGN_SERVERS, OTHER_SERVERS, STORES, Place, place_on
-from checkpoint_states import assert_same, state_at
-from checkpoint_world import World
 
 from dydist.checkpoint import Keep, Retrying, open_storage, prune, survey, verify
 from dydist.errors import UserError
 from dydist.storage.remote import RemoteStorage
+from helpers.checkpoint_places import FOREIGN_SERVERS, OTHER_SERVERS, STORES, Place, place_on
+from helpers.checkpoint_states import assert_same, state_at
+from helpers.checkpoint_world import World
 
 # adlfs hands aiohttp the parts of an upload as bytes; their size is `BLOCK`'s
 pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")

@@ -13,10 +13,6 @@ from typing import Any
 
 import filelock
 import pytest
-from checkpoint_places import Place
-from checkpoint_states import assert_same, state_at
-from checkpoint_world import World
-from support import REPOSITORY, Run, train
 
 from dydist.checkpoint._agreement import ROUND_S, Agreement
 from dydist.checkpoint._context import RankGroup
@@ -25,6 +21,10 @@ from dydist.checkpoint._lease import LEASE, this_process
 from dydist.errors import StopRequestedError, UserError
 from dydist.process.stop import StopRequest
 from dydist.storage.local import LocalStorage
+from helpers.checkpoint_places import Place
+from helpers.checkpoint_states import assert_same, state_at
+from helpers.checkpoint_world import World
+from helpers.support import REPOSITORY, Run, train
 
 PATIENCE_S = 10 * ROUND_S
 """What a collective waits at most; the work of these tests takes twice that."""

@@ -11,11 +11,11 @@ import pytest
 import yaml
 from PIL import Image
 from scipy import stats
-from support import REPOSITORY, metrics, train
 
 from dydist.cli.main import main
 from dydist.models import dy_resnet18
 from dydist.models.cost import network_cost
+from helpers.support import REPOSITORY, metrics, train
 
 
 @pytest.fixture(scope="module")

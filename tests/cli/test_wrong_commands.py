@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY
 
 from dydist.cli.main import SECTIONS, commands, main, overview
+from helpers.support import REPOSITORY
 
 WRONG = {
     "trian": "trian: there is no such command",

@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY
 
 from dydist.config import Config
 from dydist.config.reader import fields, from_dict, read_config, to_yaml
 from dydist.config.rules import check_config
 from dydist.config.types import is_path
 from dydist.errors import UserError
+from helpers.support import REPOSITORY
 
 RECIPES = sorted((REPOSITORY / "launch" / "recipes").glob("*.yaml"))
 

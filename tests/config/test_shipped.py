@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY
 
 from dydist.cli.main import main
 from dydist.config.reader import read_config
 from dydist.config.shipped import RECIPES, find_file, shipped_files
 from dydist.errors import UserError
 from dydist.jobs.submission.submit import recipe_of, with_recipe
+from helpers.support import REPOSITORY
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY
 
 from dydist.train import ended_by_launcher, main
+from helpers.support import REPOSITORY
 
 WRONG_FLAGS = [
     ("--optim.lrr 1", "optim.lrr: there is no such field; did you mean optim.lr?"),

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from damaged import DAMAGED, FOLDER, TEN, Damaged, batch, write, write_cifar10
-from support import train
 
 from dydist.config import DataConfig
 from dydist.data import open_dataset
 from dydist.data.cifar import CIFAR10, data_root
 from dydist.errors import UserError
+from helpers.damaged import DAMAGED, FOLDER, TEN, Damaged, batch, write, write_cifar10
+from helpers.support import train
 
 
 def offline(root: Path, **changes: object) -> DataConfig:

@@ -7,9 +7,8 @@ import io
 import re
 from typing import get_args, get_type_hints
 
-from support import REPOSITORY
-
 from dydist.config import DataConfig
+from helpers.support import REPOSITORY
 
 TEXT = (REPOSITORY / "docs" / "data.md").read_text()
 

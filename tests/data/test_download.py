@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from damaged import FOLDER, write_cifar10
 
 from dydist.config import DataConfig
 from dydist.data import open_dataset
 from dydist.data.cifar import CIFAR10, CIFAR100
 from dydist.data.download import Source, download, published
 from dydist.errors import UserError
+from helpers.damaged import FOLDER, write_cifar10
 
 OFFLINE_WAYS = (
     "cifar-10-python.tar.gz",

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
-from damaged import FOLDER, write_cifar10
 
 from dydist.cli.main import main
+from helpers.damaged import FOLDER, write_cifar10
 
 
 def test_it_converts_verifies_and_says_what_is_where(

@@ -12,12 +12,12 @@ from pathlib import Path
 import filelock
 import numpy as np
 import pytest
-from damaged import FOLDER, batch, write, write_cifar10
 
 from dydist.config import DataConfig
 from dydist.data import ImageDataset, open_dataset
 from dydist.data.cache import sweep, verify_cached
 from dydist.errors import UserError
+from helpers.damaged import FOLDER, batch, write, write_cifar10
 
 SCRIPT = """
 import os, signal, sys, time

@@ -7,10 +7,9 @@ import inspect
 import runpy
 from typing import Any
 
-from support import REPOSITORY
-
 from dydist.config import rules as config_rules
 from dydist.config.reader import fields
+from helpers.support import REPOSITORY
 
 SCRIPT = REPOSITORY / "docs" / "configuration.py"
 

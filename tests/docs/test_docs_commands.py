@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import torch
-from pages import Block, blocks, pages
-from shell_words import mistakes, split
-from support import REPOSITORY
 
 from dydist.cli.main import commands
+from helpers.pages import Block, blocks, pages
+from helpers.shell_words import mistakes, split
+from helpers.support import REPOSITORY
 
 SHOWN = [
     block

@@ -9,7 +9,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from support import REPOSITORY
+from helpers.support import REPOSITORY
 
 SCRIPT = runpy.run_path(str(REPOSITORY / "docs" / "licences.py"))
 DECLARED: list[tuple[str, str]] = list(SCRIPT["direct_dependencies"]())
@@ -49,7 +49,7 @@ def imports(folder: str) -> set[str]:
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 found.add(node.module.partition(".")[0])
-    return found - set(sys.stdlib_module_names) - {"dydist"}
+    return found - set(sys.stdlib_module_names) - {"dydist", "helpers"}
 
 
 def test_no_dependency_is_unused() -> None:

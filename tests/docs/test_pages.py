@@ -6,8 +6,9 @@ import ast
 import re
 
 import pytest
-from pages import PLAIN, RUNNABLE, Block, anchors, blocks, links, pages, read, target
-from support import REPOSITORY
+
+from helpers.pages import PLAIN, RUNNABLE, Block, anchors, blocks, links, pages, read, target
+from helpers.support import REPOSITORY
 
 LOOKED_UP = {"docs/configuration.md", "docs/licences.md", "docs/log.md", "docs/troubleshooting.md"}
 """Pages that are searched, not read from top to bottom."""
@@ -107,4 +108,4 @@ def problem(block: Block) -> str | None:
         )
     if block.mark.startswith("run in"):
         return f"there is no such test: {block.mark[7:]}"
-    return f"it has no mark (tests/docs/pages.py); it has {block.mark!r}"
+    return f"it has no mark (tests/helpers/pages.py); it has {block.mark!r}"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 
-from pages import read
-from support import REPOSITORY
-
 from dydist.config.reader import read_config
 from dydist.config.rules import check_config
+from helpers.pages import read
+from helpers.support import REPOSITORY
 
 RECIPES = sorted(path.stem for path in (REPOSITORY / "launch" / "recipes").glob("*.yaml"))
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 import yaml
-from pages import pages, read
-from support import REPOSITORY, missing
 
 from dydist.storage.protocol import Storage
+from helpers.pages import pages, read
+from helpers.support import REPOSITORY, missing
 
 DOCUMENTED = ("models", "train", "checkpoint", "data")
 ZENSICAL = Path(sys.executable).parent / "zensical"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from error_messages import messages, says_something
-from pages import read
+from helpers.error_messages import messages, says_something
+from helpers.pages import read
 
 DOCUMENTED = re.findall(r"^\| `([^`]+)` \| [^|]+ \| [^|]+ \|$", read("docs/troubleshooting.md"), re.MULTILINE)
 

@@ -12,11 +12,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import portability
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import PRELOAD, REPOSITORY, Run, metrics, train
 
 from dydist.checkpoint import load, open_storage, survey
 from dydist.config import Config, ParallelConfig, TrainConfig
@@ -28,6 +26,8 @@ from dydist.engine.deepspeed_import import import_deepspeed
 from dydist.engine.loss_scale import LossScale
 from dydist.errors import UserError
 from dydist.run.session import Session
+from helpers import portability
+from helpers.support import PRELOAD, REPOSITORY, Run, metrics, train
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 PRELOAD += ["deepspeed", "transformers", "torch._inductor.compile_fx", "deepspeed.runtime.zero.stage3"]

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import PRELOAD, Run, free_port, metrics, train
 from test_engines import configure, make
 
 from dydist.checkpoint import load, open_storage, survey
@@ -20,6 +19,7 @@ from dydist.compare.two import compare_runs, fingerprint
 from dydist.data.loader import ShardedLoader, StepBatch
 from dydist.data.order import rank_shards
 from dydist.engine import Votes, World, start_world
+from helpers.support import PRELOAD, Run, free_port, metrics, train
 
 STEPS = 24
 

@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from support import Run, free_port
 
 from dydist.engine.rendezvous import rendezvous
 from dydist.errors import StopRequestedError
 from dydist.process.launcher import Process
+from helpers.support import Run, free_port
 
 ENDS_S = 10
 """Two seconds, on a machine that does much else; without short rounds it is ten minutes."""

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planted import PASSWORD, s3_server
+
+from helpers.planted import PASSWORD, s3_server
+from helpers.support import REPOSITORY
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +26,7 @@ def sftp_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, 
     """`host:port` of an SFTP server that lets `me` in with PASSWORD, and its file of known hosts."""
     home = tmp_path_factory.mktemp("sftp")
     (home / "data").mkdir()
-    server = Path(__file__).with_name("password_server.py")
+    server = REPOSITORY / "tests/helpers/password_server.py"
     command = [sys.executable, str(server), str(home / "data")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None

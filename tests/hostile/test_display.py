@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import REPOSITORY
 
 from dydist.text.display import cell, code, console, figure, html, markdown, plain, show
+from helpers.support import REPOSITORY
 
 HOSTILE = (
     "[/x]", "[bold red]x[/bold red]", "[link=http://evil]x", ":boom:", "\x1b[2J\x1b[31m", "\x9b31m", "a\rb", "a\nb",

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from planted import TINY
 from test_display import VISIBLE
 
 from dydist.cli.main import run_command
 from dydist.train import main
+from helpers.planted import TINY
 
 NAME = "[red]x[!]\x1b[31m\u202e`|<b>$_{}"
 TRAINED = "".join(character for character in NAME if character.isprintable())

@@ -15,8 +15,9 @@ from urllib.parse import quote
 
 import pytest
 from PIL import Image
-from planted import NEEDLES, PASSWORD, SECRET, TINY, World, leaks, secrets, watched_processes
-from support import REPOSITORY, free_port
+
+from helpers.planted import NEEDLES, PASSWORD, SECRET, TINY, World, leaks, secrets, watched_processes
+from helpers.support import REPOSITORY, free_port
 
 
 @pytest.fixture

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from planted import TINY
-from support import missing
 
 from dydist.checkpoint._stage import NAMES, check_stage, open_stage, prepare_stage
 from dydist.data.cifar import LAYOUTS
@@ -21,6 +19,8 @@ from dydist.models.measured import TimingCache
 from dydist.models.strategies.native import build
 from dydist.private_files import NotPrivateError, check_private, is_own_file, own_folder, private_folder
 from dydist.train import main
+from helpers.planted import TINY
+from helpers.support import missing
 
 NEIGHBOUR = 12345
 

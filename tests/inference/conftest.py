@@ -10,11 +10,11 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from support import REPOSITORY, train
 
 from dydist.checkpoint import open_storage
 from dydist.data import ImageDataset, open_dataset
 from dydist.inference import TrainedModel, load_trained
+from helpers.support import REPOSITORY, train
 
 STEPS = 30
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import REPOSITORY, free_port, metrics
 
 from dydist.cli.main import main
 from dydist.data import ImageDataset
 from dydist.data.augment import normalise
 from dydist.inference import TrainedModel
 from dydist.inference.evaluation import mirrored
+from helpers.support import REPOSITORY, free_port, metrics
 
 
 def logged(run_dir: Path, *, ema: bool) -> dict[str, Any]:

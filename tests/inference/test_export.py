@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from docs.pages import blocks
-from inference.conftest import STEPS
 
 from dydist.cli.main import main
 from dydist.config import Config, ModelConfig
@@ -21,6 +19,8 @@ from dydist.inference.export import check
 from dydist.inference.formats import FORMATS
 from dydist.inference.formats import safetensors as safetensors_format
 from dydist.models import build_model, set_temperature
+from helpers.pages import blocks
+from inference.conftest import STEPS
 
 
 @pytest.fixture(scope="module")

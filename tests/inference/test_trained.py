@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from inference.conftest import STEPS, load
 
 from dydist.checkpoint import Manifest, copy_checkpoint, open_storage, survey
 from dydist.checkpoint import load as load_state
@@ -19,6 +18,7 @@ from dydist.errors import UserError
 from dydist.inference import TrainedModel, load_trained
 from dydist.inference.trained import temperature_at
 from dydist.schedules import temperature
+from inference.conftest import STEPS, load
 
 
 def test_a_run_a_place_and_a_step_are_the_same_checkpoint(run_dir: Path, model: TrainedModel) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from job_cluster import DAEMONS, RECIPE, REPOSITORY, SITE, Cluster, flags, running_cluster
+
+from helpers.job_cluster import DAEMONS, RECIPE, REPOSITORY, SITE, Cluster, flags, running_cluster
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from job_cluster import DAEMONS, Cluster, running_cluster
-from support import missing
+
+from helpers.job_cluster import DAEMONS, Cluster, running_cluster
+from helpers.support import missing
 
 pytestmark = pytest.mark.long
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from job_cluster import RECIPE, Cluster, flags
+from helpers.job_cluster import RECIPE, Cluster, flags
 
 
 def test_an_element_is_found_by_the_number_that_slurm_gave_it(cluster: Cluster, tmp_path: Path) -> None:

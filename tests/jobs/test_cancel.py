@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from job_cluster import Cluster
+from helpers.job_cluster import Cluster
 
 
 def test_cancel_goes_on_where_slurm_cannot_signal_one(cluster: Cluster, tmp_path: Path) -> None:

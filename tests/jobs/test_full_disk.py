@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY
 
 from dydist.cli.main import main
 from dydist.jobs.files import create_json, write_json
+from helpers.support import REPOSITORY
 
 Disk = Callable[..., Path]
 COMMANDS = {

@@ -8,8 +8,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from job_cluster import RECIPE, Cluster, Job, flags
 from test_job_faults import assert_like
+
+from helpers.job_cluster import RECIPE, Cluster, Job, flags
 
 pytestmark = pytest.mark.slow
 BROKEN_ONCE = """#!/bin/sh

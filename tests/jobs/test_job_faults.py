@@ -10,7 +10,8 @@ from typing import Any
 
 import psutil
 import pytest
-from job_cluster import Cluster, Job, memory_limit, metrics, weights
+
+from helpers.job_cluster import Cluster, Job, memory_limit, metrics, weights
 
 pytestmark = pytest.mark.slow
 HUNGRY = """

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from job_cluster import STEPS, Cluster, metrics, start_to_first_step, weights
+
+from helpers.job_cluster import STEPS, Cluster, metrics, start_to_first_step, weights
 
 
 @pytest.mark.long

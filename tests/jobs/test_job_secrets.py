@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from job_cluster import RECIPE, Cluster, Job, flags
-from planted import SECRET, leaks, s3_server, watched_processes
 
 from dydist.errors import UserError
 from dydist.jobs.submission.job_secrets import in_environment, job_variables, open_env, secret_env
 from dydist.jobs.submission.profile import Profile
+from helpers.job_cluster import RECIPE, Cluster, Job, flags
+from helpers.planted import SECRET, leaks, s3_server, watched_processes
 
 
 def recipe(folder: Path, options: dict[str, object], url: str) -> Path:

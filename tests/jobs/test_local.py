@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from job_cluster import RECIPE, REPOSITORY, Cluster, Job, flags, metrics, weights
+
+from helpers.job_cluster import RECIPE, REPOSITORY, Cluster, Job, flags, metrics, weights
 
 
 @pytest.fixture

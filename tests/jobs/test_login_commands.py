@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from job_cluster import RECIPE, Cluster, Job, flags
+
+from helpers.job_cluster import RECIPE, Cluster, Job, flags
 
 
 def without_slurm(cluster: Cluster) -> Cluster:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from support import free_port
-
 from dydist.config import CheckpointConfig
 from dydist.jobs.node.checks import Finding
 from dydist.jobs.node.place_check import check_place
 from dydist.jobs.node.preflight import NodeReport, compare, inspect_node
 from dydist.jobs.spec import JobSpec
+from helpers.support import free_port
 
 
 def check(url: str | None, workdir: Path, *, limit_s: float = 30.0) -> list[Finding]:

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from job_cluster import RECIPE, REPOSITORY, Cluster, flags
 
 from dydist.compare.two import compare_runs
+from helpers.job_cluster import RECIPE, REPOSITORY, Cluster, flags
 
 SHORT = RECIPE | {"train.max_steps": "6"}
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from job_cluster import DAEMONS, RECIPE, Cluster, flags, running_cluster
-from support import missing
 
 from dydist.errors import UserError
 from dydist.jobs.submission.profile import Profile
 from dydist.jobs.submission.refusals import explain
 from dydist.jobs.submission.submit import prepare_preflight, prepare_run
 from dydist.jobs.submission.sweep import prepare_sweep
+from helpers.job_cluster import DAEMONS, RECIPE, Cluster, flags, running_cluster
+from helpers.support import missing
 
 
 @pytest.fixture(scope="module")

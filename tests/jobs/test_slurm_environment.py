@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from job_cluster import RECIPE, Cluster, flags
 
 from dydist.jobs.slurm_environment import clean, cleaned, leaks
+from helpers.job_cluster import RECIPE, Cluster, flags
 
 LEAKS = {
     "SBATCH_PARTITION": "nowhere", "SBATCH_TIMELIMIT": "1", "SBATCH_EXPORT": "NONE", "SBATCH_ACCOUNT": "nobody",

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from job_cluster import RECIPE, Cluster, flags
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.context import RequestContext
@@ -29,6 +28,7 @@ from dydist.jobs.submission.sbatch import Submission
 from dydist.jobs.submission.status import statuses
 from dydist.jobs.submission.submit import submit
 from dydist.jobs.submission.sweep import parse_grid, points, prepare_sweep
+from helpers.job_cluster import RECIPE, Cluster, flags
 
 STAND_IN = """
 import json, os, sys, time

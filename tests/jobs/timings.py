@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from job_cluster import Cluster, running_cluster, start_to_first_step
+from helpers.job_cluster import Cluster, running_cluster, start_to_first_step
 
 SHAPES = ((1, 1), (1, 2), (2, 1), (2, 2))
 """Nodes × processes of each."""

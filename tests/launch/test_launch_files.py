@@ -13,7 +13,6 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env
-from support import REPOSITORY, metrics
 
 from dydist.config import Config, ParallelConfig, TrainConfig
 from dydist.config.reader import to_dict
@@ -21,6 +20,7 @@ from dydist.config.rules import check_config
 from dydist.engine.deepspeed_config import deepspeed_config
 from dydist.errors import UserError
 from dydist.process.launcher_settings import apply_launcher_settings
+from helpers.support import REPOSITORY, metrics
 
 LAUNCH = REPOSITORY / "launch"
 FILES = {

@@ -20,13 +20,13 @@ from accelerate.utils.launch import (
     prepare_multi_gpu_env,
     prepare_simple_launcher_cmd_env,
 )
-from support import REPOSITORY
 
 from dydist.config import Config
 from dydist.config.reader import build, flatten
 from dydist.config.rules import check_config
 from dydist.errors import UserError
 from dydist.process.launcher_settings import SETTINGS, WITHOUT_EFFECT, apply_launcher_settings
+from helpers.support import REPOSITORY
 
 TAKEN = [
     ("ACCELERATE_MIXED_PRECISION", "bf16", "train.precision", "bf16", "fp32"),

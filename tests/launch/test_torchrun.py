@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY, metrics
 
 from dydist.compare.two import compare_runs
+from helpers.support import REPOSITORY, metrics
 
 SMALL = (
     "--config quickstart --train.max_steps 4 --data.limit 64 --train.batch_size 32 --model.width 0.0625 "

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models.test_dynamic_layers import randomize
 from torch import Tensor, nn
 
 from dydist.models import DynamicConv2d, attach_statistics, dy_resnet18, set_temperature
 from dydist.models.strategies import NAMES
+from models.test_dynamic_layers import randomize
 
 
 @pytest.fixture(autouse=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models.reference import loop
-from models.test_strategies import TYPICAL
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dydist.models import dy_resnet18
 from dydist.models.strategies import NAMES, dynamic_conv2d
+from helpers.reference import loop
+from models.test_strategies import TYPICAL
 
 
 class Operators(TorchDispatchMode):

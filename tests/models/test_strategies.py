@@ -10,12 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models.reference import loop
 from torch import Tensor
 
 from dydist.config import ModelConfig
 from dydist.errors import UserError
 from dydist.models.strategies import NAMES, Geometry, Shape, dynamic_conv2d, rule
+from helpers.reference import loop
 
 
 @dataclass(frozen=True)

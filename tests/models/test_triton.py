@@ -7,25 +7,32 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from support import REPOSITORY
 
 from dydist.models.choice import slow_kernels
 from dydist.models.strategies.stacked import _tried, triton_reason
+from helpers.support import REPOSITORY
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="needs the package triton (Linux on x86-64)"
 )
-HERE = Path(__file__).parent
+HELPERS = REPOSITORY / "tests" / "helpers"
 
 
 @needs_triton
 @pytest.mark.slow
 def test_kernels_equal_the_loop_under_the_interpreter() -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "interpreted_triton.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        HELPERS / "interpreted_triton.py",
+    ]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     made = subprocess.run(
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
@@ -39,7 +46,7 @@ def test_kernels_equal_the_loop_under_the_interpreter() -> None:
 def test_kernels_compile_for_gpus_that_are_not_here() -> None:
     """Triton's compiler and ptxas make machine code for an A100 and an H100; the interpreter alone checks no types."""
     made = subprocess.run(
-        [sys.executable, HERE / "compile_triton.py"],
+        [sys.executable, HELPERS / "compile_triton.py"],
         capture_output=True,
         text=True,
         check=False,

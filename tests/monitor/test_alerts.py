@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-from monitor_records import checkpoint_record, evaluation_record, step_record, summary
 
 from dydist.monitor.outputs.alerts import Alerts
 from dydist.monitor.outputs.prometheus import PrometheusFile
 from dydist.monitor.probes.stragglers import StragglerWatch
 from dydist.records import LayerAttention, StepRecord
+from helpers.monitor_records import checkpoint_record, evaluation_record, step_record, summary
 
 PLENTY = 1 << 40
 

@@ -10,13 +10,13 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from monitor_records import checkpoint_record, evaluation_record, step_record, summary
 from PIL import Image
 
 from dydist.cli.report import report
 from dydist.monitor import JsonLines
 from dydist.monitor.outputs.tensorboard import TensorBoard
 from dydist.records import LayerAttention
+from helpers.monitor_records import checkpoint_record, evaluation_record, step_record, summary
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "screenshots.py"
 

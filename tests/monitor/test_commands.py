@@ -11,10 +11,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from monitor_records import step_record, summary
 
 from dydist.bench.monitor import median_interval
 from dydist.monitor.outputs.tensorboard import TensorBoard
+from helpers.monitor_records import step_record, summary
 
 
 def test_tensorboard_shows_runs_by_name_and_ends_with_ctrl_c(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from monitor_records import checkpoint_record, evaluation_record, step_record, summary
-
 from dydist.config import Config, MonitorConfig
 from dydist.config.reader import to_dict
 from dydist.monitor import (
@@ -16,6 +14,7 @@ from dydist.monitor import (
     read_lines,
 )
 from dydist.records import StepRecord
+from helpers.monitor_records import checkpoint_record, evaluation_record, step_record, summary
 
 
 class Broken(NullMonitor):

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monitor_records import Clock, checkpoint_record, evaluation_record, step_record, summary
 
 from dydist.monitor import JsonLines, read_lines
+from helpers.monitor_records import Clock, checkpoint_record, evaluation_record, step_record, summary
 
 
 def run(folder: Path, *, start: int, end: int) -> None:

@@ -3,12 +3,12 @@ from __future__ import annotations
 import io
 
 import pytest
-from monitor_records import Clock, checkpoint_record, evaluation_record, step_record, summary
 from rich.console import Console
 
 from dydist.monitor import LineProgress, QuietProgress, TerminalProgress
 from dydist.monitor.outputs.progress import choose_progress
 from dydist.records import Monitor
+from helpers.monitor_records import Clock, checkpoint_record, evaluation_record, step_record, summary
 
 
 def run(progress: Monitor, clock: Clock) -> None:

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from monitor_records import documented_tags
-from support import REPOSITORY, Run, metrics, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dydist.monitor import read_lines
+from helpers.monitor_records import documented_tags
+from helpers.support import REPOSITORY, Run, metrics, train
 
 ELSEWHERE = r"_ema|gpu|^ranks/|^notes/"
 """Tags that a run on one process without a GPU, averaged weights and alerts does not have."""

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
-from monitor_records import step_record, summary
 from moto.server import ThreadedMotoServer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.io_wrapper import IsSummaryEventsFile
@@ -25,6 +24,7 @@ from dydist.monitor.outputs.layout import configuration
 from dydist.monitor.outputs.shipping import Shipper
 from dydist.monitor.outputs.tensorboard import TensorBoard
 from dydist.monitor.viewing import fetch, folder_name, inside, log_folder, name, view
+from helpers.monitor_records import step_record, summary
 
 FOREVER = 3600.0
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from monitor_records import Clock, checkpoint_record, evaluation_record, step_record, summary
 
 from dydist.cli.report import report
 from dydist.config import Config, OptimConfig, RunConfig
@@ -20,6 +19,7 @@ from dydist.monitor.report.charts import mean_and_band, thin
 from dydist.monitor.report.svg import Axis, number
 from dydist.monitor.report.timeline import session_spans
 from dydist.records import ConfusionRecord, LayerAttention
+from helpers.monitor_records import Clock, checkpoint_record, evaluation_record, step_record, summary
 
 IDENTITY = {
     "host": "n1", "world_size": 2, "job": "77", "versions": {"torch": "2.13.0"},

@@ -5,9 +5,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from monitor_records import Clock, checkpoint_record, evaluation_record, step_record, summary
-
 from dydist.monitor import JsonLines, StatusFile
+from helpers.monitor_records import Clock, checkpoint_record, evaluation_record, step_record, summary
 
 FOREVER = 3600.0
 

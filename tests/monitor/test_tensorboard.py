@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from monitor_records import checkpoint_record, documented_tags, evaluation_record, step_record, summary
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dydist.monitor import JsonLines
@@ -21,6 +20,13 @@ from dydist.records import (
     LayerAttention,
     Monitor,
     StepRecord,
+)
+from helpers.monitor_records import (
+    checkpoint_record,
+    documented_tags,
+    evaluation_record,
+    step_record,
+    summary,
 )
 
 ALL = {"scalars": 0, "images": 0, "histograms": 0, "tensors": 0}

@@ -11,8 +11,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dydist.monitor import read_lines
+from helpers.support import REPOSITORY
 
-WORKER = Path(__file__).with_name("slow_process.py")
+WORKER = REPOSITORY / "tests/helpers/slow_process.py"
 
 
 @pytest.mark.slow

@@ -9,13 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from monitor_records import step_record
-from support import REPOSITORY, metrics, missing, train
 
 from dydist.monitor import Monitors, NullMonitor, StatusFile
 from dydist.monitor.outputs.eventlog import EventLog, whole_records
 from dydist.monitor.outputs.jsonlines import JsonLines, read_lines
 from dydist.records import StepRecord
+from helpers.monitor_records import step_record
+from helpers.support import REPOSITORY, metrics, missing, train
 
 SMALL = [
     *"--config quickstart --train.max_steps 8 --data.limit 128 --train.batch_size 32 --model.width 0.0625".split(),

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import REPOSITORY
 
 from dydist.errors import UserError
 from dydist.process.launcher import (
@@ -23,6 +22,7 @@ from dydist.process.launcher import (
     variables_of_srun,
 )
 from dydist.process.report import job_end
+from helpers.support import REPOSITORY
 
 TWO = {
     "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from process_pairs import Pairs
-from support import REPOSITORY
 
 from dydist.process.report import ProcessReport
+from helpers.process_pairs import Pairs
+from helpers.support import REPOSITORY
 
 
 def python(code: str, *, redirect: str = "", before: str = "") -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from support import Run, metrics, train
 from test_starts import FEW, STEPS, files
 from test_train import flags, steps_saved
 
@@ -17,6 +16,7 @@ from dydist.cli.main import main
 from dydist.config import CheckpointConfig, Config, MonitorConfig
 from dydist.errors import UserError
 from dydist.run.folder import RECORD, RunFolder, saved_history
+from helpers.support import Run, metrics, train
 
 MORE = ("--train.max_steps", 9)
 

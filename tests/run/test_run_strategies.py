@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from support import REPOSITORY, metrics, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dydist.config import Config, ModelConfig, ParallelConfig, TrainConfig
@@ -17,6 +16,7 @@ from dydist.models import DynamicConv2d, dy_resnet18, dynamic_layers
 from dydist.monitor import NullMonitor
 from dydist.records import Detail, TextRecord
 from dydist.run.strategies import assign_strategies
+from helpers.support import REPOSITORY, metrics, train
 
 
 def flags(runs: Path, name: str, steps: int, *more: object) -> list[object]:

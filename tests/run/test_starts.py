@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import Run, metrics, train
 from test_train import flags, steps_saved
 
 from dydist.compare.many import read_result
 from dydist.config import DataConfig
 from dydist.data import open_dataset
 from dydist.data.description import DataDescription
+from helpers.support import Run, metrics, train
 
 STEPS = 6
 FEW = (

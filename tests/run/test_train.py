@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import REPOSITORY, Run, metrics, train
 
 from dydist.checkpoint import open_storage, survey
 from dydist.compare.two import compare_runs
+from helpers.support import REPOSITORY, Run, metrics, train
 
 STEPS = 2 * 22
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import given, settings
-from models.reference import loop
-from models.test_strategies import SAME, Case, cases, gradients
 
 from dydist.models.strategies import Geometry, dynamic_conv2d
 from dydist.models.strategies.stacked import _triton_runs
+from helpers.reference import loop
+from models.test_strategies import SAME, Case, cases, gradients
 
 
 def check(case: Case, dtype: torch.dtype = torch.float32, tolerance: float = 2e-5) -> None:

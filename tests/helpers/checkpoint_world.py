@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from checkpoint_places import Place
-
 from dydist.checkpoint import Checkpointer, Clock, LeaseTiming, RankGroup, RunInfo, Storage, open_storage
 from dydist.config import CheckpointConfig
 from dydist.records import CheckpointRecord
+from helpers.checkpoint_places import Place
 
 T = TypeVar("T")
 

@@ -1,6 +1,6 @@
 """The whole matrix: a checkpoint of each engine and world size, loaded by each of them, compared bit by bit.
 
-    python tests/engine/portability.py CIFAR_ROOT FOLDER
+    python tests/helpers/portability.py CIFAR_ROOT FOLDER
 
 144 loads, about ten minutes: `-m long` runs it too. The ordinary suite has a chain through it
 (test_deepspeed.py); docs/notes/engines.md has the result. Each target then goes on training for two steps in mid-epoch.
@@ -16,11 +16,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from support import Run, train
 
 from dydist.checkpoint import load, open_storage, survey
 from dydist.engine import Progress
 from dydist.run.session import Session
+from helpers.support import Run, train
 
 CELLS = [(engine, size) for engine in ("ddp", "zero1", "zero2", "zero3") for size in (1, 2, 4)]
 

@@ -7,7 +7,7 @@ import functools
 import re
 from collections.abc import Iterator, Mapping
 
-from support import REPOSITORY
+from helpers.support import REPOSITORY
 
 ERRORS = "UserError SlurmError NoAnswerError QueuedError DivergedError CheckpointError DamagedError".split()
 ERRORS += "LeaseLostError LeaseHeldError NewerFormatError ConnectionError".split()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support import PRELOAD, REPOSITORY, free_port
+from helpers.support import PRELOAD, REPOSITORY, free_port
 
 CASES = (
     *(("evaluate", "done"),) * 8,
@@ -90,7 +90,7 @@ class Pairs:
                 told["DYDIST_TEST_FAIL"] = "1"
             arguments = (words, told, str(log))
             if fresh:
-                code = f"import process_pairs; process_pairs.start(*{arguments!r})"
+                code = f"from helpers import process_pairs; process_pairs.start(*{arguments!r})"
                 environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
                 pair.append(subprocess.Popen([sys.executable, "-c", code], env=environ))
             else:

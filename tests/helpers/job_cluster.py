@@ -21,7 +21,8 @@ from typing import Any
 import psutil
 import pytest
 from safetensors import safe_open
-from support import missing
+
+from helpers.support import missing
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TESTCLUSTER = REPOSITORY / "slurm" / "testcluster"

@@ -19,7 +19,8 @@ from typing import Any
 from urllib.parse import quote
 
 import psutil
-from support import REPOSITORY
+
+from helpers.support import REPOSITORY
 
 _MARKS = [uuid.uuid4().hex[:8] for _ in range(4)]
 """Of this process alone: another that tests at the same time has its own."""

@@ -14,10 +14,9 @@ import subprocess
 import sys
 import traceback
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from killing_driver import Plan, drive, uninterrupted
+from helpers.killing_driver import Plan, drive, uninterrupted
 
 
 class Child:
@@ -43,7 +42,7 @@ class Zygote:
     def __init__(self) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, "-m", "helpers.killing_zygote"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -112,5 +111,4 @@ def tell(facts: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     serve()

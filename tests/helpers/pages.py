@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from support import REPOSITORY
+from helpers.support import REPOSITORY
 
 RUNNABLE = ("bash", "python")
 PLAIN = ("text", "diff", "yaml", "json")

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from getpass import getuser
 from pathlib import Path
 
-from support import free_port
+from helpers.support import free_port
 
 PROGRAMS = (
     "swift-proxy-server",
