@@ -62,6 +62,16 @@ def test_the_order_has_every_package() -> None:
     assert there - {"__init__"} == set(ORDER)
 
 
+@pytest.mark.parametrize("guide", ["run/assemble.py", "cli/main.py", "jobs/decide.py", "process/stop.py"])
+def test_files_that_a_docstring_sends_to_are_there(guide: str) -> None:
+    top = REPOSITORY / "dydist"
+    text = ast.get_docstring(ast.parse((top / guide).read_text(encoding="utf-8"))) or ""
+    named = re.findall(r"`([\w/]+\.py)`", text)
+    assert named
+    folders = (top, top / guide.split("/", maxsplit=1)[0])
+    assert not [name for name in named if not any((folder / name).exists() for folder in folders)]
+
+
 def test_each_package_can_be_imported_alone() -> None:
     """Each in an interpreter that has imported nothing else of ours."""
     code = "import importlib, sys; importlib.import_module('dydist.' + sys.argv[1])"

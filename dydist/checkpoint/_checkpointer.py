@@ -114,9 +114,9 @@ class Checkpointer:
         newest checkpoint, or if there is none, the other run's weights alone (step 0, no optimizer state). A requeued
         job always resumes from its own newest checkpoint.
 
-        Raises UserError if another run holds the lease or the requested step does not exist, NewerFormatError,
-        CheckpointError if the store cannot be reached within `config.deadline_s`, and StopRequestedError if `stop()`
-        becomes true on any process. All processes raise the same error.
+        Raises UserError if another run holds the lease or the requested step does not exist, NewerFormatError if a
+        newer dydist wrote a checkpoint, CheckpointError if the store cannot be reached within `config.deadline_s`, and
+        StopRequestedError if `stop()` becomes true on any process. All processes raise the same error.
         """
         agreement = self._agreement
         try:
@@ -132,7 +132,7 @@ class Checkpointer:
         stage_problem = None if self._stage is None else check_stage(self._stage)
         if (problem := next(filter(None, agreement.gather(stage_problem)), None)) is not None:
             raise UserError(
-                f"checkpoint.stage_dir: {problem}; remove it, or give another folder of the node's own disk"
+                f"checkpoint.stage_dir: {problem}; remove that folder, or give another one on the node's own disk"
             )
         nodes = agreement.gather((self._host, stage_name))
         self._hosts = tuple(host for host, _ in nodes)
@@ -275,8 +275,8 @@ class Checkpointer:
         if self._given_up and (final or self._clock.monotonic() - self._given_up_told >= GIVEN_UP_EVERY_S):
             steps = ", ".join(map(str, self._given_up[-10:]))
             self._agreement.note(
-                f"{len(self._given_up)} saves were given up for newer ones, as they come faster than "
-                f"{self._place.url} takes them; last: {steps}"
+                f"{len(self._given_up)} saves were replaced by newer ones, because saves are started faster than "
+                f"{self._place.url} can store them; last: {steps}"
             )
             self._given_up, self._given_up_told = [], self._clock.monotonic()
         return decision
@@ -325,13 +325,15 @@ class Checkpointer:
 
         self._agreement.wait(ready)
         good = attempt == RESTORED or (save is not None and save.phase == "done")
-        error = None if good else (save.error if save is not None and save.error else "the time was up")
+        error = (
+            None if good else (save.error if save is not None and save.error else "it did not finish in time")
+        )
         copy = None if good or self._stage is None else self._try_stage(lambda stage: copy_of(stage, attempt))
         error, copy = self._agreement.gather((error, copy))[0]
         if error is None:
             return
         where = (
-            f"there is a complete local copy: {copy} on host {self._hosts[0]}; start the run there again"
+            f"there is a complete local copy: {copy} on host {self._hosts[0]}; start the run again on that host"
             if copy
             else ("there is no local copy")
         )
@@ -344,7 +346,7 @@ class Checkpointer:
         return self._pipeline
 
     def _retrying(self, storage: Storage, seconds: float, *, given_up: bool = False) -> Retrying:
-        """`given_up`: for work of a start, which ends when all processes agree to stop."""
+        """`given_up`: whether to give up once all processes have agreed to stop, as for the work of a start."""
         return Retrying(
             storage,
             deadline=self._clock.monotonic() + seconds,

@@ -179,16 +179,16 @@ class Lease:
         self._give_back(self._interval_s)
 
     def _give_back(self, patience_s: float) -> None:
-        self.held = True  # until it is released, which is not cancelled
+        self.held = True  # so that the requests of the release are not cancelled
         try:
             storage = self._storage(patience_s)
             raw = _read(storage, self._name)
             if raw is not None and self._is_me(raw):
                 storage.delete(self._name)
         except Exception as error:
-            if patience_s > 0:  # else the store's error was reported, and the start cancelled
+            if patience_s > 0:  # 0: the start was cancelled, and has reported the store's error
                 self._on_note(
-                    f"the lease of {self._storage(0).url} could not be given back: {explain(error)}",
+                    f"the lease of {self._storage(0).url} could not be released: {explain(error)}",
                     level="warning",
                 )
         finally:
@@ -224,7 +224,7 @@ class Lease:
         until = self._clock.monotonic() + self._timeout_s
         who = holder.describe() if holder else "an unreadable lease"
         self._on_note(
-            f"{storage.url} is held by {who}; waiting {self._timeout_s:g} s for a sign of life",
+            f"{storage.url} is held by {who}; waiting {self._timeout_s:g} s for a heartbeat",
             level="warning",
         )
         while (left := until - self._clock.monotonic()) > 0:
@@ -238,7 +238,8 @@ class Lease:
     def _refusal(self, holder: Holder | None) -> LeaseHeldError:
         return LeaseHeldError(
             f"{self._field}: {self._storage(0).url} is in use by {holder.describe() if holder else 'another run'}; "
-            "one run may write there; wait for it or cancel it, or give this run another run.name or checkpoint.url"
+            "only one run may write there; wait for it or cancel it, or give this run another run.name or "
+            "checkpoint.url"
         )
 
     def _same_job(self, raw: bytes) -> bool:
@@ -283,7 +284,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
 
 
 def _machine() -> str:
-    """The running kernel and its process namespace, in which a process id is unique."""
+    """Identifies the booted system and the process namespace, in which a process id is unique."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return f"{file.read().strip()}/{os.readlink('/proc/self/ns/pid')}"

@@ -1,4 +1,4 @@
-"""Chooses the checkpoint from which a start resumes, on all processes, and reads it."""
+"""Lists the candidates, and reads the newest one that is valid on every process; damaged ones are skipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From which checkpoints a start may resume, by `checkpoint.resume`, and what it does if there is none."""
+"""Filters the candidates by `checkpoint.resume`, and decides what a start does if none is valid."""
 
 from __future__ import annotations
 

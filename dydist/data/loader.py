@@ -38,7 +38,7 @@ HASH_BITS = 12
 
 @dataclass(frozen=True)
 class ShardGroup:
-    """Shards of equal size, interleaved for one pass: row i·s + j is image i of `shards[j]`.
+    """s shards of n images each, interleaved for one pass: row i·s + j is image i of `shards[j]`.
 
     `images` float32 [n·s, 3, H, W], normalised; `labels` int64 [n·s]; `targets` float32 [n·s, classes] with mixup or
     cutmix, else None; `data_hash`: sum of the shards' image hashes.

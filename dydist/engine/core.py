@@ -26,6 +26,8 @@ from dydist.randomness import generator
 
 HEADER = ("loss", "correct", "stop", "save", "data_hash")
 """The first elements of the small vector that is summed each step; the batch statistics follow."""
+STOP, SAVE, DATA_HASH = 2, 3, 4
+"""Indices of the votes and of the data hash in HEADER."""
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -41,7 +43,7 @@ class TorchEngine:
         self.names = [name for name, _ in self.model.named_parameters()]
         self.parameters = [parameter for _, parameter in self.model.named_parameters()]
         self.optimizer = make_optimizer(config, self.model)
-        if config.optim.momentum:  # SGD leaves it uninitialised if fp16's first step overflows and is skipped
+        if config.optim.momentum:  # SGD makes no buffer if fp16's first step overflows and is skipped
             for parameter in self.parameters:
                 self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         start = LossScale()
@@ -123,7 +125,7 @@ class TorchEngine:
         if not self.scaler.is_enabled():
             return {}
         state = self.scaler.state_dict()
-        # a power of two; multiplied by 1/3 it would be rounded
+        # the global scale is a power of two; dividing by the number of processes may have rounded it
         scale = 2.0 ** round(math.log2(state["scale"] * self._averaged_over))
         return {"scale": scale, "_growth_tracker": float(state["_growth_tracker"])}
 
@@ -149,6 +151,13 @@ class TorchEngine:
             self.scaler.load_state_dict({**self.scaler.state_dict(), **state})
         if self.ema is not None:
             self.ema.load(averaged or self.model.state_dict())
+
+    def _header(self, batch: StepBatch, votes: Votes) -> Tensor:
+        """This process's HEADER before its passes: no loss yet (float32, on the device)."""
+        header = torch.zeros(len(HEADER), device=self.device)
+        header[STOP], header[SAVE] = float(votes.stop), float(votes.save)
+        header[DATA_HASH] = float(sum(group.data_hash for group in batch.groups))
+        return header
 
     def _reduce_gradients(self, batch: StepBatch, votes: Votes) -> Callable[[], Tensor]:
         """Compute the global gradient in `.grad`; return a function that waits for the small vector's sum."""

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dydist.config import Config
 from dydist.data.loader import StepBatch
-from dydist.engine.core import HEADER, TorchEngine
+from dydist.engine.core import TorchEngine
 from dydist.engine.protocol import Votes
 from dydist.engine.world import World
 
@@ -29,9 +29,7 @@ class DdpEngine(TorchEngine):
     def _reduce_gradients(self, batch: StepBatch, votes: Votes) -> Callable[[], Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
         self.statistics.zero()
-        header = torch.zeros(len(HEADER), device=self.device)
-        header[2], header[3] = float(votes.stop), float(votes.save)
-        header[4] = float(sum(group.data_hash for group in batch.groups))
+        header = self._header(batch, votes)
         for number, group in enumerate(batch.groups, 1):
             last = number == len(batch.groups)
             with nullcontext() if last or self.world.size == 1 else self.network.no_sync():

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dydist.config import Config
 from dydist.data.loader import StepBatch
 from dydist.data.order import rank_shards
-from dydist.engine.core import HEADER, TorchEngine
+from dydist.engine.core import TorchEngine
 from dydist.engine.deepspeed_config import deepspeed_config
 from dydist.engine.deepspeed_import import import_deepspeed
 from dydist.engine.loss_scale import LossScale
@@ -103,9 +103,7 @@ class DeepSpeedEngine(TorchEngine):
         if self.sharded is None:  # ZeRO's step clears its gradients itself
             self.optimizer.zero_grad(set_to_none=True)
         self.statistics.zero()
-        header = torch.zeros(len(HEADER), device=self.device)
-        header[2], header[3] = float(votes.stop), float(votes.save)
-        header[4] = float(sum(group.data_hash for group in batch.groups))
+        header = self._header(batch, votes)
         if self.loss_scale is not None:
             self.network.optimizer.override_loss_scale(self.loss_scale.per_process(self._averaged_over))
         passes = pass_count(batch.count, self.config.parallel.shards, self.world.size)

@@ -2,7 +2,8 @@
 
 The flat vector of a shard is [gradient of every parameter, HEADER, batch statistics], so that all sums of a step have
 the same order. Other modules make a shard's vector itself reproducible: data/order.py and randomness.py (order and
-random draws), engine/world.py (threads and kernels).
+random draws), models/batchnorm.py (statistics of one shard), run/strategies.py (strategies by shape alone),
+run/session.py (the same kernels as at the last start), engine/world.py (threads).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from dydist.config import Config
 from dydist.data.loader import StepBatch
 from dydist.data.order import rank_shards
-from dydist.engine.core import HEADER, TorchEngine
+from dydist.engine.core import DATA_HASH, HEADER, SAVE, STOP, TorchEngine
 from dydist.engine.protocol import Votes
 from dydist.engine.tree import PartialSums, ReductionPlan
 from dydist.engine.world import World
@@ -52,14 +53,14 @@ class ExactEngine(TorchEngine):
             for one in range(shard, shard + width):
                 small = flat[self._small]
                 if one == self.mine.start:
-                    small[2] += votes.stop
-                    small[3] += votes.save
+                    small[STOP] += votes.stop
+                    small[SAVE] += votes.save
                 if (group := groups.get(one)) is not None:  # in a small last batch, shards may be empty
                     self.statistics.zero()
                     small[:2] += self._backward(
                         self.model, group, step=batch.step, count=batch.count, factor=1
                     )
-                    small[4] += group.data_hash
+                    small[DATA_HASH] += group.data_hash
                     small[len(HEADER) :] += self.statistics.flat
             sums.push(flat, width)
             shard += width

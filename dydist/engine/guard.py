@@ -60,7 +60,7 @@ def check_finite(state: Mapping[str, Tensor], step: int) -> None:
     if not bool(fine.all()):
         name = next(name for name, good in zip(floats, fine.tolist(), strict=True) if not good)
         raise DivergedError(
-            f"step {step}: {name} is no longer finite; nothing was saved over the checkpoints before it. "
+            f"step {step}: {name} is no longer finite; the earlier checkpoints were not overwritten. "
             "Try a lower optim.lr, optim.warmup_epochs, train.clip_norm, or train.precision=fp32",
             unbounded=True,
         )

@@ -103,7 +103,7 @@ class Loop:
         ) as loader:
             for batch in loader:
                 self._window_wait += loader.wait_s
-                record = self._record(batch.step)
+                record = self._scheduled(batch.step)
                 votes = Votes(stop=self._stop_requested(), save=self._save_is_due())
                 logged = self._logged(record.step)
                 self._probe.before_step(record.step, logged=logged)
@@ -178,8 +178,8 @@ class Loop:
                 self._probe.end_evaluation(progress.step)
             if not math.isfinite(result.loss):
                 raise DivergedError(
-                    f"step {progress.step}: the test loss is {result.loss}; nothing was saved over the checkpoints "
-                    "before it. Try a lower optim.lr, train.clip_norm, or train.precision=fp32",
+                    f"step {progress.step}: the test loss is {result.loss}; the earlier checkpoints were not "
+                    "overwritten. Try a lower optim.lr, train.clip_norm, or train.precision=fp32",
                     unbounded=True,
                 )
             best = max(result.accuracy, progress.best_accuracy or 0.0)
@@ -211,8 +211,12 @@ class Loop:
             else nullcontext()
         )
 
-    def _record(self, step: int) -> StepRecord:
-        """A step's record as far as known before the step. `step` counts from 0 here, from 1 in the record."""
+    def _scheduled(self, step: int) -> StepRecord:
+        """The learning rate and temperature of a step, in the record that is logged after it.
+
+        Every process computes them from configuration and step, without communication. `step` counts from 0 here,
+        from 1 in the record.
+        """
         return StepRecord(
             step=step + 1,
             epoch=self._epoch(step),
@@ -249,7 +253,7 @@ class Loop:
         self.losses.append((record.step, sums.loss))
         if not math.isfinite(sums.loss):
             raise DivergedError(
-                f"step {record.step}: the loss is {sums.loss}; nothing was saved over the checkpoints before it. "
+                f"step {record.step}: the loss is {sums.loss}; the earlier checkpoints were not overwritten. "
                 f"Try a lower optim.lr (now {record.lr:g}), optim.warmup_epochs, train.clip_norm, "
                 "or train.precision=fp32",
                 unbounded=True,

@@ -57,13 +57,17 @@ class Problem:
         return json.dumps([*sizes, str(self.dtype), self.device.type, *self.candidates()])
 
     def candidates(self) -> tuple[str, ...]:
-        """Strategies worth measuring. `grouped` is left out: `blocked` does the same with less memory."""
+        """Strategies worth measuring, and the rule's. `grouped` is left out: `blocked` does the same with less memory.
+
+        On GPUs, strategies that store K outputs and grouped convolutions per image are slow, and are left out too.
+        """
+        names = ["stacked"]
         if self.device.type == "cpu":
             names = ["mix", "blocked", "fused"]
             if is_supported(self.shape.kernel, self.geometry):
                 names.append("winograd")
-        else:  # without those that store K outputs; grouped convolutions per image are slow on GPUs
-            names = list(dict.fromkeys(["stacked", rule(self.shape, self.device.type)]))
+        if (ruled := rule(self.shape, self.device.type)) not in names:
+            names.append(ruled)
         if "taps" not in names and self.shape.pixels <= TAPS_PIXELS.get(self.device.type, 4):
             names.append("taps")
         return tuple(names)

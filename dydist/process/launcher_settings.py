@@ -129,7 +129,7 @@ def _stated(environ: Mapping[str, str]) -> Iterator[tuple[Setting, str, str]]:
     file = {} if path is None else read_file(path)
     for setting in in_file(int(environ.get("WORLD_SIZE", "1"))):
         if (value := at(file, setting.variable)) is not None:
-            yield setting, value if isinstance(value, str) else json.dumps(value), f"it stands in {path}"
+            yield setting, value if isinstance(value, str) else json.dumps(value), f"it is set in {path}"
     sources = [
         (kind, device, where)
         for kind in ("optimizer", "param")
@@ -149,18 +149,18 @@ def _stated(environ: Mapping[str, str]) -> Iterator[tuple[Setting, str, str]]:
         yield (
             Setting(where, option, "parallel.offload", _offload(kind, together)),
             str(device),
-            f"it stands in {where}",
+            f"it is set in {where}",
         )
 
 
 def _offload(kind: str, together: Any) -> Callable[[str], Any]:
-    """Offloading: two settings of DeepSpeed, one field of dydist. `together`: the field's value if both are on."""
+    """Offloading: two settings of DeepSpeed, one field of dydist. `together`: the field's value that both give."""
     return _one_of(
         {
             "cpu": OneOf((kind, "all"), together),
             "none": OneOf(tuple({"none", "optimizer", "param"} - {kind}), together),
         },
-        "dydist offloads to host memory alone; say cpu or none",
+        "dydist offloads only to host memory; use cpu or none",
         unsaid=(),
     )
 
@@ -228,7 +228,9 @@ def _batch(processes: int) -> Callable[[str], Any]:
 def _replaced(text: str) -> Any:
     if text in UNSAID:
         return NOTHING
-    raise ValueError("it would replace dydist's own, which is the only one allowed; take it out of the file")
+    raise ValueError(
+        "it would replace the one that dydist sets, and no other is supported; remove it from the file"
+    )
 
 
 def _clip_norm(text: str) -> Any:
@@ -248,7 +250,7 @@ def _accumulation(text: str) -> Any:
         return NOTHING
     raise ValueError(
         "dydist adds up the gradients of parallel.shards itself, and train.batch_size is the images of a whole step; "
-        "leave the option out, and multiply train.batch_size where a larger step is wanted"
+        "leave the option out, and increase train.batch_size for more images per step"
     )
 
 
@@ -345,7 +347,11 @@ def in_file(world_size: int) -> tuple[Setting, ...]:
         ("gradient_clipping", "train.clip_norm", _clip_norm),
         ("bf16.enabled", "train.precision", _precision("bf16")),
         ("fp16.enabled", "train.precision", _precision("fp16")),
-        ("torch_autocast.enabled", "train.precision", _never("dydist casts itself, as train.precision says")),
+        (
+            "torch_autocast.enabled",
+            "train.precision",
+            _never("dydist itself sets up autocast, by train.precision"),
+        ),
         ("optimizer", "optim.lr", _replaced),
         ("scheduler", "optim.schedule", _replaced),
     )
@@ -360,10 +366,10 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "FSDP_": "parts of use_fsdp, which is refused",
     "MEGATRON_LM_": "parts of use_megatron_lm, which is refused",
     "ACCELERATE_FP8_ FP8_": "parts of mixed_precision fp8, which is refused",
-    "ACCELERATE_USE_SAGEMAKER": "the cloud that it runs in",
+    "ACCELERATE_USE_SAGEMAKER": "the cloud that the processes run in",
     "ACCELERATE_NUM_PROCESSES": "read by Accelerate's own tests alone",
     "ACCELERATE_DEEPSPEED_CONFIG_FILE ACCELERATE_DEEPSPEED_OFFLOAD_": "read by `_stated`",
-    "ACCELERATE_CONFIG_DS_FIELDS": "which of the above stand in Accelerate's file",
+    "ACCELERATE_CONFIG_DS_FIELDS": "which settings Accelerate's file contains",
     "ACCELERATE_DEEPSPEED_ZERO3_INIT": "where weights are before the first step, not what they are",
     "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "checkpoints are dydist's own",
     "ACCELERATE_DEEPSPEED_MOE_LAYER_CLS_NAMES": "the network has no experts",

@@ -1,4 +1,7 @@
-"""Stop requests: a signal sets a flag, the loop votes with it, and all processes stop at the same step."""
+"""Stop requests: a signal sets a flag, the loop votes with it, and all processes stop at the same step.
+
+`engine/loop.py` votes and makes the final save through `run/session.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,16 @@
 """Builds the parts of a run and connects them.
 
 Torch is imported on first use, so that a mistake in the configuration is reported without delay.
+
+Where to find what a run does:
+
+- order of images: `data/order.py`; data sets: `data/dataset.py`; augmentation: `data/loader.py`
+- learning rate and temperature: `schedules.py`, asked by `engine/loop.py`, applied by `engine/core.py`
+- signals: `process/stop.py`, voted on in `engine/loop.py`; saves: `run/session.py`, committed by `checkpoint/_save.py`
+- resuming: `checkpoint/_restore.py`, which checks files with `checkpoint/_catalog.py`; stores: `storage/opening.py`
+- strategies of dynamic convolutions: `models/strategies/dispatch.py`, chosen by `models/choice.py`
+- sums of exact runs: `engine/exact.py`, in the order of `engine/tree.py`
+- TensorBoard: `monitor/outputs/tensorboard.py`; errors and exit codes: `errors.py` and `process/end.py`
 """
 
 from __future__ import annotations

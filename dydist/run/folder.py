@@ -45,7 +45,7 @@ def make_run_folder(config: Config, world: World) -> Path:
 
 
 def check_run_folder(config: Config) -> None:
-    """Raise UserError where the run folder cannot be written, or made; nothing is left there."""
+    """Raise UserError if the run folder cannot be created or written to; leaves nothing behind."""
     run_dir = config.run.folder
     try:
         try_to_write(run_dir.absolute(), _PROBE)
@@ -63,10 +63,10 @@ def public_values(config: Config) -> dict[str, Any]:
 
 
 class RunFolder:
-    """The owner of a run folder, and the step up to which it is saved, as process 0 finds them at a start.
+    """The run that owns a run folder, and the step up to which the run is saved, as process 0 finds them at a start.
 
-    RECORD contains the run's id and its store. Checkpoints contain the id too, which identifies a run whose
-    checkpoints were copied to another store, or which resumes in a new folder.
+    RECORD contains the run's id and its store. Checkpoints contain the id too, so a run is recognised if its
+    checkpoints were copied to another store, or if it resumes in a new folder.
     """
 
     def __init__(self, config: Config, run_dir: Path) -> None:
@@ -82,8 +82,8 @@ class RunFolder:
     def admit(self, held: StoredRun) -> str:
         """The run's id, if this folder and the store belong to one run or one of them is new.
 
-        Raises UserError if the folder belongs to another run or to one saved beyond the store's checkpoints, or if
-        `monitor.logdir` belongs to another run.
+        Raises UserError if the folder and the store belong to different runs, if the folder's run is saved up to a
+        later step than the store's checkpoints, or if `monitor.logdir` belongs to another run.
         """
         record = _read_record(self._run_dir)
         saved, place = saved_history(self._run_dir)
@@ -113,12 +113,12 @@ class RunFolder:
         there = "no checkpoint" if newest is None else f"nothing after step {newest}"
         if strangers:
             why = (
-                f"the checkpoints at {self._place} are another run's; give that place as checkpoint.url, or another "
+                f"the checkpoints at {self._place} are another run's; give {place} as checkpoint.url, or another "
                 "run.name"
             )
         elif place != self._place:
             why = (
-                f"{self._place} holds {there} of it; give that place as checkpoint.url, or copy it here with "
+                f"{self._place} holds {there} of it; give {place} as checkpoint.url, or copy it with "
                 f"`dydist checkpoint copy {place} {self._place}`, or give another run.name"
             )
         else:
@@ -135,7 +135,8 @@ class RunFolder:
 def _reaches(saved: int, steps: Sequence[int], resume: str, *, same: bool) -> bool:
     """Whether a store with checkpoints of `steps` can continue a folder whose run is saved up to step `saved`.
 
-    `same`: it is the store that the folder's record names; there, `resume` may ask for an earlier step or for none.
+    `same`: whether it is the store that the folder's record names; only then may `resume` be "never". A step is
+    accepted for any store.
     """
     if whole_number(resume) is not None:
         return True
@@ -143,7 +144,7 @@ def _reaches(saved: int, steps: Sequence[int], resume: str, *, same: bool) -> bo
 
 
 def saved_history(run_dir: Path) -> tuple[int, str | None]:
-    """The step up to which a run folder's run is saved, and the store, by events.jsonl. A resume resets the step."""
+    """From events.jsonl: the step up to which the folder's run is saved, and the store. A resume resets the step."""
     saved, place = 0, None
     for event in read_lines(run_dir / "events.jsonl"):
         if not isinstance(step := event.get("step"), int):
@@ -168,7 +169,7 @@ def _read_record(run_dir: Path) -> dict[str, str]:
 
 
 def _new_id(remote: str | None) -> str:
-    """The id of a new run. For a remote store it is the same on every node until the first save."""
+    """The id of a new run. For a remote store it is derived from the URL, so all nodes agree before a first save."""
     return uuid.uuid4().hex if remote is None else hashlib.sha256(remote.encode()).hexdigest()[:32]
 
 

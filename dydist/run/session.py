@@ -106,7 +106,7 @@ class Session:
         self._checkpointer.together(self._folder.record)
 
     def report_to(self, monitor: Monitor) -> None:
-        """Report to `monitor` from now on; it has been given the notes in `said`."""
+        """Report to `monitor` from now on. The caller has already given it the notes in `said`."""
         self._monitor, self._reports = monitor, True
 
     def restore(self) -> Progress:
@@ -202,12 +202,12 @@ class Session:
         )
 
     def _compare(self, extra: dict[str, Any], step: int) -> None:
-        """Raise UserError if the checkpoint is of another run or other data; report the other changed fields.
+        """Raise UserError if a field of the identity or the data has changed; report changes of all other fields.
 
         If no step is left, changed fields have no effect and are not reported.
         """
         before, now = flatten(extra.get("config", {})), flatten(public_values(self.config))
-        if before:  # a field added after the checkpoint had its present default
+        if before:  # fields newer than the checkpoint had their present defaults
             before = flatten(to_dict(Config())) | before
         changed = [name for name in now if name in before and before[name] != now[name]]
         if broken := [name for name in changed if name in IDENTITY]:
@@ -254,7 +254,9 @@ class Session:
             for config in (before, self.config)
         )
         if was != now:
-            self._note(f"The learning rate of step {step + 1} was to be {was:.4g}, and is {now:.4g} now.")
+            self._note(
+                f"The learning rate of step {step + 1} would have been {was:.4g}, and is {now:.4g} now."
+            )
 
 
 def seconds_left(limit: float, until: float | None, now: float) -> float:
@@ -283,7 +285,7 @@ def build_model_for(config: Config, dataset: ImageDataset) -> nn.Module:
 
 
 def environment(world: World) -> dict[str, Any]:
-    """The versions and hardware on which results may depend besides the configuration."""
+    """The versions and hardware on which results may depend, in addition to the configuration."""
     gpu = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None
     return {
         "host": socket.gethostname(),

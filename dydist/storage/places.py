@@ -25,7 +25,7 @@ BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 SFTP = ("sftp", "ssh")
 HOSTS = (*SFTP, "ftp", "smb", "webdav")
 """Protocols whose URLs begin with a host."""
-WITHOUT_FOLDERS = ("http", "https", "github", "data")
+NOT_FOR_CHECKPOINTS = ("http", "https", "github", "data")
 """Protocols of fsspec that hold no checkpoints: nothing is written there, and files have no known sizes."""
 _SPELLING = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _BARE_LOGIN = re.compile(r"[^/?#:@]*:(?!\d{1,5}[/?#])[^/?#@]*[/?#].*@")
@@ -100,7 +100,7 @@ def _url_problem(protocol: str, rest: str, shown: str) -> str | None:
         problem = f"{shown} names no {first}; write {protocol}://{first}/folder"
     elif protocol not in registry and not _is_installed(protocol):
         problem = f"{shown} needs a package that is not installed; {remedy(protocol)}"
-    elif protocol in WITHOUT_FOLDERS:
+    elif protocol in NOT_FOR_CHECKPOINTS:
         problem = (
             f"{shown}: {protocol}:// has no folders for checkpoints and logs; use a folder, s3:// or sftp://"
         )

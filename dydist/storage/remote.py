@@ -1,7 +1,8 @@
-"""A place on any fsspec URL: object stores, SFTP, FTP, WebDAV, memory.
+"""A store at any fsspec URL: object stores, SFTP, FTP, WebDAV, memory.
 
-A checkpoint is written straight into its folder, as object stores have no renames; the manifest, which comes last and
-appears whole, makes it one. What a store can do is found out by trying it, not by its name or its errors' classes.
+A save writes directly into the checkpoint's folder, since object stores have no renames. The folder becomes a
+checkpoint with the manifest, which is written last and atomically. What a store supports is determined by trying it,
+not from its name or the classes of its errors.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ from dydist.text.redaction import scrub
 BLOCK = 16 << 20
 """Bytes of one part of a multipart upload: bounds the memory of a transfer."""
 SETTLE_S = 0.5
-"""Where a store cannot refuse a name that is taken: between writing it and believing that nobody else did."""
+"""Seconds before a new file is read back, on a store that cannot refuse to overwrite an existing one."""
 
-_WITHOUT_FOLDERS = (*BUCKETS, "memory")
-"""Stores where a folder is only a part of names. Asking S3 to make one could make a bucket."""
+_FLAT = (*BUCKETS, "memory")
+"""Protocols whose folders exist only as parts of names. Asking S3 to create one could create a bucket."""
 _WITH_RENAMES = (*SFTP, "ftp", "webdav", "smb")
-"""Stores where a file that is being written shows half done, and a rename replaces in one step."""
+"""Protocols where a file is visible while it is being written, and a rename replaces the target in one step."""
 _HEEDLESS = ("memory", "webdav")
-"""Stores that take a folder for a file: they write over it, or remove it with all that it holds."""
+"""Protocols that treat a folder like a file: a write replaces it, a delete removes it with its contents."""
 _TIMES = ("mtime", "LastModified", "last_modified", "modified", "updated", "modify", "created")
-"""Under which names file systems tell when a file changed."""
+"""The keys under which file systems report when a file changed."""
 
 
 class RemoteStorage:
-    """A place behind fsspec. `pause` waits for some seconds."""
+    """A store accessed through fsspec. `pause` waits for the given number of seconds."""
 
     def __init__(
         self,
@@ -53,9 +54,9 @@ class RemoteStorage:
         pause: Callable[[float], None] = time.sleep,
         field: str = "checkpoint.url",
     ) -> None:
-        """`options` go to fsspec's file system (endpoint, credentials); without, the usual places are asked.
+        """`options` go to fsspec's file system (endpoint, credentials); without them, it looks in the usual places.
 
-        `field`: what the user's mistakes are told of.
+        `field`: the configuration field that error messages name.
         """
         self._full_url = url.rstrip("/")
         self._protocol = url.partition("://")[0]
@@ -74,7 +75,7 @@ class RemoteStorage:
         return scrub(self._full_url)
 
     def __getstate__(self) -> dict[str, Any]:
-        raise TypeError("a connection is not carried to another process; open the place there")
+        raise TypeError("a connection cannot be passed to another process; open the store there")
 
     def folders(self) -> list[str]:
         return sorted({name for name, info in self._listing("") if info["type"] == "directory"})
@@ -83,7 +84,7 @@ class RemoteStorage:
         return {name: int(info["size"]) for name, info in self._listing(folder) if info["type"] == "file"}
 
     def listing(self, prefix: str) -> dict[str, dict[str, int]] | None:
-        # A request for a thousand names, however deep; stores with folders would be asked folder by folder.
+        # One request per thousand names at any depth; a store with folders needs a request per folder.
         if self._protocol not in BUCKETS or not self._heads:
             return None
         with self._connection() as (system, root):
@@ -121,7 +122,7 @@ class RemoteStorage:
             try:
                 yield from self._pieces(system, path)
             except Exception as error:
-                if type(error).__name__ == "FlexibleChecksumError":  # botocore's, where S3 sends a checksum
+                if type(error).__name__ == "FlexibleChecksumError":  # by botocore, if S3 sent a checksum
                     raise DamagedError(f"{name} does not match the store's checksum: {error}") from error
                 if not isinstance(error, FileNotFoundError) and self._is_folder(system, path):
                     raise FileNotFoundError(path) from None
@@ -129,7 +130,7 @@ class RemoteStorage:
 
     def _pieces(self, system: AbstractFileSystem, path: str) -> Iterator[bytes]:
         if path.endswith(".json") and self._protocol in BUCKETS:
-            # Small: one request, and all of it of one version. s3fs else asks for the size first.
+            # A small file: one request returns all of one version. By default s3fs requests the size first.
             yield system.cat_file(path, **({"max_concurrency": 1} if self._protocol in ("s3", "s3a") else {}))
             return
         if not self._heads and self._info(system, path) is None:
@@ -148,7 +149,7 @@ class RemoteStorage:
         with self._connection() as (system, root):
             target = f"{root}/{name}"
             self._make_parent(system, target)
-            info = self._info(system, target)  # also for stores that ignore the condition
+            info = self._info(system, target)  # finds it even if the store ignores conditional writes
             taken = info is not None and not self._clear_the_way(system, target, info)
             atomic = not taken and self._can_refuse(system, root)
             if atomic:
@@ -160,7 +161,7 @@ class RemoteStorage:
             elif not taken:
                 self._write(system, target, lambda: [data])
         if not taken:
-            self._pause(SETTLE_S)  # two that both saw nothing: the last write wins, and both see whose it was
+            self._pause(SETTLE_S)  # if two processes found no file, the last write wins, and both read it
         refuse_other_bytes(self, name, data)
 
     def delete(self, name: str) -> None:
@@ -189,7 +190,7 @@ class RemoteStorage:
                 except Exception as error:
                     if is_transient(error):
                         raise
-                    self._deletes_folders = False  # S3 without DeleteObjects, say: one by one from now on
+                    self._deletes_folders = False  # S3 without DeleteObjects: from now on, file by file
             try:
                 left = [info["name"] for info in _list(system, path) if info["type"] == "file"]
             except (FileNotFoundError, NotADirectoryError):
@@ -197,7 +198,7 @@ class RemoteStorage:
             for one in left:
                 with contextlib.suppress(FileNotFoundError):
                     system.rm_file(one)
-            if self._protocol not in _WITHOUT_FOLDERS:
+            if self._protocol not in _FLAT:
                 with contextlib.suppress(FileNotFoundError):
                     system.rmdir(path)
 
@@ -212,7 +213,7 @@ class RemoteStorage:
         return max((t for t in times if t is not None), default=None)
 
     def _listing(self, folder: str) -> list[tuple[str, dict[str, Any]]]:
-        """Names in a folder, and what the store tells of them; an object store may have two of one name."""
+        """Names in a folder, with the store's information on each; an object store may list a name twice."""
         with self._connection() as (system, root):
             try:
                 infos = _list(system, f"{root}/{folder}" if folder else root)
@@ -230,12 +231,12 @@ class RemoteStorage:
             try:
                 yield opened
             except Exception as error:
-                if is_garbled(error):  # Swift under eventlet, after a HEAD of what is not there
-                    self._heads = self._deletes_folders = False  # which looks with a HEAD, too
+                if is_garbled(error):  # by Swift under eventlet, after a HEAD for a missing name
+                    self._heads = self._deletes_folders = False  # a recursive delete sends a HEAD, too
                 raise
 
     def _info(self, system: AbstractFileSystem, path: str) -> dict[str, Any] | None:
-        """What a store knows of a name; None where it is not there (`exists` calls every error that)."""
+        """The store's information on a name; None if it does not exist (`exists` is False after every error, too)."""
         try:
             if not self._heads and self._protocol in BUCKETS:
                 if "/" not in path:
@@ -243,7 +244,7 @@ class RemoteStorage:
                 try:
                     system.cat_file(path, 0, 1)
                 except OSError as error:
-                    if not any(http_status(one) == 416 for one in chain(error)):  # there, and empty
+                    if not any(http_status(one) == 416 for one in chain(error)):  # it exists, and is empty
                         raise
             info: dict[str, Any] = system.info(path)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -252,42 +253,42 @@ class RemoteStorage:
         return info
 
     def _file(self, system: AbstractFileSystem, path: str) -> dict[str, Any] | None:
-        """What a store knows of a file; None where there is none of that name."""
+        """The store's information on a file; None if there is no file of that name."""
         info = self._info(system, path)
         return info if info is not None and info["type"] == "file" else None
 
     def _is_folder(self, system: AbstractFileSystem, path: str) -> bool:
-        """Whether a name is known to be a folder's."""
+        """Whether the store confirms that a name is a folder; False if the request fails."""
         with contextlib.suppress(Exception):
             info = self._info(system, path)
             return info is not None and info["type"] == "directory"
         return False
 
     def _clear_the_way(self, system: AbstractFileSystem, target: str, info: Mapping[str, Any]) -> bool:
-        """Move a folder aside that has a file's name, and can be neither read nor replaced. False: it is a file."""
+        """Rename a folder that occupies a file's name, so that the file can be written. False: it is a file."""
         if info["type"] != "directory":
             return False
-        if self._protocol not in BUCKETS:  # where a name may be a file's and a folder's
+        if self._protocol not in BUCKETS:  # there, a file and a folder may share a name
             folder, base = posixpath.split(target)
             with contextlib.suppress(FileNotFoundError):  # another process was quicker
                 _rename(system, target, f"{folder}/{not_a_file(base)}", replace=False)
         return True
 
     def _check_bucket(self, system: AbstractFileSystem, root: str, error: FileNotFoundError) -> None:
-        """Tell a missing bucket, which is an error, from a place that holds nothing yet."""
+        """Raise UserError if the bucket does not exist; a store that is only empty is no error."""
         if self._protocol not in BUCKETS or self._bucket_seen:
             return
         bucket = root.partition("/")[0]
-        with contextlib.suppress(PermissionError):  # who may write to a part of a bucket alone
+        with contextlib.suppress(PermissionError):  # some users may access only a part of a bucket
             told = any("NoSuchBucket" in str(getattr(one, "response", "")) for one in chain(error))
             if told or self._info(system, bucket) is None:
                 raise UserError(
-                    f"{self._field}: there is no bucket {bucket!r} for {self.url}; make it, or give another URL"
+                    f"{self._field}: there is no bucket {bucket!r} for {self.url}; create it, or give another URL"
                 )
         self._bucket_seen = True
 
     def _make_parent(self, system: AbstractFileSystem, target: str) -> None:
-        if self._protocol in _WITHOUT_FOLDERS:
+        if self._protocol in _FLAT:
             return
         folder = posixpath.dirname(target)
         try:
@@ -309,7 +310,7 @@ class RemoteStorage:
             self._write_over(system, target, chunks)
 
     def _write_over(self, system: AbstractFileSystem, target: str, chunks: Chunks) -> None:
-        if self._protocol == "memory":  # its files show while they are written
+        if self._protocol == "memory":  # its files are visible while they are being written
             system.pipe_file(target, b"".join(chunks()))
         elif self._protocol in _WITH_RENAMES:
             with self._aside(system, target, chunks) as temporary:
@@ -319,7 +320,7 @@ class RemoteStorage:
 
     @contextlib.contextmanager
     def _aside(self, system: AbstractFileSystem, target: str, chunks: Chunks) -> Iterator[str]:
-        """A file beside the target, written to its end; removed where it is not renamed."""
+        """Write a temporary file beside the target, for the caller to rename; removes it after an error."""
         folder, base = posixpath.split(target)
         temporary = f"{folder}/.{base}.{uuid.uuid4().hex[:12]}{TEMPORARY}"
         try:
@@ -331,7 +332,7 @@ class RemoteStorage:
             raise
 
     def _write_new(self, system: AbstractFileSystem, target: str, data: bytes) -> None:
-        """Write in the way in which a store that can refuses a name that is taken. FileExistsError where it is."""
+        """Create a file by a request that the store, if it can, refuses if the name exists (FileExistsError)."""
         opened = False
 
         def chunks() -> Iterator[bytes]:
@@ -344,28 +345,30 @@ class RemoteStorage:
             if self._protocol == "webdav" or (paramiko and not self._renames_replace):
                 with self._aside(system, target, lambda: [data]) as temporary:
                     _rename(system, temporary, target, replace=False)
-            elif self._protocol in SFTP:  # shows an empty file first, which a kill leaves
+            elif self._protocol in SFTP:  # creates an empty file first, which stays if the process is killed
                 self._stream(system, target, chunks, "xb")
             elif type(system).pipe_file is AbstractFileSystem.pipe_file:
-                raise NotImplementedError(f"{self._protocol}:// looks first and then writes")
+                raise NotImplementedError(
+                    f"{self._protocol}:// checks whether the name exists, and then writes"
+                )
             else:
                 system.pipe_file(target, data, mode="create")
         except FileExistsError:
             raise
         except Exception as error:
-            if opened:  # our own file, perhaps half of it, which the next try would take for somebody else's
+            if opened:  # our own file, perhaps incomplete: the next try would take it for another process's
                 with contextlib.suppress(Exception):
                     system.rm_file(target)
                 raise
             conflicts = (409, 412) if self._protocol in BUCKETS else (412,)
-            # SFTP's protocol has no word for it: "Failure"
+            # SFTP has no error code for an existing file: it says "Failure"
             sftp = self._protocol in SFTP and self._info(system, target) is not None
             if sftp or any(http_status(one) in conflicts for one in chain(error)):
                 raise FileExistsError(target) from error
             raise
 
     def _can_refuse(self, system: AbstractFileSystem, root: str) -> bool:
-        """Whether the store refuses a name that is taken, found out once by writing one twice."""
+        """Whether the store refuses to create a file that exists; tested once, by creating one twice."""
         with self._lock:
             if self._refuses_taken is None:
                 probe = f"{root}/.probe-{uuid.uuid4().hex[:12]}{TEMPORARY}"
@@ -403,7 +406,7 @@ class RemoteStorage:
 
 
 def _list(system: AbstractFileSystem, path: str) -> list[dict[str, Any]]:
-    """The names in a folder, as of now: some file systems keep listings by themselves."""
+    """The current names in a folder; drops the cache that some file systems keep regardless of options."""
     system.invalidate_cache()
     try:
         listed: list[dict[str, Any]] = system.ls(path, detail=True)
@@ -414,18 +417,18 @@ def _list(system: AbstractFileSystem, path: str) -> list[dict[str, Any]]:
 
 
 def _check_missing(error: OSError) -> None:
-    """Raise OSError where a file system calls missing what it could not ask for, as fsspec's FTP does."""
+    """Raise OSError if a file system reports a name as missing although its request failed, as fsspec's FTP does."""
     for cause in list(chain(error))[1:]:
         said = http_status(cause) or ftp_reply(cause)
         broken = isinstance(cause, TimeoutError | ConnectionError | EOFError)
         if (said is not None and is_transient(cause)) or broken:
-            raise OSError(errno.EIO, f"cannot tell whether it is there: {explain(cause)}") from cause
+            raise OSError(errno.EIO, f"cannot tell whether the file exists: {explain(cause)}") from cause
 
 
 def _rename(system: AbstractFileSystem, source: str, target: str, *, replace: bool) -> None:
     if hasattr(system, "client") and hasattr(system.client, "move"):  # WebDAV, whose `mv` copies and removes
         system.client.move(source, target, overwrite=replace)
-    elif not replace and hasattr(system, "ftp"):  # SFTP's own rename replaces nothing; `mv` is one that does
+    elif not replace and hasattr(system, "ftp"):  # SFTP's own rename never replaces a file; `mv` does
         system.ftp.rename(source, target)
     else:
         system.mv(source, target, recursive=not replace)
@@ -454,8 +457,8 @@ def _abandon(file: Any) -> None:
         if discard is None:
             file.close()
         elif not file.closed:
-            with contextlib.suppress(AttributeError):  # webdav4's closes itself with `discard`
-                file.closed = True  # or its finaliser would complete the upload
+            with contextlib.suppress(AttributeError):  # webdav4's file is closed by `discard`
+                file.closed = True  # otherwise its finaliser would complete the upload
             discard()
     except Exception:
-        pass  # the error that led here is the one to tell
+        pass  # the caller raises the error that led here

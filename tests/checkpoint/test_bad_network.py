@@ -192,7 +192,7 @@ def test_a_slow_store_costs_no_memory(place: Place, proxy: FaultyProxy, tmp_path
     proxy.set("none")
     checkpointer.close(0)
     assert peak < 3.5 * size, f"memory grew by {peak >> 20} MiB for a state of {size >> 20} MiB"
-    assert any("given up for newer ones" in note for note in world.notes)
+    assert any("replaced by newer ones" in note for note in world.notes)
 
 
 def test_spoilt_reads_are_noticed_and_the_right_bytes_taken_the_second_time(

@@ -71,7 +71,7 @@ def test_a_silent_one_is_taken_after_the_timeout(place: Place) -> None:
     lease = place.run()
     lease.acquire(1.0)
     assert time.monotonic() - began >= TIMEOUT_S
-    assert "waiting 0.4 s for a sign of life" in place.notes[0]
+    assert "waiting 0.4 s for a heartbeat" in place.notes[0]
     lease.check()
 
 

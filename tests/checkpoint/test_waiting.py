@@ -137,7 +137,7 @@ def test_a_signal_to_any_process_ends_every_wait_of_a_start(why: str, who: int, 
             checkpointer.close()
 
     def send() -> None:
-        while not (disk.begun.is_set() or any("sign of life" in note for note in world.notes)):
+        while not (disk.begun.is_set() or any("heartbeat" in note for note in world.notes)):
             time.sleep(0.01)
         signalled.set()
 
@@ -206,7 +206,7 @@ def wait_for_text(run: Run, text: str) -> None:
 def test_a_start_that_waits_for_a_lease_heeds_sigterm(ranks: tuple[int, ...], tmp_path: Path) -> None:
     lease = leave_lease(tmp_path / "run" / "checkpoints")
     run = Run(flags(tmp_path), 2, tmp_path / "log", DYDIST_EXIT_DIR=str(tmp_path / "exit"))
-    wait_for_text(run, "for a sign of life")
+    wait_for_text(run, "for a heartbeat")
     began = time.monotonic()
     run.signal(signal.SIGTERM, *ranks)
     assert run.wait() == [75, 75], run.text()
@@ -221,7 +221,7 @@ def test_a_start_that_waits_for_a_lease_heeds_sigterm(ranks: tuple[int, ...], tm
 def test_a_dead_lease_is_waited_for_longer_than_a_collective_may_take(tmp_path: Path) -> None:
     leave_lease(tmp_path / "run" / "checkpoints")
     text = train(flags(tmp_path, "--parallel.timeout_s", "20"), 2, tmp_path / "log")
-    assert "waiting 60 s for a sign of life" in text
+    assert "waiting 60 s for a heartbeat" in text
     assert "done: step 2 of 2" in text
 
 

@@ -13,7 +13,14 @@ import torch
 from torch import nn
 
 from dydist.errors import UserError
-from dydist.models import DynamicConv2d, apply_strategies, choose_strategies, dy_resnet18, dynamic_layers
+from dydist.models import (
+    DynamicConv2d,
+    apply_strategies,
+    choose_strategies,
+    dy_resnet18,
+    dynamic_layers,
+    measured,
+)
 from dydist.models.choice import choice_table, describe_choice
 from dydist.models.measured import Problem, TimingCache
 from dydist.models.strategies import Geometry, Shape
@@ -189,6 +196,18 @@ def test_what_is_worth_timing(tmp_path: Path) -> None:
     assert candidates(4, "cpu") == (*CANDIDATES, "taps")
     assert candidates(4, "cuda") == ("stacked", "taps")
     assert candidates(64, "cuda") == ("stacked",)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_rules_strategy_is_measured_whatever_it_says(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a strategy that is new in the rule would lose to every measured one."""
+    monkeypatch.setattr(measured, "rule", lambda *_: "grouped")
+    geometry = Geometry((1, 1), (1, 1), (1, 1), 1)
+    shape = Shape(2, 4, 8, 8, (3, 3), (8, 8), geometry)
+    problem = Problem(shape, (2, 8, 8, 8), (4, 8, 8, 3, 3), geometry, torch.float32, torch.device(device))
+    assert "grouped" in problem.candidates()
 
 
 def test_times_are_real(tmp_path: Path) -> None:

@@ -136,13 +136,13 @@ def test_longer_schedules_tell_the_learning_rate_before_and_after(tmp_path: Path
     longer = flags(tmp_path, "run", "--data.limit", "128", "--train.epochs", "4")
     text = train(longer, 1, tmp_path / "log2")
     assert "train.epochs was 2 until now, and is 4 from here on" in text
-    assert "The learning rate of step 5 was to be 0, and is 0.0375 now" in text
+    assert "The learning rate of step 5 would have been 0, and is 0.0375 now" in text
     assert metrics(tmp_path / "run")[4]["lr"] == pytest.approx(0.0375)
     steps = ("--optim.schedule", "milestones", "--optim.milestones", "[0.5]", "--optim.warmup_epochs", "0")
     train(flags(tmp_path, "steps", "--data.limit", "128", *steps), 1, tmp_path / "log3")
     again = flags(tmp_path, "steps", "--data.limit", "128", *steps, "--train.epochs", "6")
     text = train(again, 1, tmp_path / "log4")
-    assert "The learning rate of step 5 was to be 0.005, and is 0.05 now" in text
+    assert "The learning rate of step 5 would have been 0.005, and is 0.05 now" in text
 
 
 def fewer_digits() -> None:
