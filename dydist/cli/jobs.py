@@ -79,7 +79,7 @@ def status(
     Example: dydist status --watch runs/cifar10
 
     Args:
-        which: Job ids, run folders, sweep folders or names of runs.
+        which: Job ids, elements of an array as in 42_[0,2-4], run folders, sweep folders or names of runs.
         watch: Show it again every two seconds, until all have ended.
         json_: Print JSON: a list, one object per job.
     """
@@ -208,7 +208,7 @@ def cancel(
     Example: dydist cancel 1234
 
     Args:
-        which: Job ids, run folders, sweep folders or names of runs.
+        which: Job ids, elements of an array as in 42_[0,2-4], run folders, sweep folders or names of runs.
         now: Do not save first.
     """
     from dydist.jobs.submission.cancel import cancel_all

@@ -27,9 +27,11 @@ _ARRAY = (
     "SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID SLURM_ARRAY_TASK_COUNT SLURM_ARRAY_TASK_MAX SLURM_ARRAY_TASK_MIN"
 )
 
-_LAUNCH = "(Task|Application) launch .*failed|Unable to confirm allocation|Node failure on"
-"""What srun says when it cannot reach its nodes, SLURM's controller, or another part of the job: it may pass. What
-else keeps it from creating a step (more than the job has) does not."""
+_LAUNCH = "(Task|Application) launch .*failed|Unable to confirm allocation"
+"""srun's messages where it cannot reach its nodes or SLURM's controller, which is worth another start. A step that
+asks for more than its job has is not."""
+_BEFORE = "Node failure on"
+"""srun's message about a lost node. It tells of the launch only if no task has started: it may come at any time."""
 
 _FUNCTIONS = r"""
 dydist_ask() {  # a command of SLURM's; again while its controller does not answer
@@ -54,12 +56,12 @@ dydist_record() {  # for dydist status: what no node could write. $1 action, $2 
   # or the next start would take the folder for an earlier job's
   [ -e "$dydist_logs/submission.json" ] || echo "$dydist_owner" > "$dydist_logs/submission.json"
 }
-dydist_unlaunched() {  # what srun said last in this start of why it could not launch; fails where it said nothing
+dydist_unlaunched() {  # srun's first message in this start that matches $1: why it could not launch; or fails
   tail -c +"$((dydist_printed + 1))" "$dydist_output" 2>/dev/null |
-    sed -nE 's/^srun: error: (.*(LAUNCH).*)/\1/p' | tail -n 1 | tr -d '"\\\000-\037' | grep .
+    sed -nE "s/^srun: error: (.*($1).*)/\1/p" | head -n 1 | tr -d '"\\\000-\037' | grep .
 }
 dydist_end() {
-  local code=$? start action result nodes count what
+  local code=$? start action result nodes count what began=
   trap - EXIT
   set +eu
   mkdir -p "$dydist_logs"
@@ -75,16 +77,17 @@ dydist_end() {
     elif [ $code -eq 0 ]; then
       action=finish
     else
-      if what=$(dydist_unlaunched); then
-        action=requeue what="that SLURM could not launch: $what"
+      grep -qsF "$DYDIST_START" "$dydist_logs"/attempt-*/start.json && began=yes
+      if what=$(dydist_unlaunched 'LAUNCH') || { [ -z "$began" ] && what=$(dydist_unlaunched 'BEFORE'); }; then
+        action=requeue what="that SLURM could not launch: $what" began=  # no task could train
       elif [ $code -eq STOPPED ] || { [ $code -gt 128 ] && [ $code -le 192 ]; }; then
         action=requeue what="that were killed at once (exit code $code)"  # by a signal, before they could listen
       else
         dydist_record fail "$code" "exit code $code before dydist could report; what was printed last says more"
       fi
-      if [ $action = requeue ] && ! grep -qsF "$DYDIST_START" "$dydist_logs"/attempt-*/start.json; then
-        echo "$DYDIST_START" >> "$dydist_logs/unreported"  # nobody else counts it
-        count=$(wc -l < "$dydist_logs/unreported")
+      if [ $action = requeue ] && [ -z "$began" ]; then  # nobody else counts it
+        count=$((dydist_unreported + 1))
+        echo $count > "$dydist_logs/unreported"
         if [ "$count" -ge MAX_STALLED ]; then
           action=fail result=ERROR
           dydist_record fail ERROR "gave up after $count starts in a row $what"
@@ -149,6 +152,7 @@ def around_srun(specs: Sequence[JobSpec], *, tasks: Path, requeue: bool) -> list
     values = {
         "TRANSIENT": " | ".join(f'*"{sign}"*' for sign in TRANSIENT),
         "LAUNCH": f"{_LAUNCH}|Unable to create step .*({'|'.join(TRANSIENT)}|Requested nodes are busy)",
+        "BEFORE": _BEFORE,
         "MAX_STALLED": specs[0].max_stalled,
         "STOPPED": EXIT_STOPPED,
         "ERROR": EXIT_ERROR,
@@ -167,5 +171,6 @@ def around_srun(specs: Sequence[JobSpec], *, tasks: Path, requeue: bool) -> list
         f'for file in {shlex.quote(str(tasks))}/"$dydist_job"_submitted.pkl "$dydist_logs/unreported"; do',
         '  if [ "$file" -ot "$dydist_submission/snapshot.json" ]; then rm -f "$file"; fi',
         "done",
+        'dydist_unreported=$(cat "$dydist_logs/unreported" 2>/dev/null || echo 0)  # starts in a row',
         *functions.split("\n"),
     ]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -176,3 +179,72 @@ def test_a_rank_killed_while_the_controller_is_down(
         cluster.testcluster("revive", "slurmctld")
     assert_like(reference, job, job.ended())
     assert [one["action"] for one in job.decisions()] == ["requeue", "finish"]
+
+
+def wait_before_srun(folder: Path) -> list[str]:
+    """Lines of a profile's `setup`: each start leaves waiting-N there, and goes on to srun when go-N appears."""
+    mark, go = (shlex.quote(str(folder / name)) for name in ("waiting-", "go-"))
+    return [
+        f"n=0; while [ -e {mark}$n ]; do n=$((n + 1)); done; : > {mark}$n",
+        f"until [ -e {go}$n ]; do sleep 0.1; done",
+    ]
+
+
+@contextmanager
+def patient_controller(cluster: Cluster) -> Iterator[None]:
+    """A node that does not answer stays in use, as with SLURM's own SlurmdTimeout of five minutes."""
+    file = cluster.folder / "slurm.conf"
+    text = file.read_text()
+    file.write_text(text.replace("SlurmdTimeout=10", "SlurmdTimeout=300"))
+    cluster.operate("scontrol", "reconfigure")
+    try:
+        yield
+    finally:
+        file.write_text(text)
+        cluster.operate("scontrol", "reconfigure")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("broken", ["node", "slurmctld"])
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "every time"])
+def test_a_start_that_srun_cannot_launch_comes_back(
+    cluster: Cluster, reference: Path, tmp_path: Path, broken: str, lasting: bool
+) -> None:
+    """A node or the controller is down at the very moment of the launch: status shows what srun said of it."""
+    down = cluster.nodes[1] if broken == "node" else broken
+    said = {
+        "node": f"Task launch for StepId=[0-9]+.0 failed on node {down}: ",
+        "slurmctld": "Unable to confirm allocation for job [0-9]+: ",
+    }[broken]
+    values = {
+        "setup": wait_before_srun(tmp_path), "nodes": 2, "max_stalled": 2, "sbatch": {"nodelist": cluster.hosts(1, 2)},
+    }  # fmt: skip
+    job = cluster.submit(tmp_path, "launch", "--profile", profile(tmp_path / "launch.yaml", **values))
+    printed = job.run_dir / "logs" / "tasks" / f"{job.id}_0_log.out"
+    with patient_controller(cluster):
+        for number in range(2 if lasting else 1):
+            if number:
+                job.start_now()
+            waiting, known = tmp_path / f"waiting-{number}", cluster.folder / "state" / "job_state"
+            job.until(waiting.exists, 180, "the batch script")
+            began = waiting.stat().st_mtime  # a controller that is killed forgets what it has not saved yet
+            cluster.wait(
+                lambda: known.exists() and known.stat().st_mtime > began, 60, "the controller's save"
+            )  # noqa: B023
+            cluster.testcluster("kill", down)
+            (tmp_path / f"go-{number}").touch()
+            words = "SLURM does not answer since" if broken == "slurmctld" else "srun: error: Task launch"
+            cluster.wait(lambda: printed.read_text().count(words) > number, 240, "the failure")  # noqa: B023
+            cluster.testcluster("revive", down)
+            if number == 0:
+                job.until(lambda: job.scheduler().startswith("PENDING"), 240, "the queue")
+                (ended,) = job.status()["requeues"]
+                assert re.match(f"SLURM could not launch: {said}", ended["reason"]), job.evidence()
+        (tmp_path / "go-1").touch()
+        status = job.ended()
+    if lasting:
+        assert status["state"] == "failed", job.evidence()
+        text = f"gave up after 2 starts in a row that SLURM could not launch: {said}"
+        assert re.match(text, status["reason"]), status
+    else:
+        assert_like(reference, job, status)

@@ -100,14 +100,26 @@ def test_a_cancel_in_a_jobs_first_seconds(cluster: Cluster, tmp_path: Path) -> N
 
 
 @pytest.mark.long
-def test_a_suspended_job_is_shown_as_suspended(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_suspended_job_is_shown_as_suspended_and_takes_a_cancel(cluster: Cluster, tmp_path: Path) -> None:
+    """scancel waits in vain for a suspended job; the request is a file, which the job finds when it goes on."""
     job = cluster.submit(tmp_path, "r", "--preflight", "off", train__max_steps="3000", train__epochs="500")
     job.at_step(1)
     cluster.operate("scontrol", "suspend", job.id)
     assert job.status()["state"] == "suspended"
     cluster.operate("scontrol", "resume", job.id)
     assert job.status()["state"] == "running"
-    cluster.dydist("cancel", "--now", job.id)
+    cluster.operate("scontrol", "suspend", job.id)
+    began = time.monotonic()
+    assert f"job {job.id} is suspended: it saves and stops as soon as" in cluster.dydist("cancel", job.id)
+    assert time.monotonic() - began < 30  # scancel takes minutes
+    cluster.operate("scontrol", "resume", job.id)
+    status = job.ended()
+    assert (status["state"], status["reason"]) == ("cancelled", "cancelled by dydist cancel")
+    again = cluster.submit(tmp_path, "n", "--preflight", "off", train__max_steps="3000", train__epochs="500")
+    again.at_step(1)
+    cluster.operate("scontrol", "suspend", again.id)
+    assert cluster.dydist("cancel", "--now", again.id) == f"job {again.id} is ended\n"
+    again.until(lambda: again.scheduler().startswith("CANCELLED"), 60, "the cancelling")
 
 
 @pytest.mark.slow

@@ -74,23 +74,75 @@ def test_a_request_to_cancel_the_new_job_is_not_lost(tmp_path: Path) -> None:
     assert json.loads((log_dir / "cancel.json").read_text()) == {"now": False}
 
 
-def test_a_start_that_could_not_report_is_of_the_same_job(tmp_path: Path) -> None:
-    """Its batch script leaves a decision, and the next start goes on in the same folder."""
+def run_script(tmp_path: Path, *lines: str) -> tuple[Path, str]:
+    """A batch script with `lines` in place of srun, of a job whose run folder has a quote in its path; its log folder.
+
+    SLURM, which is asked at its end, says that the job runs.
+    """
     folder = tmp_path / "it's a run" / "submissions" / "s"
-    name = submission(folder)
+    if not folder.exists():
+        submission(folder)
     spec = make_spec(Profile(gpus_per_node=0), [], run_dir=tmp_path / "it's a run", folder=folder)
     commands = tmp_path / "bin"
-    commands.mkdir()
+    commands.mkdir(exist_ok=True)
     (commands / "scontrol").write_text("#!/bin/sh\necho 'JobId=12 JobState=RUNNING ExcNodeList=(null) '\n")
     (commands / "scontrol").chmod(0o755)
-    lines = [*around_srun([spec], tasks=tmp_path / "tasks", requeue=True), "sleep() { :; }", "exit 137"]
+    tasks = tmp_path / "tasks"
+    tasks.mkdir(exist_ok=True)
+    script = [*around_srun([spec], tasks=tasks, requeue=True), "sleep() { :; }", *lines]
     environment = {"PATH": f"{commands}:{os.environ['PATH']}", "SLURM_JOB_ID": "12"}
-    result = subprocess.run(["bash", "-c", "\n".join(lines)], env=environment, capture_output=True, text=True)
-    log_dir = tmp_path / "it's a run" / "logs" / "12"
+    result = subprocess.run(
+        ["bash", "-c", "\n".join(script)], env=environment, capture_output=True, text=True
+    )
+    return tmp_path / "it's a run" / "logs" / "12", result.stderr
+
+
+def test_a_start_that_could_not_report_is_of_the_same_job(tmp_path: Path) -> None:
+    """Its batch script leaves a decision, and the next start goes on in the same folder."""
+    log_dir, said = run_script(tmp_path, "exit 137")
     (first,) = attempts(log_dir)
     decision = first.decision()
-    assert decision is not None, result.stderr
+    assert decision is not None, said
     assert (decision["action"], decision["reason"]) == ("requeue", "killed at once (exit code 137)")
-    own_log_dir(log_dir, name, "12.2")
+    own_log_dir(log_dir, str(tmp_path / "it's a run" / "submissions" / "s"), "12.2")
     assert claim_start(log_dir, "12.2") == 1
     assert [path.name for path in log_dir.parent.iterdir()] == ["12"]
+
+
+BEGIN = 'mkdir -p "$dydist_logs"/attempt-00$n; echo "\\"$DYDIST_START\\"" > "$dydist_logs"/attempt-00$n/start.json'
+"""A task of this start, the n-th, has begun."""
+LOST = "srun: error: Task launch for StepId=12.0 failed on node n2: Communication connection failure"
+LATER = "srun: error: Application launch failed: Communication connection failure"
+
+
+def test_a_start_whose_first_node_alone_was_launched_counts_as_unlaunched(tmp_path: Path) -> None:
+    """Its tasks are killed before they can decide; no later start would ever count it, and so it has no end."""
+    reasons = []
+    for number in range(3):
+        words = [
+            f"n={number}",
+            BEGIN,
+            f"echo '{LOST}' >> \"$dydist_output\"",
+            f"echo '{LATER}' >> \"$dydist_output\"",
+        ]
+        log_dir, said = run_script(tmp_path, *words, "exit 137")
+        decision = attempts(log_dir)[-1].decision()
+        assert decision is not None, said
+        reasons.append((decision["action"], decision["reason"]))
+    why = "SLURM could not launch: " + LOST.removeprefix("srun: error: ")
+    assert reasons == [
+        ("requeue", why),
+        ("requeue", why),
+        ("fail", f"gave up after 3 starts in a row that {why}"),
+    ]
+
+
+def test_a_node_that_fails_after_the_launch_is_no_failed_launch(tmp_path: Path) -> None:
+    """srun says so of a node that is lost in the middle of training: the next start tells what is known of it."""
+    said = "echo 'srun: error: Node failure on n2' >> \"$dydist_output\""
+    log_dir, _ = run_script(tmp_path, "n=0", BEGIN, said, "exit 137")
+    assert [one.decision() for one in attempts(log_dir)] == [None]
+    log_dir, _ = run_script(tmp_path, said, "exit 137")
+    decision = attempts(log_dir)[-1].decision()
+    assert decision is not None
+    assert decision["reason"] == "SLURM could not launch: Node failure on n2"

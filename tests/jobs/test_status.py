@@ -365,6 +365,7 @@ def test_the_code_is_the_jobs_own(job: Job, action: str, code: int, expected: in
         ("PartitionConfig", "never"),
         ("QOSMaxJobsPerUserLimit", "QOS"), ("AssocGrpCPULimit", "account"), ("Resources", "free nodes"),
         ("ReqNodeNotAvail, UnavailableNodes:n1", "down"), ("JobHeldUser", "scontrol release"), ("made up", ""),
+        ("deadline", "later one"), ("out of memory", "--mem"),
     ],
 )  # fmt: skip
 def test_slurms_reasons_in_words(reason: str, words: str) -> None:

@@ -36,6 +36,11 @@ def cancel(record: Mapping[str, Any], *, now: bool = False) -> str:
     elif at_once or status.state == "starting":  # there is nothing to save yet
         slurm.cancel(job)
         at_once = True
+    elif status.state == "suspended":  # scancel would wait until it is resumed
+        return (
+            f"job {job} is suspended: it saves and stops as soon as it is resumed (scontrol resume {job}); "
+            "with --now it ends at once, and does not save"
+        )
     else:
         try:
             slurm.send_signal(job, "USR2")

@@ -1,4 +1,4 @@
-"""Explains SLURM's reasons why a job waits: whether it will start by itself, and what to do if not."""
+"""Explains SLURM's reasons: whether a waiting job will start by itself, why a job has ended, and what to do."""
 
 from __future__ import annotations
 
@@ -25,6 +25,13 @@ _REASONS = {
     "ReqNodeNotAvail": "a node that it asks for is down, drained or reserved; it waits for it",
     "RaisedSignal": "it was ended by a signal",
     "NonZeroExitCode": "its batch script ended with an error",
+    "deadline": "SLURM ended it, since its deadline (--sbatch deadline) passed; submit it again with a later one",
+    "timeout": "it reached its time limit before it could report; submit it again, and it goes on",
+    "node fail": "a node was lost, and SLURM did not requeue it; submit it again, and it goes on",
+    "boot fail": "a node did not boot; submit it again, and it goes on",
+    "out of memory": "a process took more memory than the job has; give it more (--mem), then submit it again",
+    "preempted": "a job of higher priority took its nodes; submit it again, and it goes on",
+    "revoked": "another cluster of the federation runs it",
     "launch failed requeued held": "a node could not start it; see the node, then: scontrol release JOB",
 }  # fmt: skip
 _FAMILIES = {

@@ -6,6 +6,7 @@ has its own job.json, and `dydist status RUN` reads that.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from dydist.jobs import slurm
 from dydist.jobs.files import append_json, read_json, read_lines
 from dydist.machine import user_folder
 from dydist.named_run import is_run_folder, run_folder
+
+_RANGE = re.compile(r"([0-9]+)_\[((?:[0-9]+(?:-[0-9]+(?::[1-9][0-9]*)?)?,?)+)(?:%[0-9]+)?\]")
+"""Several elements of an array, as squeue prints and scancel takes them: 42_[0,2], 42_[0-6:2,9%2]."""
 
 
 def registry_file() -> Path:
@@ -43,10 +47,11 @@ def without_job(what: str) -> Path | None:
 
 
 def find(what: str) -> list[dict[str, Any]]:
-    """The jobs that `what` names: a job id, an array's id, a run folder, a sweep folder, or a run's name.
+    """The jobs that `what` names: a job id, an array's id, elements of it, a run folder, a sweep folder, a run's name.
 
-    The number that SLURM gives one element of an array means that element, and the array's own number all of it, also
-    where SLURM gives the array's number to its last element. Raises UserError where there is none.
+    Elements are written as squeue prints them, `42_[0-2,5%2]`. The number that SLURM gives one element of an array
+    means that element. The array's own number means the whole array, although SLURM also gives it to one element.
+    Raises UserError if there is no such job.
     """
     folder = run_folder(Path(what))
     if record := read_json(folder / "job.json"):
@@ -56,7 +61,7 @@ def find(what: str) -> list[dict[str, Any]]:
         return [record for record in records if record]
     known = remembered()
     named = [one for one in known if what in _names(one)]
-    found = _of_job(what, known) or _of_job(_element(what), known) or _newest(named)
+    found = _of_job(what, known) or _elements(what, known) or _of_job(_element(what), known) or _newest(named)
     if not found:
         raise UserError(
             f"{what!r} is no job, run folder or run that was submitted from here; `dydist status` lists those that were"
@@ -79,6 +84,23 @@ def _newest(named: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _of_job(job: str, known: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [one for one in known if job in (one["job"], str(one["job"]).partition("_")[0])]
+
+
+def _elements(what: str, known: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The jobs of an array's elements, `42_[0-2,5%2]`; empty if `what` is no such list."""
+    match = _RANGE.fullmatch(what)
+    if match is None:
+        return []
+    ranges = [re.split("[-:]", part) for part in match[2].split(",") if part]
+    tasks = [
+        range(int(first), int((end or [first])[0]) + 1, int((end[1:] or [1])[0])) for first, *end in ranges
+    ]
+
+    def named(record: Mapping[str, Any]) -> bool:
+        array, _, task = str(record["job"]).partition("_")
+        return array == match[1] and task.isdecimal() and any(int(task) in numbers for numbers in tasks)
+
+    return [one for one in known if named(one)]
 
 
 def _element(number: str) -> str:
