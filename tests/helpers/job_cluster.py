@@ -191,6 +191,11 @@ class Cluster:
             time.sleep(0.1)
         return found
 
+    def until_saved(self, moment: float) -> None:
+        """Wait until the controller has saved what it knew at `moment`: if it is killed, it forgets what is newer."""
+        file = self.folder / "state" / "job_state"
+        self.wait(lambda: file.exists() and file.stat().st_mtime > moment, 60, "the controller's save")
+
     def quiet(self) -> None:
         """End every job and bring back every node."""
         for run in (self.run, self.operate):
