@@ -1,13 +1,15 @@
-"""The shell lines of a job's batch script around srun: they name each start, and do what its nodes decided.
+"""Shell code around srun in a job's batch script: it names each start and carries out what the nodes decided.
 
-The nodes write their decision into `verdict` in the job's log folder: a line "START ACTION CODE [NODES]", where START
-names this very start, so that a file of another start counts for nothing. The batch script outlives the nodes' tasks,
-so it is what requeues or cancels the job; it tries again while SLURM's controller does not answer, as long as the
-allocation lasts. Where no node could decide (killed, or ended before our code ran) it goes by srun's exit code and
-srun's own words: its code is any number where it could not launch (22.05: 233, 140 or 1, of which 140 would be a
-signal's).
+The nodes write their decision to the file `verdict` in the job's log folder, as one line "START ACTION CODE [NODES]".
+START is the name of the start, so a verdict of an earlier start is ignored. The batch script outlives the nodes'
+tasks, and therefore it requeues or cancels the job. While SLURM's controller does not answer, it retries as long as
+the allocation lasts.
 
-An element of an array is addressed as ARRAY_TASK everywhere: SLURM gives one element the array's own number.
+If no node could decide (it was killed, or ended before dydist's code ran), the script uses srun's exit code and
+messages. The exit code alone is not enough: if srun cannot launch a step, the code can be any number. SLURM 22.05
+gives 233, 140 or 1, and 140 is also the code of a signal.
+
+Array elements are always addressed as ARRAY_TASK, because SLURM gives one of them the array's own number.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from dydist.jobs.slurm import TRANSIENT
 from dydist.jobs.spec import JobSpec
 
 START = "DYDIST_START"
-"""Variable with the name of this start: the job's number and the time."""
+"""Environment variable with the name of this start: the job's number and the time."""
 _ARRAY = (
     "SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID SLURM_ARRAY_TASK_COUNT SLURM_ARRAY_TASK_MAX SLURM_ARRAY_TASK_MIN"
 )
@@ -34,7 +36,7 @@ _BEFORE = "Node failure on"
 """srun's message about a lost node. It tells of the launch only if no task has started: it may come at any time."""
 
 _FUNCTIONS = r"""
-dydist_ask() {  # a command of SLURM's; again while its controller does not answer
+dydist_ask() {  # run a SLURM command; retry while the controller does not answer
   until dydist_answer=$("$@" 2>&1); do
     case $dydist_answer in TRANSIENT) ;; *) return 1 ;; esac
     if [ -z "$dydist_since" ]; then
@@ -45,7 +47,7 @@ dydist_ask() {  # a command of SLURM's; again while its controller does not answ
   done
   dydist_since=
 }
-dydist_record() {  # for dydist status: what no node could write. $1 action, $2 exit code, $3 reason
+dydist_record() {  # write the decision that no node could write. $1 action, $2 exit code, $3 reason
   echo "$3"
   local last count form='{"action": "%s", "code": %s, "reason": "%s", "time": %s, "saved_step": null}\n'
   last=$(ls -d "$dydist_logs"/attempt-* 2>/dev/null | tail -n 1)
@@ -53,10 +55,10 @@ dydist_record() {  # for dydist status: what no node could write. $1 action, $2 
   grep -qsF "$DYDIST_START" "$last/start.json" || last=$dydist_logs/attempt-$(printf %03d "$count")
   mkdir -p "$last"
   [ -e "$last/decision.json" ] || printf "$form" "$1" "$2" "$3" "$(date +%s)" > "$last/decision.json"
-  # or the next start would take the folder for an earlier job's
+  # without it the next start would move the folder aside, as an earlier job's
   [ -e "$dydist_logs/submission.json" ] || echo "$dydist_owner" > "$dydist_logs/submission.json"
 }
-dydist_unlaunched() {  # srun's first message in this start that matches $1: why it could not launch; or fails
+dydist_unlaunched() {  # print srun's first message of this start that matches $1; fail if there is none
   tail -c +"$((dydist_printed + 1))" "$dydist_output" 2>/dev/null |
     sed -nE "s/^srun: error: (.*($1).*)/\1/p" | head -n 1 | tr -d '"\\\000-\037' | grep .
 }
@@ -65,7 +67,7 @@ dydist_end() {
   trap - EXIT
   set +eu
   mkdir -p "$dydist_logs"
-  for _ in 1 2 3 4 5; do  # what another node wrote may take a moment to be seen here
+  for _ in 1 2 3 4 5; do  # a file of another node may take a moment to appear here
     { read -r start action result nodes < "$dydist_logs/verdict"; } 2>/dev/null
     [ "$start" = "$DYDIST_START" ] && break
     sleep 1
@@ -81,11 +83,11 @@ dydist_end() {
       if what=$(dydist_unlaunched 'LAUNCH') || { [ -z "$began" ] && what=$(dydist_unlaunched 'BEFORE'); }; then
         action=requeue what="that SLURM could not launch: $what" began=  # no task could train
       elif [ $code -eq STOPPED ] || { [ $code -gt 128 ] && [ $code -le 192 ]; }; then
-        action=requeue what="that were killed at once (exit code $code)"  # by a signal, before they could listen
+        action=requeue what="that were killed at once (exit code $code)"  # by a signal, before they handled signals
       else
         dydist_record fail "$code" "exit code $code before dydist could report; what was printed last says more"
       fi
-      if [ $action = requeue ] && [ -z "$began" ]; then  # nobody else counts it
+      if [ $action = requeue ] && [ -z "$began" ]; then  # no node counts this start
         count=$((dydist_unreported + 1))
         echo $count > "$dydist_logs/unreported"
         if [ "$count" -ge MAX_STALLED ]; then
@@ -108,7 +110,7 @@ dydist_end() {
   if [ "$action" = cancel ]; then
     dydist_ask scancel "$dydist_job" || echo "scancel failed: $dydist_answer"
   elif [ REQUEUE = no ]; then
-    echo "not requeued: the profile says requeue: false; the same submission goes on"
+    echo "not requeued: the profile says requeue: false; submit it again to resume"
   else
     if [ -n "$nodes" ]; then
       case $dydist_answer in
@@ -117,20 +119,20 @@ dydist_end() {
       esac
     fi
     if ! dydist_ask scontrol requeue "$dydist_job"; then
-      echo "requeue failed: $dydist_answer; submit it again by hand: it goes on from the newest checkpoint"
+      echo "requeue failed: $dydist_answer; submit it again to resume from the newest checkpoint"
       exit ERROR
     fi
-    # SLURM takes the excluded nodes of a waiting job alone.
+    # SLURM accepts excluded nodes only for a waiting job.
     [ -z "$nodes" ] || dydist_ask scontrol update JobId="$dydist_job" ExcNodeList="$nodes" || echo "$dydist_answer"
   fi
   exit "$result"
 }
 trap dydist_end EXIT
-trap : TERM INT USR1 USR2  # the tasks get them too: what they decide is awaited"""
+trap : TERM INT USR1 USR2  # the tasks get these signals too; wait for their decision"""
 
 
 def around_srun(specs: Sequence[JobSpec], *, tasks: Path, requeue: bool) -> list[str]:
-    """Shell lines before everything else of the script: what is to be done at its end, however it ends.
+    """The first shell lines of the script. They determine what happens at its end, however it ends.
 
     `specs`: one for a job, or one for each element of an array. `tasks`: submitit's folder.
     """
@@ -144,7 +146,7 @@ def around_srun(specs: Sequence[JobSpec], *, tasks: Path, requeue: bool) -> list
         ]
     else:
         lines = [
-            f"unset {_ARRAY}  # of a job that submitted this one",
+            f"unset {_ARRAY}  # inherited from the job that submitted this one",
             'dydist_job="$SLURM_JOB_ID"',
             f'dydist_logs={folders[0]}/"$dydist_job"',
         ]
@@ -166,11 +168,11 @@ def around_srun(specs: Sequence[JobSpec], *, tasks: Path, requeue: bool) -> list
         f"dydist_owner={shlex.quote(json.dumps({'submission': submission}))}",
         f'export {START}="$dydist_job.$(date +%s%N)"',
         f'dydist_output={shlex.quote(str(tasks))}/"$dydist_job"_0_log.out',
-        'dydist_printed=$(stat -c %s "$dydist_output" 2>/dev/null || echo 0)  # by earlier starts',
-        "# Files of an earlier job that had the same number are none of ours.",
+        'dydist_printed=$(stat -c %s "$dydist_output" 2>/dev/null || echo 0)  # bytes that earlier starts printed',
+        "# Remove the files of an earlier job that had the same number.",
         f'for file in {shlex.quote(str(tasks))}/"$dydist_job"_submitted.pkl "$dydist_logs/unreported"; do',
         '  if [ "$file" -ot "$dydist_submission/snapshot.json" ]; then rm -f "$file"; fi',
         "done",
-        'dydist_unreported=$(cat "$dydist_logs/unreported" 2>/dev/null || echo 0)  # starts in a row',
+        'dydist_unreported=$(cat "$dydist_logs/unreported" 2>/dev/null || echo 0)  # number of such starts in a row',
         *functions.split("\n"),
     ]

@@ -166,7 +166,7 @@ class Workload:
             self.submit(run.words)
 
     def forgotten(self, run: Run) -> None:
-        """What a user does whom status tells that SLURM knows the job no more: the same command."""
+        """What a user does whom status tells that SLURM has forgotten the job: the same command."""
         if run.job.status()["state"] in ("gone", "lost"):
             self.forgot += 1
             self.submit(run.words)

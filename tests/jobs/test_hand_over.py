@@ -68,7 +68,9 @@ def test_where_it_cannot_be_cancelled_its_code_stays(tmp_path: Path, commands: C
     commands.set("sbatch", UNWRITABLE)
     commands.set("scancel", "echo no >&2; exit 1")
     submission = one_run(tmp_path)
-    with pytest.raises(QueuedError, match=r"SLURM has job 12, and does not cancel it, .*: scancel 12$"):
+    with pytest.raises(
+        QueuedError, match=r"the submission failed .* accepted job 12 and does not cancel it; .*: scancel 12$"
+    ):
         submit(submission, recipe=None)
     assert (submission.folder / "code" / "dydist" / "train.py").exists()
 
@@ -92,7 +94,8 @@ def test_an_array_that_cannot_be_cancelled_keeps_no_other(tmp_path: Path, comman
     words = ["--run.dir", str(tmp_path / "runs")]
     submission, _ = prepare_sweep("s", words, PROFILE, grid={}, seeds=6, parallel=None)
     assert submission is not None
-    with pytest.raises(QueuedError, match=r"SLURM has job 11, .* \(sbatch: error: no\); .* scancel 11$"):
+    told = r"failed \(sbatch: error: no\), but SLURM has accepted job 11 and does not .* scancel 11$"
+    with pytest.raises(QueuedError, match=told):
         submit(submission, recipe=None)
     assert commands.called("scancel") == ["11", "12"]
     assert (submission.folder / "code" / "dydist" / "train.py").exists()

@@ -60,7 +60,7 @@ def test_a_partition_that_does_not_exist(cluster: Cluster, tmp_path: Path) -> No
 def test_what_no_node_has_is_told_with_the_field(cluster: Cluster, tmp_path: Path) -> None:
     line = refused(cluster, tmp_path / "runs", "--constraint", "a100")
     assert line.startswith(
-        "constraint: 'a100': Invalid feature specification: no node has that; see what nodes"
+        "constraint: 'a100': Invalid feature specification: no node has it; see what nodes"
     )
 
 
@@ -78,7 +78,7 @@ def test_what_no_node_has_is_told_with_the_field(cluster: Cluster, tmp_path: Pat
         ),
         (
             "sbatch: error: Batch job submission failed: Invalid license specification",
-            "licenses: 'matlab:1': Invalid license specification: there are none such; see: scontrol show license",
+            "licenses: 'matlab:1': Invalid license specification: none such, or too few; see: scontrol show license",
         ),
         (
             "sbatch: error: Batch job submission failed: Invalid node name specified",

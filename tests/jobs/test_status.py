@@ -133,7 +133,7 @@ def test_of_a_job_on_this_machine_nothing_is_said_of_slurm(job: Job) -> None:
     job.start(0)
     found = job.status(None)
     assert (found.state, "SLURM" in found.reason) == ("lost", False)
-    assert found.reason.startswith("its process has ended, and how is written nowhere")
+    assert found.reason.startswith("its process has ended, and nothing records how")
     job.decide("requeue", "rank 1 on node n1: killed")
     write_json(job.folder / "status.json", {"state": "failed", "job": "12", "started": 905.0})
     found = job.status(None)
@@ -267,7 +267,7 @@ def test_what_slurm_has_forgotten_says_what_is_known(job: Job) -> None:
     job.start()
     found = job.status(None)
     assert found.state == "lost"
-    assert "how it ended is written nowhere: submit it again, and it goes on" in found.reason
+    assert "nothing records how it ended: submit it again to resume" in found.reason
 
 
 def test_a_start_that_ended_before_its_own_log_shows_what_slurm_and_submitit_wrote(job: Job) -> None:
@@ -300,7 +300,7 @@ def test_a_start_that_was_to_come_back_and_did_not(job: Job, scheduler: str, rea
     job.decide("requeue", reason)
     found = job.status(scheduler)
     advice = (
-        "" if state == "cancelled" else "; SLURM has not started it again: submit it again, and it goes on"
+        "" if state == "cancelled" else "; SLURM has not started it again: submit it again to resume"
     )
     assert found.state == state
     assert found.reason.startswith(reason + advice)

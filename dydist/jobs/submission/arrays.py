@@ -1,4 +1,4 @@
-"""Giving the tasks of a submission to the cluster: as one job, a job array, or several arrays (MaxArraySize)."""
+"""Submits the tasks of a submission to the cluster: as a job, a job array, or several arrays (MaxArraySize)."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ if TYPE_CHECKING:
 
 _ERRNO = "errno "
 _NUMBERED = re.compile(r"([0-9]+)(?:_[0-9]+)?_(?:submission\.sh|submitted\.pkl)")
-"""The names that submitit gives its files once sbatch has told the job's number."""
+"""The names of submitit's files after sbatch has returned the job's number."""
 
 
 class QueuedError(slurm.SlurmError):
-    """SLURM has jobs of a submission that failed, or may have: their files must stay."""
+    """A submission failed, but SLURM has, or may have, some of its jobs. Their files are kept."""
 
 
 def hand_over(submission: Submission) -> list[str]:
-    """Submit; the job id of each spec. Raises submitit's error with sbatch's words where SLURM refuses.
+    """Submit all specs, or none; returns the job id of each.
 
-    All are submitted, or none: where SLURM refuses one of several arrays, or the files of a job that it took cannot be
-    written, what it has is cancelled. Raises QueuedError where that fails, or where it is unknown what SLURM has.
+    If SLURM refuses one of several arrays, or the files of an accepted job cannot be written, the accepted jobs are
+    cancelled. Raises submitit's error, with sbatch's message, if SLURM refuses. Raises QueuedError if the accepted
+    jobs cannot be cancelled, or if it is unknown whether SLURM accepted one.
     """
     tasks = [NodeTask(spec) for spec in submission.specs]
     if submission.cluster == "local":
@@ -46,8 +47,8 @@ def hand_over(submission: Submission) -> list[str]:
         left = [head for head in (*heads, *_taken(error)) if not _withdrawn(submission, head)]
         if left:
             raise QueuedError(
-                f"SLURM has job {', '.join(left)}, and does not cancel it, of a submission that failed ({said}); "
-                f"cancel it yourself, then submit again: scancel {' '.join(left)}"
+                f"the submission failed ({said}), but SLURM has accepted job {', '.join(left)} and does not cancel "
+                f"it; cancel it yourself, then submit again: scancel {' '.join(left)}"
             ) from error
         if _unclear(error):
             raise QueuedError(
@@ -57,7 +58,7 @@ def hand_over(submission: Submission) -> list[str]:
 
 
 def _submit_all(submission: Submission, tasks: Sequence[NodeTask], heads: list[str]) -> list[str]:
-    """The job id of each task; adds the number of each array to `heads` as soon as SLURM has it."""
+    """Submit the tasks; returns their job ids. Adds the number of each array to `heads` once SLURM has accepted it."""
     if len(tasks) == 1:
         return [str(build_executor(submission).submit(tasks[0]).job_id)]
     ids: list[str] = []
@@ -71,7 +72,7 @@ def _submit_all(submission: Submission, tasks: Sequence[NodeTask], heads: list[s
 
 
 def _taken(error: BaseException) -> list[str]:
-    """The job that SLURM took, where it is its files that could not be written then."""
+    """The accepted job whose files could not be written; empty for any other error."""
     if not isinstance(error, OSError):
         return []
     names = (Path(str(name)).name for name in (error.filename, error.filename2) if name is not None)
@@ -79,7 +80,7 @@ def _taken(error: BaseException) -> list[str]:
 
 
 def _unclear(error: BaseException) -> bool:
-    """Whether SLURM may have taken a job without telling its number."""
+    """Whether SLURM may have accepted a job without returning its number."""
     if type(error).__module__.partition(".")[0] != "submitit":
         return False
     refused = isinstance(error.__cause__, subprocess.CalledProcessError)
@@ -87,7 +88,7 @@ def _unclear(error: BaseException) -> bool:
 
 
 def _withdrawn(submission: Submission, head: str) -> bool:
-    """Cancel a job or array, and remove its files; False where SLURM does not."""
+    """Cancel a job or array and remove its files; returns False if SLURM does not cancel it."""
     try:
         slurm.cancel(head)
     except (slurm.SlurmError, OSError):
@@ -100,7 +101,10 @@ def _withdrawn(submission: Submission, head: str) -> bool:
 
 @dataclass(frozen=True)
 class Array:
-    """A part of a sweep that is one job array: its runs, how many of them run at once, and the array it waits for."""
+    """One job array of a sweep: the runs `start` to `stop`, exclusive.
+
+    `parallel`: how many of them may run at once. `after`: the index of the array that it waits for.
+    """
 
     start: int
     stop: int
@@ -109,10 +113,10 @@ class Array:
 
 
 def arrays(runs: int, largest: int, parallel: int | None) -> list[Array]:
-    """`runs` cut into arrays of at most `largest`, of nearly equal size.
+    """Split `runs` into arrays of nearly equal size, each of at most `largest` runs.
 
-    `parallel` is how many runs of all arrays together may run at once: the arrays share it. Where there are more arrays
-    than that, the later ones wait for earlier ones to end.
+    `parallel`: how many runs of all arrays together may run at once. It is divided among the arrays. If there are
+    more arrays than that, the later ones wait for earlier ones to end.
     """
     count = -(-runs // largest)
     lanes = count if parallel is None else min(count, parallel)
@@ -127,8 +131,8 @@ def arrays(runs: int, largest: int, parallel: int | None) -> list[Array]:
 def _submit_detached(executor: submitit.Executor, task: NodeTask) -> str:
     """Submit to the local executor from a session of its own.
 
-    Its controller is a child of the process that submits: in our session it would end with the terminal, be reached
-    by Ctrl-C, and hold our output open for whoever reads that. Raises OSError where it cannot write its files.
+    The executor's controller is a child of the submitting process. In our session it would end with the terminal,
+    receive Ctrl-C, and keep our output open. Raises OSError if it cannot write its files.
     """
     reader, writer = os.pipe()
     child = os.fork()

@@ -1,4 +1,4 @@
-"""Why SLURM refuses a job, in one line: its own words, or which accounts, QOS or partitions there are."""
+"""Explains in one line why SLURM refuses a job, with the accounts, QOS or partitions that exist."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dydist.jobs import slurm
 from dydist.jobs.submission.profile import Profile
 
 _FIELDS = {"account": "Invalid account", "qos": "Invalid qos", "partition": "invalid partition"}
-"""What sbatch says of a value of each field that it does not take, in any case of letters."""
+"""sbatch's message for an invalid value of each field; upper and lower case vary."""
 _NODES = "see what nodes have: sinfo -o '%P %D %c %m %G %f'"
 _ADVICE = {
-    "Invalid feature specification": ("constraint", f"no node has that; {_NODES}"),
+    "Invalid feature specification": ("constraint", f"no node has it; {_NODES}"),
     "Memory specification can not be satisfied": ("mem", f"no node has as much; {_NODES}"),
-    "Invalid generic resource (gres) specification": ("gres", f"the cluster has none such; {_NODES}"),
+    "Invalid generic resource (gres) specification": ("gres", f"the cluster has no such resource; {_NODES}"),
     "Requested node configuration is not available": (
         "",
         f"no node of the partition has as many GPUs (gpus_per_node, gres), cpus_per_task or mem; {_NODES}",
@@ -27,8 +27,14 @@ _ADVICE = {
         "nodes",
         "the partition gives fewer to one job; see: sinfo -o '%P %D %s'",
     ),
-    "Requested reservation is invalid": ("reservation", "there is none such; see: scontrol show reservation"),
-    "Invalid license specification": ("licenses", "there are none such; see: scontrol show license"),
+    "Requested reservation is invalid": (
+        "reservation",
+        "there is no such reservation; see: scontrol show reservation",
+    ),
+    "Invalid license specification": (
+        "licenses",
+        "none such, or too few; see: scontrol show license",
+    ),
     "Invalid node name specified": ("nodelist or exclude", "a node does not exist; see: sinfo -N"),
     "Job violates accounting/QOS policy": (
         "",
@@ -36,11 +42,14 @@ _ADVICE = {
     ),
     "User's group not permitted to use this partition": ("partition", "it is not open to you; see: sinfo -s"),
 }
-"""The field, where it is one alone, and what to do, for each refusal of sbatch; the most telling first."""
+"""For each refusal of sbatch: the field, if there is only one, and what to do. The most specific come first."""
 
 
 def explain(said: str, profile: Profile) -> str:
-    """`said`: what sbatch printed, or submitit's report with it. What is not known here is told in sbatch's words."""
+    """The reason in one line. `said`: sbatch's output, or submitit's report of it.
+
+    Messages that are not known here are returned without a change.
+    """
     for field, sign in _FIELDS.items():
         if sign.lower() in said.lower():
             return _unknown(field, profile)
@@ -54,7 +63,7 @@ def explain(said: str, profile: Profile) -> str:
 
 
 def _unknown(field: str, profile: Profile) -> str:
-    """That SLURM does not take the value of a field, and what it would take."""
+    """The message for an invalid value of a field, with the values that SLURM accepts."""
     value = getattr(profile, field)
     what = (
         f"{field}: {value!r} is not allowed" if value else f"{field}: none is given, and you have no default"

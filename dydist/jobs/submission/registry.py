@@ -1,7 +1,7 @@
-"""Which jobs this user has submitted, so that `dydist status` knows them after SLURM has forgotten them.
+"""The list of jobs that this user has submitted. `dydist status` needs it once SLURM has forgotten a job.
 
-One JSON line a job in ~/.local/state/dydist/jobs.jsonl (XDG_STATE_HOME). Losing it loses nothing: each run folder
-has its own job.json, and `dydist status RUN` reads that.
+The file ~/.local/state/dydist/jobs.jsonl (XDG_STATE_HOME) has one JSON line per job. It may be deleted: each run
+folder has its own job.json, which `dydist status RUN` reads.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def remember(record: Mapping[str, Any]) -> None:
 
 
 def remembered() -> list[dict[str, Any]]:
-    """All jobs, oldest first. An id that SLURM gave twice (a new controller) counts for the newest."""
+    """All jobs, oldest first. If SLURM has used a number twice (a new controller), the newest job counts."""
     found = {str(record["job"]): record for record in read_lines(registry_file())}
     return sorted(found.values(), key=lambda record: float(record["submitted"]))
 
 
 def without_job(what: str) -> Path | None:
-    """The run folder that `what` names, where it belongs to a run that was started without a job."""
+    """The run folder that `what` names, if its run was started without a job; else None."""
     folder = run_folder(Path(what))
     job = any((folder / name).is_file() for name in ("job.json", "sweep.json"))
     return folder if is_run_folder(folder) and not job else None
@@ -70,13 +70,13 @@ def find(what: str) -> list[dict[str, Any]]:
 
 
 def _names(record: Mapping[str, Any]) -> set[str]:
-    """What a job is called by: its run's name, its sweep's, or both."""
+    """The names of a job: its run's, its sweep's, and both together."""
     name = str(record["name"])
     return {name, name.partition("/")[0], Path(record["run_dir"] or "/").name}
 
 
 def _newest(named: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The newest job of each run in the newest one's folder: of a sweep all runs, whenever they were submitted."""
+    """The newest job of each run that shares a folder with the newest run: all runs of a sweep."""
     folders = [Path(one["run_dir"] or "/").parent for one in named]
     found = {one["run_dir"]: one for one, folder in zip(named, folders, strict=True) if folder == folders[-1]}
     return list(found.values())
@@ -104,7 +104,7 @@ def _elements(what: str, known: Sequence[dict[str, Any]]) -> list[dict[str, Any]
 
 
 def _element(number: str) -> str:
-    """ARRAY_TASK of the element of an array that has this number of its own; empty where SLURM knows of none."""
+    """ARRAY_TASK of the array element with this job number; empty if SLURM knows of none."""
     if not number.isdecimal():
         return ""
     try:

@@ -1,4 +1,4 @@
-"""Code as it was: what a job runs is copied at submission, so that edits while it waits change nothing."""
+"""Copies the code that a job runs at submission, so that later edits do not affect the job."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dydist.jobs.files import write_json
 from dydist.text.redaction import scrub
 
 LIMIT_BYTES = 100 << 20
-"""A snapshot larger than this is a mistake: data or checkpoints that were added to the repository."""
+"""The largest snapshot allowed. A larger one contains data or checkpoints, added to the repository by mistake."""
 RECORDED_VARIABLES = frozenset(
     """
     PATH PYTHONPATH LD_LIBRARY_PATH LD_PRELOAD VIRTUAL_ENV CONDA_PREFIX CONDA_DEFAULT_ENV LOADEDMODULES HOSTNAME
@@ -35,24 +35,24 @@ RECORDED_VARIABLES = frozenset(
     SBATCH_QOS SBATCH_TIMELIMIT SBATCH_CONSTRAINT SBATCH_EXPORT SBATCH_REQUEUE
     """.split()
 )
-"""What is recorded of the environment, by name: of what is not listed here nobody knows whether it is a secret."""
+"""The environment variables that are recorded. Others are not, because they may hold secrets."""
 
 
 def package_root() -> Path:
-    """The folder that holds the package dydist/ which is running."""
+    """The folder that contains the running package dydist/."""
     return Path(__file__).resolve().parents[3]
 
 
 def take_snapshot(
     root: Path, target: Path, *, limit_bytes: int = LIMIT_BYTES, instead: Mapping[Path, bytes] | None = None
 ) -> dict[str, Any]:
-    """Copy the code under `root` to `target`/code and record where it came from; returns the record.
+    """Copy the code under `root` to `target`/code; returns a record of where it came from.
 
-    In a git checkout: every tracked file as it is now, and new files of the package that git does not ignore; the
-    commit goes to snapshot.json and the changes since it to changes.diff. Elsewhere (an installed package): the
-    package. Raises UserError where it would be larger than `limit_bytes`, before anything is copied.
+    In a git checkout, every tracked file is copied as it is now, and new files of the package that git does not
+    ignore. The commit is written to snapshot.json, the changes since then to changes.diff. Of an installed package,
+    the package's files are copied. Raises UserError before copying if the code is larger than `limit_bytes`.
 
-    `instead`: files whose copy gets other bytes, since they hold secrets. Their changes are not written to
+    `instead`: contents for the copies of files that hold secrets. The changes in these files are left out of
     changes.diff.
     """
     commit = _git(root, "rev-parse", "HEAD")
@@ -135,7 +135,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def _git_bytes(root: Path, *arguments: str) -> bytes | None:
-    """What git prints, as it is: the empty line that ends a binary change is part of it."""
+    """git's output, unchanged: the empty line at the end of a binary change is part of the diff."""
     try:
         result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""How jobs are doing: what SLURM says, what the run says of itself, and what its starts left."""
+"""The status of jobs, from SLURM, from the run's own status.json, and from the log folders of its starts."""
 
 from __future__ import annotations
 
@@ -20,24 +20,23 @@ from dydist.jobs.submission.task_log import scheduler_words, task_log
 FINAL = frozenset({"done", "failed", "cancelled", "stopped", "lost", "gone"})
 """States in which a job has ended and does not come back."""
 ENDED = "ended.json"
-"""In a job's log folder: how SLURM said that it had ended."""
+"""File in a job's log folder: the final state that SLURM reported."""
 OUTPUT_LINES = 12
-"""How many lines of what SLURM and submitit wrote are shown of a start without a log."""
+"""How many lines of SLURM's and submitit's output are shown for a start without a log."""
 UNREPORTED = "ended without reporting: its node was lost, or its processes were killed at once"
 _FORGOTTEN = {
-    "gone": "SLURM knows it no more, and it never started: cancelled while it waited (scancel)? Submit it again",
-    "lost": "SLURM knows it no more, and how it ended is written nowhere: submit it again, and it goes on from its "
-    "newest checkpoint",
+    "gone": "SLURM has forgotten it, and it never started: cancelled while it waited (scancel)? Submit it again",
+    "lost": "SLURM has forgotten it, and nothing records how it ended: submit it again to resume from its newest "
+    "checkpoint",
 }
 _GONE_HERE = (
-    "its process has ended, and how is written nowhere: submit it again, and it goes on from its newest "
-    "checkpoint"
+    "its process has ended, and nothing records how: submit it again to resume from its newest checkpoint"
 )
 """The same of a job on this machine."""
-_NOT_BACK_HERE = "it has not been started again: submit it again, and it goes on from its newest checkpoint"
-NOT_BACK = "SLURM has not started it again: submit it again, and it goes on from its newest checkpoint"
+_NOT_BACK_HERE = "it has not been started again: submit it again to resume from its newest checkpoint"
+NOT_BACK = "SLURM has not started it again: submit it again to resume from its newest checkpoint"
 STALE_S = 60.0
-"""A running run that has not written its status for so long is shown as silent."""
+"""Seconds without a new status.json after which a running run is reported as silent."""
 RUN_FIELDS = ("step", "total_steps", "epoch", "loss", "accuracy", "best_accuracy", "images_per_s", "eta_s")
 _BY_ACTION = {"finish": "done", "fail": "failed", "cancel": "cancelled"}
 _BY_SCHEDULER = {"COMPLETED": "done", "CANCELLED": "cancelled"}
@@ -46,13 +45,14 @@ _BY_SCHEDULER = {"COMPLETED": "done", "CANCELLED": "cancelled"}
 @dataclass(frozen=True, kw_only=True)
 class JobStatus:
     """One job. `state`: pending, starting, running, requeued (in the queue again), suspended, stopping, or one
-    of FINAL. `lost`: SLURM knows it no more, and nothing tells how it ended; `gone`: the same, and it never started.
+    of FINAL. `lost`: SLURM has forgotten the job, and nothing records how it ended. `gone`: the same, and it never
+    started.
 
-    `scheduler` is SLURM's own word, FORGOTTEN where it knows the job no more, UNREACHABLE where it does not answer.
-    Figures of the run are None until known; `accuracy` is a fraction, times are seconds, `updated_age_s` is how
-    long ago the run last wrote. `requeues`: for each start but the last, why it ended. `failure`: the first that
-    failed in the last start: node, rank, message, last_lines. `output`: of a start that ended before its own log
-    began, the last lines that SLURM and submitit wrote.
+    `scheduler` is SLURM's name of the state, FORGOTTEN if SLURM has forgotten the job, or UNREACHABLE if SLURM does
+    not answer. The run's figures are None until they are known. `accuracy` is a fraction; times are in seconds;
+    `updated_age_s` is the time since the run last wrote its status. `requeues`: why each start but the last ended.
+    `failure`: the first failure of the last start (node, rank, message, last_lines). `output`: if the last start
+    ended before its own log began, the last lines that SLURM and submitit wrote.
     """
 
     job: str
@@ -76,7 +76,7 @@ class JobStatus:
 
     @property
     def code(self) -> int:
-        """The exit code of an ended job: its own where it told one, else 0 when it is done and 1 otherwise."""
+        """The exit code of an ended job: the one it reported, else 0 if it is done and 1 if not."""
         if self.state == "done":
             return EXIT_DONE
         return self.exit_code or EXIT_ERROR
@@ -108,7 +108,7 @@ def statuses(records: Sequence[Mapping[str, Any]], *, now: float | None = None) 
 
 
 def folder_status(run_dir: Path, *, now: float | None = None) -> JobStatus:
-    """The status of a run that was started without a job, by what it says of itself."""
+    """The status of a run that was started without a job, from its status.json."""
     moment = time.time() if now is None else now
     run = read_json(run_dir / "status.json") or {}
     age = moment - float(run["updated"]) if run.get("updated") else None
@@ -134,14 +134,14 @@ def folder_status(run_dir: Path, *, now: float | None = None) -> JobStatus:
 
 
 def status_of(record: Mapping[str, Any], info: slurm.JobInfo | None, problem: str, now: float) -> JobStatus:
-    """Put together one job. `info` None: the scheduler knows it no more, or (`problem`) cannot be asked."""
+    """The status of one job. `info` is None if SLURM has forgotten it, or does not answer (`problem`)."""
     log_dir, run_dir = Path(record["log_dir"]), Path(record["run_dir"] or record["submission"])
     history = attempts(log_dir)
     starts = list(read_lines(log_dir / "starts.jsonl"))
     last = history[-1] if history else None
     run = read_json(run_dir / "status.json") or {}
     began = float(starts[-1]["time"]) if starts else now
-    # A status of an earlier start, or of another job of the same run, says nothing of this start.
+    # A status.json of an earlier start, or of another job of the same run, does not describe this start.
     current = bool(starts) and float(run.get("started") or 0) >= began
     mine = str(run.get("job")) == str(record["job"])
     decision = last.decision() if last else None
@@ -150,7 +150,7 @@ def status_of(record: Mapping[str, Any], info: slurm.JobInfo | None, problem: st
         info = _last_seen(record, began if starts else 0.0)
     state = _state(info, problem, decision, run if mine else {}, current, bool(history))
     if state == "lost" and (log_dir / "cancel.json").exists():
-        state = "cancelled"  # before it had begun, so that it could not say so itself
+        state = "cancelled"  # before it began, so it could not record that itself
     elif state == "lost" and record["cluster"] == "slurm" and not history and not task_log(record).strip():
         state = "gone"
     updated_age = now - float(run["updated"]) if mine and run.get("updated") else None
@@ -158,7 +158,7 @@ def status_of(record: Mapping[str, Any], info: slurm.JobInfo | None, problem: st
     if state == "running" and updated_age is not None and updated_age > STALE_S:
         message = f"silent for {updated_age:.0f} s: no heartbeat from process 0"
     if not mine and (starts or state in FINAL):
-        run = {}  # of another job of the same run; before this one starts, it is where it goes on from
+        run = {}  # of another job of the same run; shown only until this one starts, which resumes from there
     checkpoint = run.get("last_checkpoint")
     failure = first_failure(last.outcomes() or last.failures()) if last and state != "done" else None
     return JobStatus(
@@ -243,8 +243,8 @@ def _reason(
 
 
 def _output(record: Mapping[str, Any], last: Attempt | None, state: str) -> Sequence[str]:
-    """What SLURM and submitit wrote last, where a job failed and its newest start tells nothing itself."""
-    # What the batch script decides, no node could: it knows an exit code alone.
+    """The last lines that SLURM and submitit wrote, if a job failed and its newest start reported nothing."""
+    # A decision without `decided_by` is the batch script's, which only knows an exit code.
     told = last is not None and (
         (last.decision() or {}).get("decided_by") or last.outcomes() or last.failures()
     )
@@ -254,12 +254,12 @@ def _output(record: Mapping[str, Any], last: Attempt | None, state: str) -> Sequ
 
 
 def _ending(attempt: Attempt, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Why a start ended: by its own decision, or in SLURM's words."""
+    """Why a start ended: its own decision, or SLURM's message."""
     decision = attempt.decision()
     number = int(attempt.folder.name.rpartition("-")[2])
     if decision is None:
         words = scheduler_words(record, number)
-        # That others reported is a guess of a lost node; the scheduler may know better (preemption, memory).
+        # A node that did not report may be lost, unless SLURM gives another reason (preemption, memory).
         silent = lost(attempt.unheard()) if not words or "node fail" in words.lower() else ""
         reason = silent or words or UNREPORTED
         return {"start": number, "reason": reason, "time": None, "saved_step": None}
@@ -267,7 +267,7 @@ def _ending(attempt: Attempt, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _keep(record: Mapping[str, Any], info: slurm.JobInfo | None, now: float) -> None:
-    """Write down how SLURM says that a job has ended, which it forgets; in folders of this user's own alone."""
+    """Record the final state that SLURM reports, because SLURM forgets it. Writes only to this user's own folders."""
     folder = Path(record["run_dir"] or record["submission"])
     file = Path(record["log_dir"]) / ENDED
     if info is None or info.state not in slurm.ENDED or (read_json(file) or {}).get("state") == info.state:
@@ -278,7 +278,7 @@ def _keep(record: Mapping[str, Any], info: slurm.JobInfo | None, now: float) -> 
 
 
 def _last_seen(record: Mapping[str, Any], began: float) -> slurm.JobInfo | None:
-    """What `_keep` wrote since the newest start began, of a job that SLURM has forgotten."""
+    """The state that `_keep` has recorded since the newest start began, for a job that SLURM has forgotten."""
     seen = read_json(Path(record["log_dir"]) / ENDED)
     if seen is None or float(seen["time"]) < began:
         return None
@@ -286,7 +286,7 @@ def _last_seen(record: Mapping[str, Any], began: float) -> slurm.JobInfo | None:
 
 
 def _local(record: Mapping[str, Any]) -> slurm.JobInfo | None:
-    """A job of submitit's local executor: its id is the process that controls it."""
+    """A job of submitit's local executor. Its id is that of the controlling process."""
     if record["cluster"] != "local":
         return None
     import psutil

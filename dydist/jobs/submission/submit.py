@@ -1,4 +1,4 @@
-"""Submitting runs through submitit: to SLURM, or to this machine by the same way."""
+"""Submits runs through submitit: to SLURM, or in the same way to this machine."""
 
 from __future__ import annotations
 
@@ -34,25 +34,24 @@ from dydist.machine import try_to_write
 from dydist.text.display import tell
 
 _ROOM = 1 << 16
-"""Bytes that must be free for the records of one run, at least."""
+"""The least free space for the records of one run, in bytes."""
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
-"""Errors of a disk, where the error names no file."""
+"""Errors that come from the disk even if they name no file."""
 _TEMPORARY = re.compile(r"[0-9a-f]{32}\.pkl|\.submission_file_[0-9a-f]{32}\.sh")
-"""The names that submitit gives its files until it knows the job's number."""
+"""The names of submitit's files before it knows the job's number."""
 
 
 def new_submission_folder(parent: Path) -> Path:
-    """A name of its own, in order of time; nothing is made."""
+    """A new path for a submission; names sort by time. The folder is not created."""
     return (parent / "submissions" / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}").absolute()
 
 
 def prepare_run(
     arguments: Sequence[str], profile: Profile, *, cluster: Cluster, folder: Path | None = None
 ) -> Submission:
-    """A submission of one run. `arguments`: as for dydist/train.py, or with a recipe's path in front.
+    """A submission of one run. `arguments`: those of dydist/train.py, optionally with a recipe's path in front.
 
-    The configuration is checked here, for the largest and the smallest world size. UserError: wrong, or the run has
-    a job already that has not ended.
+    Raises UserError if the configuration is wrong for the largest or the smallest world size.
     """
     command_line = with_recipe(arguments)
     config = read_config(command_line)
@@ -76,7 +75,7 @@ def prepare_run(
 def prepare_preflight(
     profile: Profile, *, cluster: Cluster, parent: str, arguments: Sequence[str] = ()
 ) -> Submission:
-    """A job that checks its nodes, and the place of checkpoints that `arguments` name, and trains nothing."""
+    """A submission that checks nodes, and the checkpoint store that `arguments` name. It trains nothing."""
     command_line = with_recipe(arguments)
     config = read_config(command_line)
     folder = new_submission_folder(Path(parent).absolute())
@@ -93,7 +92,7 @@ def prepare_preflight(
 
 
 def make_spec(profile: Profile, arguments: Sequence[str], *, run_dir: Path | None, folder: Path) -> JobSpec:
-    """The job of one run, or with `run_dir` None of a preflight alone. It holds no secret."""
+    """The specification of one run's job; with `run_dir` None, of a preflight. It holds no secrets."""
     code = folder / "code"
     return JobSpec(
         run_dir=str(run_dir) if run_dir else "",
@@ -122,7 +121,7 @@ def with_recipe(arguments: Sequence[str]) -> list[str]:
 
 
 def _frozen_recipe(arguments: Sequence[str], folder: Path) -> list[str]:
-    """The same command line with the recipe that is copied into `folder`."""
+    """The command line with the recipe replaced by its copy in `folder`."""
     found = list(arguments)
     for index, word in enumerate(found):
         if word == "--config":
@@ -133,7 +132,7 @@ def _frozen_recipe(arguments: Sequence[str], folder: Path) -> list[str]:
 
 
 def recipe_of(arguments: Sequence[str]) -> Path | None:
-    """The file that --config names."""
+    """The file that --config names, or None."""
     for index, word in enumerate(arguments):
         if word == "--config":
             return find_file(arguments[index + 1], RECIPES)
@@ -143,7 +142,7 @@ def recipe_of(arguments: Sequence[str]) -> Path | None:
 
 
 def active_jobs(run_dirs: Iterable[Path], *, tries: int = slurm.TRIES) -> dict[Path, slurm.JobInfo]:
-    """The jobs of these run folders that are in SLURM's queue, waiting or running. SLURM is asked once."""
+    """The jobs of these run folders that wait or run in SLURM's queue. Asks SLURM once."""
     if not slurm.available():
         return {}
     records = {run_dir: read_json(run_dir / "job.json") for run_dir in run_dirs}
@@ -155,7 +154,7 @@ def active_jobs(run_dirs: Iterable[Path], *, tries: int = slurm.TRIES) -> dict[P
 
 
 def refuse_second_job(run_dirs: Iterable[Path]) -> None:
-    """UserError where a run has a job in the queue already: both would write to one folder."""
+    """Raise UserError if a run already has a job in the queue: both would write to one folder."""
     for run_dir, info in active_jobs(run_dirs).items():
         raise UserError(
             f"run.name: {run_dir.name} has job {info.job} already ({info.state}); give another run.name, "
@@ -164,7 +163,7 @@ def refuse_second_job(run_dirs: Iterable[Path]) -> None:
 
 
 def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
-    """Take the snapshot, submit, and record; the job id of each spec."""
+    """Take the snapshot, submit, and record the jobs; returns the job id of each spec."""
     if submission.cluster == "slurm" and not slurm.available():
         raise slurm.SlurmError(f"sbatch: {slurm.MISSING}")
     if submission.cluster == "local" and submission.profile.nodes != 1:
@@ -181,7 +180,7 @@ def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
         raise
     before = set(submission.submitit.iterdir())
     try:
-        # submitit prints what sbatch said, which the error below tells
+        # submitit prints sbatch's message, which is part of the error below
         said = redirect_stderr(io.StringIO())
         with slurm_environment.clean(), in_environment(submission.secrets), said:
             ids = hand_over(submission)
@@ -211,7 +210,7 @@ def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
             "workdir": spec.workdir,
         }
         place = Path(spec.run_dir or submission.folder)
-        with telling(job, place / "job.json", "`dydist status` knows it by its number alone"):
+        with telling(job, place / "job.json", "`dydist status` knows it only by its number"):
             write_json(place / "job.json", record)
         with telling(job, registry_file(), f"name its folder instead: dydist status {place}"):
             remember(record)
@@ -220,7 +219,7 @@ def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
 
 @contextmanager
 def telling(job: str, file: Path, instead: str) -> Iterator[None]:
-    """Within, an OSError is told: the job is queued, and its number must be shown."""
+    """Print an OSError raised within instead of raising it: the job is queued, and its number must be shown."""
     try:
         yield
     except OSError as error:
@@ -228,7 +227,7 @@ def telling(job: str, file: Path, instead: str) -> Iterator[None]:
 
 
 def _fill_folder(submission: Submission, recipe: Path | None) -> None:
-    """The folder of a submission: the code, the recipe, and submitit's folder, with room for what comes then."""
+    """Create a submission's folder with the code and the recipe, and submitit's folder; check that there is space."""
     folder = submission.folder
     folder.mkdir(parents=True)
     content = None if recipe is None else recipe_to_write(recipe)
@@ -238,13 +237,13 @@ def _fill_folder(submission: Submission, recipe: Path | None) -> None:
     if content is not None:
         (folder / "recipe.yaml").write_bytes(content)
     submission.submitit.mkdir(parents=True, exist_ok=True)
-    # whoever could write here could have the job run what they like: a pickle
+    # the job unpickles a file from here, so nobody else may write to it
     submission.submitit.chmod(0o700)
     try_to_write(submission.submitit, _ROOM * (1 + len(submission.specs)))
 
 
 def _tell_disk(error: BaseException, submission: Submission) -> None:
-    """Raise UserError where it is the run folder's disk that could not be written."""
+    """Raise UserError if `error` says that the run folder cannot be written."""
     if not isinstance(error, OSError):
         return
     top = submission.folder.parents[1]
@@ -259,29 +258,29 @@ def _tell_disk(error: BaseException, submission: Submission) -> None:
 
 
 def _run_name(submission: Submission, spec: JobSpec) -> str:
-    """A run's name; of a sweep's, the sweep's and its own."""
+    """A run's name; in a sweep SWEEP/RUN."""
     own = Path(spec.run_dir).name
     return submission.name if own in ("", submission.name) else f"{submission.name}/{own}"
 
 
 def _folders(submission: Submission) -> list[Path]:
-    """The folders that a submission needs, and those around them; the deepest first."""
+    """The folders that a submission needs and all their parents, deepest first."""
     ends = (submission.folder, submission.submitit)
     found = {path for end in ends for path in (end, *end.parents)}
     return sorted(found, key=lambda path: len(path.parts), reverse=True)
 
 
 def _forget(submission: Submission, made: Sequence[Path], before: Collection[Path] | None = None) -> None:
-    """Remove what a submission left that SLURM has refused, or that the disk had no room for.
+    """Remove the files of a failed submission.
 
-    `made`: the folders that were not there, the deepest first; `before`: what submitit's folder held before it had a
-    part in this. Running jobs of the same sweep write there too. What cannot be removed stays: the error that led here
-    is to be told.
+    `made`: the folders that it created, deepest first. `before`: the content of submitit's folder before the
+    submission; running jobs of the same sweep write there too. Errors are ignored, so that the error that caused the
+    failure is reported.
     """
     shutil.rmtree(submission.folder, ignore_errors=True)
     with suppress(OSError):
         for path in set() if before is None else set(submission.submitit.iterdir()) - set(before):
-            of_a_job = path.is_symlink() and path.exists()  # it points to the script of a job that SLURM has
+            of_a_job = path.is_symlink() and path.exists()  # it points to the script of an accepted job
             if _TEMPORARY.fullmatch(path.name) and not of_a_job:
                 path.unlink(missing_ok=True)
     for folder in made:
@@ -290,14 +289,14 @@ def _forget(submission: Submission, made: Sequence[Path], before: Collection[Pat
 
 
 def node_commands(spec: JobSpec, nodes: int) -> list[str]:
-    """What each node will run, as shell lines; FIRST_NODE and PORT are known when the job starts."""
+    """The command of each node, as shell lines. FIRST_NODE and PORT are known only when the job starts."""
     port = {"--main_process_port=0": "--main_process_port=PORT"}
     places = [launch.NodeRank(node=node, nodes=nodes, address="FIRST_NODE", port=0) for node in range(nodes)]
     return [shlex.join(port.get(word, word) for word in launch.command(spec, place)) for place in places]
 
 
 def describe(submission: Submission) -> Mapping[str, Any]:
-    """A dry run as data: the sbatch text, and each node's command of each run."""
+    """The content of a dry run: the sbatch file, and for each run the command of each node."""
     nodes = submission.profile.nodes
     return {
         "sbatch": sbatch_text(submission) if submission.cluster == "slurm" else "",

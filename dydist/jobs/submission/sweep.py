@@ -1,4 +1,4 @@
-"""Sweeps: a grid of fields times seeds, submitted as one job array; what is done already is left out."""
+"""Sweeps: a grid of fields, times seeds, submitted as a job array. Runs that are done are left out."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from dydist.text.display import tell
 from dydist.text.redaction import redact_url
 
 Values = frozenset[tuple[str, Any]]
-"""Fields and their values, as the schema reads them."""
+"""Fields and their values, converted to the types of the schema."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a sweep: its name, and its flags over the common ones."""
+    """One run of a sweep: its name, and the flags that it adds to the common ones."""
 
     name: str
     flags: tuple[str, ...]
@@ -38,9 +38,10 @@ class Point:
 
 
 def parse_grid(words: Sequence[str]) -> dict[str, list[str]]:
-    """`optim.lr=0.05,0.1` as {"optim.lr": ["0.05", "0.1"]}. UserError: no such field, no values, a field twice.
+    """Parse `optim.lr=0.05,0.1` into {"optim.lr": ["0.05", "0.1"]}.
 
-    Of values that are equal (`1e-3,0.001`) the first is kept, and a line says so.
+    Of equal values (`1e-3,0.001`) the first is kept, and a line reports it. Raises UserError for an unknown field, a
+    field without values, a field given twice, and fields that cannot be swept.
     """
     known = {path for path, _, _ in fields()}
     grid: dict[str, list[str]] = {}
@@ -70,7 +71,7 @@ def parse_grid(words: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _distinct(field: str, values: Sequence[str]) -> list[str]:
-    """The values without those that are equal to one before; a line names these."""
+    """The values without duplicates. A line reports each duplicate."""
     first: dict[Any, str] = {}
     for value in values:
         same = first.setdefault(read_value(field, value), value)
@@ -80,12 +81,12 @@ def _distinct(field: str, values: Sequence[str]) -> list[str]:
 
 
 def _values(text: str) -> list[str]:
-    """The values between commas; brackets hold the commas of a list together: `[10,20],[15,25]` are two."""
+    """Split at commas, but not within brackets: `[10,20],[15,25]` is two values."""
     return [value.strip() for value in re.split(r",(?![^\[]*\])", text)]
 
 
 def points(grid: Mapping[str, Sequence[str]], seeds: int) -> Iterator[Point]:
-    """Every combination, seeds innermost. Names say what differs: `lr0.05-kernels2-seed0`."""
+    """All combinations, seeds innermost. A name contains what differs: `lr0.05-kernels2-seed0`."""
     if seeds < 1:
         raise UserError(f"--seeds: {seeds} is not allowed; it must be at least 1")
     for combination in itertools.product(*grid.values()):
@@ -98,8 +99,8 @@ def points(grid: Mapping[str, Sequence[str]], seeds: int) -> Iterator[Point]:
 def _named_as_before(found: Iterable[Point], sweep_dir: Path) -> Iterator[Point]:
     """The same points, each with the name that it had in an earlier submission of the sweep.
 
-    There a value may have been written in another way (`1e-3`, `0.001`), or the fields in another order. Raises
-    UserError where two runs would have one folder.
+    That submission may have written a value differently (`1e-3`, `0.001`), or the fields in another order. Raises
+    UserError if two runs would share a folder.
     """
     before = _earlier(sweep_dir)
     names = {key: name for name, key in before.items()}
@@ -108,27 +109,27 @@ def _named_as_before(found: Iterable[Point], sweep_dir: Path) -> Iterator[Point]
         name = point.name if point.name in before else names.get(key, point.name)
         if before.setdefault(name, key) != key:
             raise UserError(
-                f"--grid: two runs would have the folder {sweep_dir / name}, whose name has only "
-                "letters, digits, dots and signs of a value; put one into a sweep with another --name"
+                f"--grid: two runs would have the folder {sweep_dir / name}, because a folder's name contains only "
+                "a value's letters, digits, dots and signs; put one of them into a sweep with another --name"
             )
         yield replace(point, name=name)
 
 
 def _earlier(sweep_dir: Path) -> dict[str, Values]:
-    """The runs that were submitted before, and the values that each has of its own."""
+    """The runs of earlier submissions, and the values in which each differs."""
     found = {}
     for file in sweep_dir.glob("*/job.json"):
         own = _own_values((read_json(file) or {}).get("arguments", ()), file.parent.name)
         if own is not None:
-            with suppress(UserError):  # of a version that had other fields
+            with suppress(UserError):  # submitted by a version with other fields
                 found[file.parent.name] = _key(own)
     return found
 
 
 def _own_values(words: Sequence[str], folder: str) -> dict[str, str] | None:
-    """The fields that a run of a sweep has of its own: those after --run.name, as `prepare_sweep` writes them.
+    """The fields in which a run of a sweep differs: `prepare_sweep` writes them after --run.name.
 
-    In front of it where it comes last, as a version before wrote them: then as many as name the folder.
+    An earlier version wrote them before --run.name, at the end. Then those that form the folder's name are taken.
     """
     named_last = words[-2:-1] == ["--run.name"]
     words = words[:-4] if named_last else words
@@ -145,7 +146,7 @@ def _own_values(words: Sequence[str], folder: str) -> dict[str, str] | None:
 
 
 def _key(values: Mapping[str, str]) -> Values:
-    """What tells one run of a sweep from the others, however it is written."""
+    """The values that identify a run of a sweep, independent of how they are written."""
     return frozenset((field, read_value(field, text)) for field, text in values.items())
 
 
@@ -163,20 +164,19 @@ def prepare_sweep(
     parallel: int | None,
     dry_run: bool = False,
 ) -> tuple[Submission | None, dict[str, list[str]]]:
-    """The submission of what is not done yet (None: nothing), and the runs: `all`, `done`, `queued`, `submitted`.
+    """The submission of the runs that are not done (None if all are), and the runs by kind.
 
-    `queued` runs have a job that waits or runs, of an earlier submission of the sweep.
-    A dry run needs no SLURM: where that cannot tell which runs are queued, none are left out for it.
-    Runs lie in `<run.dir>/<name>/<point>`; `sweep.json` there lists them. Every configuration is checked first.
+    The kinds are `all`, `done`, `queued` and `submitted`. A queued run has a job that waits or runs, from an earlier
+    submission of the sweep. A dry run needs no SLURM: if SLURM does not answer, no run counts as queued.
+    Run folders are `<run.dir>/<name>/<point>`; `<run.dir>/<name>/sweep.json` lists them. Raises UserError if any
+    configuration is wrong.
     """
     if problem := folder_name_problem(name):
         raise UserError(f"--name: {name!r} is not allowed; {problem}")
     common = jobs.with_recipe(arguments)
     for field, instead in (("seed", "--seeds counts them from 0"), ("run.name", "--name names the sweep")):
         if any(word.partition("=")[0].replace("-", "_") == f"__{field}" for word in common):
-            raise UserError(
-                f"--{field}: a sweep gives each of its runs its own, and {instead}; leave --{field} out"
-            )
+            raise UserError(f"--{field}: a sweep sets it for each run ({instead}); leave --{field} out")
     sweep_dir = (Path(read_config(common).run.dir) / name).absolute()
     folder = jobs.new_submission_folder(sweep_dir)
     found: dict[str, list[str]] = {"all": [], "done": [], "queued": [], "submitted": []}
@@ -187,7 +187,7 @@ def prepare_sweep(
     except slurm.SlurmError as error:
         if not dry_run:
             raise
-        tell(f"runs that have a job already are shown too, since nothing is known of jobs: {error}")
+        tell(f"runs that have a job already are shown too, because SLURM cannot be asked: {error}")
         active = {}
     specs = []
     for point in chosen:
@@ -221,7 +221,7 @@ def prepare_sweep(
 
 
 def is_done(run_dir: Path) -> bool:
-    """Whether the run has finished, by its own word."""
+    """Whether the run's status.json says that it is done."""
     status = read_json(run_dir / "status.json")
     return status is not None and status.get("state") == "done"
 
@@ -233,7 +233,7 @@ def submit_sweep(
     seeds: int,
     recipe: Path | None,
 ) -> list[str]:
-    """Submit as one array, and write sweep.json; the job ids of the runs that were submitted."""
+    """Submit the runs and write sweep.json; returns their job ids."""
     ids = jobs.submit(submission, recipe=recipe)
     sweep_dir = submission.folder.parents[1]
     content = {
@@ -245,12 +245,12 @@ def submit_sweep(
         "workdir": os.getcwd(),
     }
     with jobs.telling(
-        ids[0], sweep_dir / "sweep.json", "`dydist status` knows its runs by their folders alone"
+        ids[0], sweep_dir / "sweep.json", "`dydist status` knows its runs only by their folders"
     ):
         write_json(sweep_dir / "sweep.json", content)
     return ids
 
 
 def _safe(value: str) -> str:
-    """A value as part of a folder's name."""
+    """A value as a part of a folder's name."""
     return re.sub(r"[^A-Za-z0-9.+-]+", "_", value)
