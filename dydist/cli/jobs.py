@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Words = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE ...")]
 Names = Annotated[tuple[FilePath, ...], tyro.conf.Positional, tyro.conf.arg(metavar="JOB|FOLDER|NAME ...")]
 
+WIDE = 1000
+"""Width of `dydist status` in characters if its output is not a terminal."""
+
 
 def submit(
     *,
@@ -98,7 +101,9 @@ def status(
     if json_:
         print(json.dumps([dataclasses.asdict(one) for one in look()], indent=1))
         return EXIT_DONE
-    console = display.console()
+    # A file or another program gets whole lines; rich would wrap them after 80 characters.
+    whole = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    console = display.console(width=WIDE if whole else None)
     found = look()
     if not found:
         display.show("no job was submitted from here; submit one: dydist submit --help", file=sys.stderr)

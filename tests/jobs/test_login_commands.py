@@ -49,6 +49,9 @@ def test_a_sweeps_dry_run_needs_no_slurm_and_its_runs_are_told_apart(
     shown = json.loads(cluster.dydist("status", "--json", "s"))
     assert [one["job"] for one in shown] == found["jobs"]
     assert [one["name"] for one in shown] == ["s/lr0.1-seed0", "s/lr0.2-seed0"]
+    piped = cluster.dydist("status", found["all"][0])
+    assert "s/lr0.1-seed0 pending" in piped  # lines are whole where no terminal shows them
+    assert "held by you; let it go: scontrol release" in piped
     result = without_slurm(cluster).call(*words, "optim.lr=0.1,0.2,0.3", "--dry-run", *shared)
     assert result.returncode == 0, result.stderr
     assert len(json.loads(result.stdout)["submitted"]) == 3

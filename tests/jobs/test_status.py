@@ -299,9 +299,7 @@ def test_a_start_that_was_to_come_back_and_did_not(job: Job, scheduler: str, rea
     job.start()
     job.decide("requeue", reason)
     found = job.status(scheduler)
-    advice = (
-        "" if state == "cancelled" else "; SLURM has not started it again: submit it again to resume"
-    )
+    advice = "" if state == "cancelled" else "; SLURM has not started it again: submit it again to resume"
     assert found.state == state
     assert found.reason.startswith(reason + advice)
     assert bool(advice) == found.reason.endswith("newest checkpoint")
