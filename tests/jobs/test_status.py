@@ -363,6 +363,7 @@ def test_the_code_is_the_jobs_own(job: Job, action: str, code: int, expected: in
         ("PartitionConfig", "never"),
         ("QOSMaxJobsPerUserLimit", "QOS"), ("AssocGrpCPULimit", "account"), ("Resources", "free nodes"),
         ("ReqNodeNotAvail, UnavailableNodes:n1", "down"), ("JobHeldUser", "scontrol release"), ("made up", ""),
+        ("Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions", "starts by"),
         ("deadline", "later one"), ("out of memory", "--mem"),
     ],
 )  # fmt: skip

@@ -36,6 +36,7 @@ _REASONS = {
 }  # fmt: skip
 _FAMILIES = {
     "QOS": "a limit of the QOS is reached; it starts when enough of its jobs have ended (sacctmgr show qos)",
+    "Nodes required for job": "it waits for nodes that are down, drained or reserved, and starts by itself",
     "Assoc": "a limit of the account is reached; it starts when enough of its jobs have ended (sacctmgr show assoc)",
     "MaxMemPerLimit": "this job can never start: mem is above the partition's limit",
 }

@@ -40,6 +40,8 @@ _ADVICE = {
         "",
         "a limit of the account or QOS is below what is asked for; see: sacctmgr show association where user=$USER",
     ),
+    "Required partition not available": ("partition", "it takes no jobs now; see: sinfo -s"),
+    "Invalid time-min specification": ("time-min", "it is above time; give a shorter one"),
     "User's group not permitted to use this partition": ("partition", "it is not open to you; see: sinfo -s"),
 }
 """For each refusal of sbatch: the field, if there is only one, and what to do. The most specific come first."""
