@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,31 @@ def test_what_slurm_told_counts_more_than_a_guess(job: Job, said: str, reason: s
     words = f"start 0 of job 12 on node n2 (2 of 2)\nslurmstepd-n2: error: *** JOB 12 ON n1 {said}\n"
     (job.folder / "logs" / "tasks" / "12_0_log.out").write_text(words)
     assert job.status("RUNNING").requeues[0]["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("STEP 12.0 ON n1 CANCELLED AT 12:21 DUE TO JOB REQUEUE ***", "killed by SLURM, due to job requeue"),
+        ("JOB 12 ON n1 CANCELLED AT 12:21 DUE TO JOB REQUEUE ***", "node n1: it has not reported (lost?)"),
+        ("JOB 12 ON n1 CANCELLED AT 2026-11-24T12:21:27 DUE TO PREEMPTION ***", "killed by SLURM, due to preemption"),
+    ],
+)  # fmt: skip
+def test_a_node_that_slurm_killed_is_not_called_lost(job: Job, said: str, reason: str) -> None:
+    """Its peer decided before it was killed too. The batch script's own requeue says nothing of the cause."""
+    job.start(0)
+    job.start(1)
+    attempt = Attempt(job.log_dir / "attempt-000")
+    write_json(attempt.folder / "start.json", {"start": "12.1", "time": 900.0, "nodes": ["n1", "n2"]})
+    attempt.write_outcome(Outcome(node=1, name="n2", kind="killed", time=901.0))
+    job.decide("requeue", "node n1: it has not reported (lost?)")
+    (job.folder / "logs" / "tasks").mkdir()
+    words = f"start 0 of job 12 on node n2 (2 of 2)\nslurmstepd-n2: error: *** {said}\n"
+    (job.folder / "logs" / "tasks" / "12_0_log.out").write_text(words)
+    ended = job.status("RUNNING").requeues[0]
+    assert (ended["reason"], ended["saved_step"]) == (reason, 5)
+    shutil.rmtree(job.log_dir / "attempt-001")
+    assert job.status("CANCELLED").reason == reason
 
 
 def test_of_a_job_on_this_machine_nothing_is_said_of_slurm(job: Job) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from dydist.errors import EXIT_DONE, EXIT_ERROR
 from dydist.jobs import slurm
 from dydist.jobs.attempt import Attempt, attempts, first_failure
-from dydist.jobs.decide import SAVED, lost
+from dydist.jobs.decide import SAVED, SILENT, lost
 from dydist.jobs.files import read_json, read_lines, write_json
 from dydist.jobs.submission.task_log import scheduler_words, task_log
 
@@ -145,6 +145,8 @@ def status_of(record: Mapping[str, Any], info: slurm.JobInfo | None, problem: st
     current = bool(starts) and float(run.get("started") or 0) >= began
     mine = str(run.get("job")) == str(record["job"])
     decision = last.decision() if last else None
+    if last and decision:
+        decision = {**decision, "reason": _ending(last, record)["reason"]}
     scheduler = "UNREACHABLE" if problem else info.state if info else "FORGOTTEN"
     if info is None and not problem:
         info = _last_seen(record, began if starts else 0.0)
@@ -257,13 +259,13 @@ def _ending(attempt: Attempt, record: Mapping[str, Any]) -> dict[str, Any]:
     """Why a start ended: its own decision, or SLURM's message."""
     decision = attempt.decision()
     number = int(attempt.folder.name.rpartition("-")[2])
-    if decision is None:
-        words = scheduler_words(record, number)
-        # A node that did not report may be lost, unless SLURM gives another reason (preemption, memory).
+    found = {name: (decision or {}).get(name) for name in ("reason", "time", "saved_step")}
+    # A node that did not report may be lost, unless SLURM gives another reason (preemption, memory).
+    if decision is None or str(decision["reason"]).endswith(SILENT):
+        words = scheduler_words(record, number, decided=decision is not None)
         silent = lost(attempt.unheard()) if not words or "node fail" in words.lower() else ""
-        reason = silent or words or UNREPORTED
-        return {"start": number, "reason": reason, "time": None, "saved_step": None}
-    return {"start": number, **{name: decision[name] for name in ("reason", "time", "saved_step")}}
+        found["reason"] = silent or words or found["reason"] or UNREPORTED
+    return {"start": number, **found}
 
 
 def _keep(record: Mapping[str, Any], info: slurm.JobInfo | None, now: float) -> None:

@@ -25,8 +25,12 @@ def task_log(record: Mapping[str, Any]) -> str:
     return "".join(text for text in _texts(record))
 
 
-def scheduler_words(record: Mapping[str, Any], start: int) -> str:
-    """SLURM's message on why it killed a start, or ""."""
+def scheduler_words(record: Mapping[str, Any], start: int, *, decided: bool = False) -> str:
+    """SLURM's message on why it killed a start, or "".
+
+    `decided`: the nodes decided, so the batch script may have requeued the job. That message, which is about the job
+    and not about its step, is ignored.
+    """
     for pattern, form in _KILLED.items():
         for text in _texts(record):
             marks = [(int(match.group(1)), match.start()) for match in _START.finditer(text)]
@@ -34,7 +38,9 @@ def scheduler_words(record: Mapping[str, Any], start: int) -> str:
             if not begins:
                 continue
             ends = [place for number, place in marks if number > start]
-            if found := pattern.search(text, begins[-1], min(ends, default=len(text))):
+            for found in pattern.finditer(text, begins[-1], min(ends, default=len(text))):
+                if decided and "*** JOB " in found[0] and found[0].endswith("JOB REQUEUE "):
+                    continue
                 words = found.group(1).strip()
                 return form.format(words.lower() if words.isupper() else words)
     return ""
