@@ -1,9 +1,9 @@
 """Reads pickled dicts of arrays without executing code from the file.
 
-A pickle is a program: loading an untrusted one with `pickle.load` can execute anything. The published CIFAR files
-only need three numpy names and plain containers. Here these names resolve to inert objects that record their
-arguments; the array is built from the record afterwards, once its dtype and length are checked. The file never calls
-a function of numpy or of any other package.
+A pickle is a program: loading an untrusted one with `pickle.load` can execute anything. CIFAR's files only name four
+functions of numpy, and those that make bytes. Here each name becomes an inert record, and so does each call of it; the
+arrays are built from the records afterwards, once dtype, shape and length are checked. An allow-list that returned
+numpy's own functions would not do: a file could then give a dtype a state that numpy trusts.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from __future__ import annotations
 import pickle
 import pickletools
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import numpy as np
 
-_DTYPES = frozenset({"u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"})
-_ARRAY_MODULES = frozenset({"numpy", "numpy.core.multiarray", "numpy._core.multiarray"})
-_BUFFER_MODULES = frozenset({"numpy.core.numeric", "numpy._core.numeric"})
+_NUMBERS = frozenset("u1 i1 u2 i2 u4 i4 u8 i8 f4 f8".split())
+_ALLOWED = frozenset(
+    "numpy.dtype numpy.ndarray numpy.core.multiarray._reconstruct numpy._core.multiarray._reconstruct "
+    "numpy.core.numeric._frombuffer numpy._core.numeric._frombuffer "
+    "_codecs.encode builtins.bytes __builtin__.bytes".split()  # how Python 3 writes bytes in the old protocols
+)
 
 
 def read_pickled_dict(path: Path) -> dict[str, Any]:
@@ -34,16 +37,16 @@ def read_pickled_dict(path: Path) -> dict[str, Any]:
         try:
             _check_size(file)
             file.seek(0)
-            content = _Unpickler(file).load()
+            content = _Unpickler(file, encoding="bytes").load()  # keeps Python 2's str, the images, as bytes
+            if not isinstance(content, dict):
+                raise pickle.UnpicklingError("holds no dict")
+            return {_text(key): _finished(value) for key, value in content.items()}
         except (pickle.UnpicklingError, OSError):
             raise
         except Exception as error:  # a damaged pickle may raise nearly anything: IndexError, KeyError …
             raise pickle.UnpicklingError(
                 f"empty, cut short or broken ({type(error).__name__}: {error})"
             ) from None
-    if not isinstance(content, dict):
-        raise pickle.UnpicklingError(f"holds a {type(content).__name__}, not a dict")
-    return {_text(key): _finished(value) for key, value in content.items()}
 
 
 def _check_size(file: BinaryIO) -> None:
@@ -57,119 +60,66 @@ def _check_size(file: BinaryIO) -> None:
             raise pickle.UnpicklingError(f"numbers a part {argument}, at byte {position} of the file")
 
 
+class _Record:
+    """A name in the file, or a call of it: the arguments and the state that the file gives. Does nothing."""
+
+    __slots__ = ("arguments", "name", "state")
+
+    def __init__(self, name: str, arguments: tuple[Any, ...] = ()) -> None:
+        self.name, self.arguments, self.state = name, arguments, ()
+
+    def __call__(self, *arguments: Any) -> _Record:
+        return _Record(f"{self.name}()", arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
 class _Unpickler(pickle.Unpickler):
-    """Resolves only the names that arrays need, each to a new object, so that a file cannot change a shared one."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file, encoding="bytes")  # keep Python 2's str, which contains the images, as bytes
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in _ARRAY_MODULES and name == "_reconstruct":
-            return _Callable(_Array)
-        if module in _BUFFER_MODULES and name == "_frombuffer":
-            return _Callable(_array_from_buffer)
-        if module == "numpy" and name == "dtype":
-            return _Callable(_Dtype)
-        if module == "numpy" and name == "ndarray":
-            return _Callable(_refuse_call)  # only used as the first argument of _reconstruct
-        if module == "_codecs" and name == "encode":  # how Python 3 writes bytes in the old protocols
-            return _Callable(_encode)
-        if module in ("__builtin__", "builtins") and name == "bytes":  # and how it writes empty ones
-            return _Callable(_no_bytes)
-        raise pickle.UnpicklingError(f"asks for {module}.{name}, which a data file has no use for")
-
-    def persistent_load(self, pid: Any) -> NoReturn:
-        raise pickle.UnpicklingError("refers to objects outside the file")
-
-
-class _Callable:
-    """Stands in for a function that the file names; has no attribute that a file could set."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Any) -> None:
-        self._function = function
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._function(*arguments)
-
-    def __setstate__(self, state: Any) -> NoReturn:
-        raise pickle.UnpicklingError("tries to change a function")
-
-
-class _Dtype:
-    """Record of numpy.dtype(name, …): the name, and the byte order from its state."""
-
-    __slots__ = ("name", "order")
-
-    def __init__(self, name: Any, *_: Any) -> None:
-        self.name, self.order = _text(name).lstrip("<>|="), "|"
-
-    def __setstate__(self, state: Any) -> None:
-        self.order = _text(state[1])
-
-    def finish(self) -> np.dtype[Any]:
-        if self.name not in _DTYPES or self.order not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError(f"holds an array of dtype {self.name[:20]!r}, not of numbers")
-        return np.dtype(self.order + self.name)
-
-
-class _Array:
-    """Record of an array: shape, dtype, memory order and bytes."""
-
-    __slots__ = ("data", "dtype", "fortran", "shape")
-
-    def __init__(self, *_: Any) -> None:  # numpy._reconstruct(ndarray, (0,), b"b"): an empty shell
-        self.shape: Any = None
-        self.dtype: Any = None
-        self.fortran: Any = False
-        self.data: Any = b""
-
-    def __setstate__(self, state: Any) -> None:
-        _, self.shape, self.dtype, self.fortran, self.data = state
-
-    def finish(self) -> np.ndarray:
-        if not isinstance(self.dtype, _Dtype) or not isinstance(self.data, bytes | bytearray):
-            raise pickle.UnpicklingError("holds an array without plain bytes")
-        if not isinstance(self.shape, tuple) or not all(type(n) is int and n >= 0 for n in self.shape):
-            raise pickle.UnpicklingError("holds an array with an impossible shape")
-        dtype = self.dtype.finish()
-        if len(self.data) != np.prod(self.shape, dtype=object) * dtype.itemsize:
-            raise pickle.UnpicklingError(
-                f"holds {len(self.data)} bytes for an array of {dtype} of shape {self.shape}"
-            )
-        array = np.frombuffer(self.data, dtype=dtype).reshape(self.shape, order="F" if self.fortran else "C")
-        array.flags.writeable = False
-        return array
-
-
-def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any = "C", *_: Any) -> _Array:
-    array = _Array()
-    array.__setstate__((1, shape, dtype, order == "F", data))
-    return array
-
-
-def _encode(text: Any, encoding: Any = "latin1", *_: Any) -> bytes:
-    if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
-        raise pickle.UnpicklingError("encodes something that is not bytes")
-    return text.encode("latin1")
-
-
-def _no_bytes() -> bytes:
-    return b""
-
-
-def _refuse_call(*_: Any) -> NoReturn:
-    raise pickle.UnpicklingError("calls numpy.ndarray itself")
+    def find_class(self, module: str, name: str) -> _Record:
+        if f"{module}.{name}" not in _ALLOWED:
+            raise pickle.UnpicklingError(f"asks for {module}.{name}, which a data file has no use for")
+        return _Record(name)
 
 
 def _finished(value: Any) -> Any:
-    """Build the arrays from their records, at the top level of the dict, where the published files have them."""
-    return value.finish() if isinstance(value, _Array) else value
+    """Replace the records of a value, and those of bytes in a list, as the published files hold them."""
+    if isinstance(value, list):
+        return [_finished(item) if isinstance(item, _Record) else item for item in value]
+    if not isinstance(value, _Record):
+        return value
+    match value.name, value.arguments, value.state:
+        case "encode()", (str(text), "latin1" | b"latin1"), ():
+            return text.encode("latin1")
+        case "bytes()", (), ():
+            return b""
+        case "_reconstruct()", _, (_, shape, _Record() as dtype, fortran, data):
+            return _array(shape, dtype, bool(fortran), _finished(data))
+        case "_frombuffer()", (data, _Record() as dtype, shape, order), ():
+            return _array(shape, dtype, order == "F", _finished(data))
+    raise pickle.UnpicklingError(f"has a use of {value.name} that no array of numbers needs")
+
+
+def _array(shape: Any, dtype: _Record, fortran: bool, data: Any) -> np.ndarray:
+    """The read-only array of a record; `dtype` records numpy.dtype(name, …) and a state with the byte order."""
+    name = _text(dtype.arguments[0]).lstrip("<>|=") if dtype.name == "dtype()" and dtype.arguments else ""
+    order = _text(dtype.state[1]) if dtype.state else "|"
+    if name not in _NUMBERS or order not in ("<", ">", "|", "="):
+        raise pickle.UnpicklingError(f"holds an array of dtype {name[:20]!r}, not of numbers")
+    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
+        raise pickle.UnpicklingError("holds an array with an impossible shape")
+    kind = np.dtype(order + name)
+    if not isinstance(data, bytes | bytearray) or len(data) != np.prod(shape, dtype=object) * kind.itemsize:
+        size = len(data) if isinstance(data, bytes | bytearray) else "no"
+        raise pickle.UnpicklingError(f"holds {size} bytes for an array of {kind} of shape {shape}")
+    array = np.frombuffer(data, dtype=kind).reshape(shape, order="F" if fortran else "C")
+    array.flags.writeable = False
+    return array
 
 
 def _text(value: Any) -> str:
     """Decode a key or a name that Python 2 wrote as bytes."""
+    value = _finished(value)
     if isinstance(value, bytes):
         return value.decode("latin1")
     if isinstance(value, str):
