@@ -1,8 +1,8 @@
-"""Benchmarks, each of which compares two alternatives in one run. docs/notes/performance.md has results.
+"""Benchmarks that a user runs on a machine of theirs; each compares two alternatives in one run.
 
-- `conv` (against `reference`, the reference implementation), `parts`: dynamic convolution, and the parts of a step
-- `engines`, `exact`: one back end or reduction against another
-- `loader`, `loop`, `monitor`, `checkpoint`: a run's work besides arithmetic
-- `scaling`: two processes against one on this machine; `scaling_model`: a model of many GPUs
+- `conv` (against `reference`, the reference implementation): dynamic convolution, a layer or a whole step
+- `loader`, `checkpoint`: loading images, saving
 - `pairs`, `target`, `local`, `subprocess_steps`: interleaved measurement, device and precision, processes
+
+Benchmarks of the project's own parts are in the repository's docs/benchmarks; docs/notes/performance.md has results.
 """

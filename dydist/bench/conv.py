@@ -118,7 +118,7 @@ def peak_memory(
     """
     sizes = [kind, stem, str(batch_size), str(width)]
     how = [target.device, target.precision, target.compile, "measure" if measure else "rule"]
-    return int(run_processes("dydist.bench.conv", [*sizes, *how], 1))
+    return int(run_processes(["-m", "dydist.bench.conv", *sizes, *how], 1))
 
 
 def network(kind: Kind, stem: Stem, width: float) -> ResNet18:

@@ -11,10 +11,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 
 
-def run_processes(
-    module: str, arguments: Sequence[str], world_size: int, *, timeout_s: float = 3600.0
-) -> str:
-    """Run `python -m module arguments…` as `world_size` processes; returns the output of process 0.
+def run_processes(arguments: Sequence[str], world_size: int, *, timeout_s: float = 3600.0) -> str:
+    """Run `python arguments…` as `world_size` processes; returns the output of process 0.
 
     Raises RuntimeError with the last output of the first process that failed, or if one has not exited after
     `timeout_s` seconds; the others are killed.
@@ -23,7 +21,7 @@ def run_processes(
         processes = [
             started.enter_context(
                 subprocess.Popen(
-                    [sys.executable, "-m", module, *arguments],
+                    [sys.executable, *arguments],
                     env=environment,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,

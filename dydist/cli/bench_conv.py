@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
 
-from dydist.cli.bench_output import milliseconds, print_json, print_machine, print_table, start
-from dydist.config.types import Count, Positive
+from tyro.conf import OmitArgPrefixes
+
+from dydist.cli.bench_output import (
+    DeviceOptions,
+    JsonFlag,
+    NetworkOptions,
+    milliseconds,
+    print_json,
+    print_machine,
+    print_table,
+    start,
+)
+from dydist.config.types import Count
 from dydist.text.display import show
 
-if TYPE_CHECKING:
-    from dydist.bench.loop import LoopCost
-
-Stem = Literal["cifar", "strided", "imagenet"]
-Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["fp32", "bf16", "fp16"]
 Compile = Literal["off", "default", "reduce-overhead", "max-autotune"]
 
 
 def bench_conv(
     *,
-    stem: Stem = "cifar",
-    batch_size: Count = 64,
-    width: Positive = 1.0,
+    network: Annotated[NetworkOptions, OmitArgPrefixes],
     strategies: tuple[str, ...] = ("auto",),
     pairs: Count = 5,
-    device: Device = "auto",
-    precision: Precision = "fp32",
-    threads: Count | None = None,
-    json: bool = False,
+    on: Annotated[DeviceOptions, OmitArgPrefixes],
+    json_: JsonFlag = False,
 ) -> int:
     """Each dynamic layer of DY-ResNet18, forward and backward, over the static convolution of its shape.
 
@@ -37,19 +39,11 @@ def bench_conv(
     Example: dydist bench conv --stem imagenet --strategies auto mix
 
     Args:
-        stem: cifar, strided or imagenet; images have 32 pixels.
-        batch_size: Images.
-        width: Multiplies every channel count.
         strategies: Strategies to measure: auto, grouped, mix, blocked, fused, winograd, taps, stacked.
         pairs: Pairs of passes; on a GPU of ten passes each.
-        device: auto takes the GPU where there is one.
-        precision: fp32, or autocast to bf16 or fp16.
-        threads: CPU threads; torch's default where not given.
-        json: Print the result as JSON.
+        json_: Print the result as JSON.
     """
-    from dataclasses import asdict
-
-    start(threads)
+    start(on.threads)
     from dydist.bench.conv import layer_costs
     from dydist.bench.pairs import describe_machine
     from dydist.bench.target import Target
@@ -57,15 +51,13 @@ def bench_conv(
 
     for name in strategies:
         check_strategy(name)
-    target = Target.of(device, precision)
-    costs = layer_costs(
-        stem=stem, batch_size=batch_size, width=width, strategies=strategies, pairs=pairs, target=target
-    )
-    if json:
+    target = Target.of(on.device, on.precision)
+    costs = layer_costs(**asdict(network), strategies=strategies, pairs=pairs, target=target)
+    if json_:
         print_json(
             {
                 "machine": describe_machine(target.device),
-                "precision": precision,
+                "precision": on.precision,
                 "layers": [asdict(cost) for cost in costs],
             }
         )
@@ -82,20 +74,15 @@ def bench_conv(
 
 def bench_step(
     *,
-    stem: Stem = "cifar",
-    batch_size: Count = 64,
-    width: Positive = 1.0,
+    network: Annotated[NetworkOptions, OmitArgPrefixes],
     public: bool = True,
     public_in_large_pages: bool = False,
     memory: bool = False,
-    loop: bool = False,
     pairs: Count = 5,
-    device: Device = "auto",
-    precision: Precision = "fp32",
+    on: Annotated[DeviceOptions, OmitArgPrefixes],
     compile: Compile = "off",
     measure: bool = False,
-    threads: Count | None = None,
-    json: bool = False,
+    json_: JsonFlag = False,
 ) -> int:
     """Whole training steps: DY-ResNet18 over static ResNet-18, and the reference implementation over DY-ResNet18.
 
@@ -107,26 +94,17 @@ def bench_step(
     Example: dydist bench step --stem imagenet --batch-size 64 --memory
 
     Args:
-        stem: cifar, strided or imagenet; images have 32 pixels.
-        batch_size: Images of a step.
-        width: Multiplies every channel count.
-        public: Measure the public way too. It is slow.
-        public_in_large_pages: Measure the public way once more, with its memory in large pages as ours.
+        public: Measure the reference implementation too. It is slow.
+        public_in_large_pages: Measure it once more, with its memory in large pages as ours.
         memory: Measure peak memory too, each network in a fresh process.
-        loop: Measure the training loop's own cost too, on the CPU: 25 steps of a real run, less forward, backward and
-            optimiser.
         pairs: Pairs of turns.
-        device: auto takes the GPU where there is one.
-        precision: fp32, or autocast to bf16 or fp16.
-        compile: torch.compile's mode for all networks but the public one.
+        compile: torch.compile's mode for all networks but the reference implementation.
         measure: Take each layer's strategy as measured first, as a run with reduce=fast does, and not by the rule.
-        threads: CPU threads; torch's default where not given.
-        json: Print the result as JSON.
+        json_: Print the result as JSON.
     """
     import statistics
-    from dataclasses import asdict
 
-    start(threads)
+    start(on.threads)
     from contextlib import ExitStack
 
     import torch
@@ -137,49 +115,41 @@ def bench_step(
     from dydist.bench.target import Target
     from dydist.errors import UserError
 
-    target = Target.of(device, precision, compile)
-    if loop and target.on_gpu:
-        raise UserError(
-            "--loop: its parts are told apart on a CPU alone, where nothing is queued; add --device cpu"
-        )
+    target = Target.of(on.device, on.precision, compile)
     if public_in_large_pages and target.on_gpu:
         raise UserError(
             "--public-in-large-pages: a GPU's memory is not in this machine's pages; leave it out"
         )
     kinds: list[Kind] = ["static", "dynamic", *(["public"] if public else [])]  # type: ignore[list-item]
-    network: dict[str, Any] = {"stem": stem, "batch_size": batch_size, "width": width}
+    sizes: dict[str, Any] = asdict(network)
     with ExitStack() as processes:
         beside = {}
-        plain = Target(target.device, precision)
+        plain = Target(target.device, on.precision)
         if public and target.on_gpu:
-            beside["public"] = train_step("public", **network, target=plain)
+            beside["public"] = train_step("public", **sizes, target=plain)
         elif public:
             beside["public"] = processes.enter_context(
-                subprocess_steps("public", **network, precision=precision)
+                subprocess_steps("public", **sizes, precision=on.precision)
             )
         here = [kind for kind in kinds if kind != "public"]
         if public_in_large_pages:
-            beside["public, large pages"] = train_step("public", **network, target=plain)
-        seconds = step_costs(
-            **network, kinds=here, pairs=pairs, beside=beside, target=target, measure=measure
-        )
+            beside["public, large pages"] = train_step("public", **sizes, target=plain)
+        seconds = step_costs(**sizes, kinds=here, pairs=pairs, beside=beside, target=target, measure=measure)
     ratios = {"dynamic / static": Ratio.of(seconds["dynamic"], seconds["static"])}
     ratios |= {f"{name} / dynamic": Ratio.of(seconds[name], seconds["dynamic"]) for name in beside}
     if target.on_gpu:  # what is measured next has the GPU to itself
         beside.clear()
         torch.cuda.empty_cache()
     peaks = {
-        kind: peak_memory(kind, **network, target=plain if kind == "public" else target, measure=measure)
+        kind: peak_memory(kind, **sizes, target=plain if kind == "public" else target, measure=measure)
         for kind in (kinds if memory else [])
     }
-    own = _measure_loop(stem, batch_size, width, steps=25) if loop else None
-    if json:
+    if json_:
         print_json(
             {
                 "machine": describe_machine(target.device),
-                "precision": precision,
+                "precision": on.precision,
                 "compile": compile,
-                "loop": None if own is None else {"own_share": own.own_share, "seconds": own.parts},
                 "seconds": seconds,
                 "ratios": {name: asdict(ratio) for name, ratio in ratios.items()},
                 "peak_bytes": peaks,
@@ -197,30 +167,8 @@ def bench_step(
     )
     for name, ratio in ratios.items():
         show(f"{name}: {ratio}")
-    if own is not None:
-        _print_loop(own)
     print_machine(target.device)
     return 0
-
-
-def _measure_loop(stem: Stem, batch_size: int, width: float, steps: int) -> LoopCost:
-    import tempfile
-    from pathlib import Path
-
-    from dydist.bench.loop import loop_cost
-
-    with tempfile.TemporaryDirectory() as folder:
-        return loop_cost(stem=stem, batch_size=batch_size, width=width, steps=steps, folder=Path(folder))
-
-
-def _print_loop(cost: LoopCost) -> None:
-    whole = sum(cost.median_ms(part) for part in cost.parts)
-    rows = [
-        [part, f"{cost.median_ms(part):.2f}", f"{cost.median_ms(part) / whole:.2%}"] for part in cost.parts
-    ]
-    print_table(["part of the loop's step", "median ms", "share"], rows)
-    low, high = min(cost.own_shares), max(cost.own_shares)
-    show(f"the loop's own cost: {cost.own_share:.2%} of all steps' time ({low:.2%}–{high:.2%} of a step)")
 
 
 COMMANDS = {"bench conv": bench_conv, "bench step": bench_step}

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dydist.cli.bench_conv import Stem
-from dydist.cli.bench_output import print_json, print_machine, print_table, start
-from dydist.config.types import Count, Index, Positive
+from typing import Annotated
+
+from tyro.conf import OmitArgPrefixes
+
+from dydist.cli.bench_output import JsonFlag, NetworkOptions, print_json, print_machine, print_table, start
+from dydist.config.types import Count, Index
 from dydist.text.display import show
 
 
 def bench_loader(
     *,
-    stem: Stem = "cifar",
-    width: Positive = 1.0,
-    batch_size: Count = 64,
+    network: Annotated[NetworkOptions, OmitArgPrefixes],
     images: Count = 16384,
     workers: Index = 2,
     pairs: Count = 5,
-    json: bool = False,
+    json_: JsonFlag = False,
 ) -> int:
     """The loader alone on one core, over what a training step consumes there, and over torchvision's transforms.
 
@@ -27,13 +28,10 @@ def bench_loader(
     Example: dydist bench loader --workers 2
 
     Args:
-        stem: cifar, strided or imagenet: of the network that takes the step.
-        width: Its width.
-        batch_size: Images of a batch.
         images: Images of one pass of the loader; torchvision makes a quarter of them.
         workers: Worker processes of torchvision's DataLoader.
         pairs: Rounds.
-        json: Print the result as JSON.
+        json_: Print the result as JSON.
     """
     import statistics
     from dataclasses import asdict
@@ -42,11 +40,9 @@ def bench_loader(
     from dydist.bench.loader import loader_cost
     from dydist.bench.pairs import describe_machine
 
-    cost = loader_cost(
-        stem=stem, width=width, batch_size=batch_size, images=images, workers=workers, pairs=pairs
-    )
+    cost = loader_cost(**asdict(network), images=images, workers=workers, pairs=pairs)
     ratios = {"loader / step": cost.over_step, "loader / torchvision": cost.over_torchvision}
-    if json:
+    if json_:
         print_json(
             {
                 "machine": describe_machine(),

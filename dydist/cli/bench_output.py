@@ -1,10 +1,40 @@
-"""Shared by the benchmarks: setting up the process, and printing results."""
+"""Shared by the benchmarks: options, setting up the process, and printing results."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
+import tyro
+
+from dydist.config.types import Count, Positive
 from dydist.text.display import console, show
+
+JsonFlag = Annotated[bool, tyro.conf.arg(name="json")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """The measured network and its batch."""
+
+    stem: Literal["cifar", "strided", "imagenet"] = "cifar"
+    """cifar, strided or imagenet; images have 32 pixels."""
+    batch_size: Count = 64
+    """Images of a step."""
+    width: Positive = 1.0
+    """Multiplies every channel count."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """Where and in which precision it is computed."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU where there is one."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """fp32, or autocast to bf16 or fp16."""
+    threads: Count | None = None
+    """CPU threads; torch's default where not given."""
 
 
 def start(threads: int | None) -> None:

@@ -48,11 +48,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "files": ("files", "list the recipes and launch files that come with dydist"),
         "bench checkpoint": ("bench_checkpoint", "measure saving a checkpoint"),
         "bench conv": ("bench_conv", "measure ways to compute dynamic convolution"),
-        "bench engines": ("bench_engines", "measure DDP and DeepSpeed's ZeRO stages"),
-        "bench exact": ("bench_exact", "measure what exact reduction costs"),
         "bench loader": ("bench_loader", "measure loading images"),
-        "bench monitor": ("bench_monitor", "measure what monitoring costs"),
-        "bench scaling": ("bench_scaling", "estimate how training scales over GPUs"),
         "bench step": ("bench_conv", "measure a whole training step"),
     },
 }

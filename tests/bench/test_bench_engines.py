@@ -1,13 +1,15 @@
-"""The engines' benchmark: what it says a process holds, and that it measures for real."""
+"""`python docs/benchmarks`: mistakes, what an engine's process holds, and that it measures for real."""
 
 from __future__ import annotations
 
-import pytest
+import subprocess
+import sys
 
-from dydist.bench.engines import ENGINES, held_bytes, measure
+import pytest
+from engines import ENGINES, held_bytes, measure
+
 from dydist.bench.local import run_processes
-from dydist.cli.bench_engines import bench_engines
-from dydist.errors import UserError
+from helpers.support import REPOSITORY
 
 
 def test_held_bytes_follow_the_zero_papers_table() -> None:
@@ -16,21 +18,32 @@ def test_held_bytes_follow_the_zero_papers_table() -> None:
     assert held_bytes(million, "zero3", 1) == 16 * million  # alone, ZeRO's copy of the weights is a loss
 
 
-def test_an_unknown_engine_is_named() -> None:
-    with pytest.raises(UserError, match="zero9 is no engine; use some of ddp"):
-        bench_engines(engines=("zero9",))
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["engines", "--engines", "zero9"], "--engines: zero9 is no engine; use some of ddp"),
+        (["exact", "--stem", "x"], "--stem: 'x' is not allowed"),
+        (["scalling"], "'scalling' is no benchmark; use one of engines, exact"),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], told: str) -> None:
+    command = [sys.executable, str(REPOSITORY / "docs" / "benchmarks"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_process_that_fails_ends_the_others() -> None:
     code = "import os, time\nif os.environ['RANK'] == '1': raise SystemExit('no')\ntime.sleep(900)"
     with pytest.raises(RuntimeError, match="process 1 ended with 1"):
-        run_processes("timeit", ["-n", "1", "-r", "1", code], 2)
+        run_processes(["-m", "timeit", "-n", "1", "-r", "1", code], 2)
 
 
 def test_a_process_that_hangs_is_ended() -> None:
     code = "import threading\nthreading.Event().wait()"
     with pytest.raises(RuntimeError, match=r"process 0 had not ended after 0\.5 s"):
-        run_processes("timeit", ["-n", "1", "-r", "1", code], 1, timeout_s=0.5)
+        run_processes(["-m", "timeit", "-n", "1", "-r", "1", code], 1, timeout_s=0.5)
 
 
 @pytest.mark.long

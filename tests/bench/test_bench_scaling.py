@@ -1,4 +1,4 @@
-"""`dydist bench scaling` and the loop's own cost, run for real on a small network; the model on paper."""
+"""`python docs/benchmarks scaling` and the loop's own cost, run for real on a small network; the model on paper."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import math
 from pathlib import Path
 
 import pytest
-
-from dydist.bench.loop import loop_cost
-from dydist.bench.scaling import ScalingCost
-from dydist.bench.scaling_model import all_reduce_s, predict, step_multiply_adds
-from dydist.cli.main import main
+from loop import loop_cost
+from scaling import ScalingCost
+from scaling import bench as bench_scaling
+from scaling_model import all_reduce_s, predict, step_multiply_adds
 
 
 def test_scaling_tells_what_limits(capsys: pytest.CaptureFixture[str]) -> None:
-    small = ["--width", "0.0625", "--stem", "strided", "--batch-size", "16", "--pairs", "2"]
-    assert main(["bench", "scaling", *small, "--json"]) == 0
+    assert bench_scaling(width=0.0625, stem="strided", batch_size=16, pairs=2, json_=True) == 0
     told = json.loads(capsys.readouterr().out)
     step = told["measured"]["step"]
     assert {way: len(seconds) for way, seconds in step.items()} == {"one": 2, "half": 2, "two": 2}

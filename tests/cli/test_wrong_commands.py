@@ -134,13 +134,8 @@ WRONG = {
     "files a b": "'b': dydist files takes no such word",
     "bench conv --pairs 0": "--pairs: 0 is not allowed",
     "bench checkpoint --dir nowhere": "--dir: nowhere is no folder",
-    "bench exact --processes 0": "--processes: 0 is not allowed",
-    "bench exact --stem x": "--stem: 'x' is not allowed",
     "bench loader --workers -1": "--workers: -1 is not allowed; it must be at least 0",
-    "bench engines --processes 0": "--processes: 0 is not allowed",
-    "bench monitor --steps 0": "--steps: 0 is not allowed",
     "bench step --batch-size 0": "--batch-size: 0 is not allowed",
-    "bench scaling --width 0": "--width: 0 is not allowed; it must be above 0",
 }
 """What a person types, and a part of what dydist says to it."""
 

@@ -66,7 +66,7 @@ class Pairs:
             f"--run.dir {folder}"
         ).split()
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([*PRELOAD, "dydist.inference", "dydist.bench.engines"])
+        self._context.set_forkserver_preload([*PRELOAD, "dydist.inference", "dydist.bench.local"])
         trained = [sys.executable, "dydist/train.py", *self._small, "--run.name", "trained"]
         subprocess.run(trained, cwd=REPOSITORY, check=True, capture_output=True)
 
@@ -113,7 +113,7 @@ class Pairs:
 
     def _words(self, command: str, how: str, number: int) -> Sequence[str]:
         if command == "bench":
-            return ("dydist.bench.engines", "ddp", "1", "8", "2", "0.0625", "cifar")
+            return ("docs/benchmarks/engines.py", "ddp", "1", "8", "2", "0.0625", "cifar")
         if command == "evaluate":
             wrong = ("--step", "7") if how == "user error" else ()
             return ("dydist.cli.main", "evaluate", str(self.folder / "trained"), *wrong)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from parts import StepParts
 
-from dydist.bench.parts import StepParts
+from dydist.cli.bench_output import JsonFlag, print_json, print_machine, print_table, start
 from dydist.config import (
     CheckpointConfig,
     Config,
@@ -22,12 +24,14 @@ from dydist.config import (
 )
 from dydist.config.reader import to_dict
 from dydist.config.rules import check_config
+from dydist.config.types import Count, Positive
 from dydist.data.splits import open_splits
 from dydist.engine import Loop, Progress, build_engine, start_world
 from dydist.models.resnet import Stem
 from dydist.monitor import build_monitors, build_terminal
 from dydist.monitor.probes.probe import RunProbe
 from dydist.run.session import build_model_for
+from dydist.text.display import show
 
 WARM_UP = 3
 """Steps of warm-up, in which memory is allocated and monitors write their first files."""
@@ -105,6 +109,44 @@ def loop_cost(*, stem: Stem, batch_size: int, width: float, steps: int, folder: 
         parts.close()
         probe.close()
     return _cost(parts, probe.waits)
+
+
+def bench(
+    *,
+    stem: Stem = "cifar",
+    batch_size: Count = 64,
+    width: Positive = 1.0,
+    steps: Count = 25,
+    threads: Count | None = None,
+    json_: JsonFlag = False,
+) -> int:
+    """The training loop's own cost, on the CPU: the time of a real run's steps, less forward, backward and optimiser.
+
+    Example: python docs/benchmarks loop --stem imagenet
+
+    Args:
+        stem: cifar, strided or imagenet; images have 32 pixels.
+        batch_size: Images of a step.
+        width: The network's width (DY-ResNet18).
+        steps: Steps, after three that do not count.
+        threads: CPU threads; torch's default where not given.
+        json_: Print the result as JSON.
+    """
+    start(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        cost = loop_cost(stem=stem, batch_size=batch_size, width=width, steps=steps, folder=Path(folder))
+    if json_:
+        print_json({"own_share": cost.own_share, "seconds": cost.parts})
+        return 0
+    whole = sum(cost.median_ms(part) for part in cost.parts)
+    rows = [
+        [part, f"{cost.median_ms(part):.2f}", f"{cost.median_ms(part) / whole:.2%}"] for part in cost.parts
+    ]
+    print_table(["part of the loop's step", "median ms", "share"], rows)
+    low, high = min(cost.own_shares), max(cost.own_shares)
+    show(f"the loop's own cost: {cost.own_share:.2%} of all steps' time ({low:.2%}–{high:.2%} of a step)")
+    print_machine()
+    return 0
 
 
 class _Probe(RunProbe):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,16 +16,21 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from dydist.config import Config
+from dydist.cli.bench_output import JsonFlag
+from dydist.config import Config, DataConfig, ModelConfig, MonitorConfig, TrainConfig
 from dydist.config.reader import to_dict
+from dydist.config.rules import check_config
+from dydist.config.types import Count, Positive
 from dydist.data import open_dataset
 from dydist.data.splits import Splits, order_of
 from dydist.engine import Loop, Progress, World, build_engine, start_world
 from dydist.engine.protocol import Engine
+from dydist.errors import UserError
 from dydist.models import build_model
 from dydist.monitor import NullMonitor, NullProbe, build_monitors, build_terminal
 from dydist.monitor.probes.probe import RunProbe
 from dydist.records import Monitor, Probe, RunSummary
+from dydist.text.display import show
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,55 @@ def measure_monitor_cost(
                 )
     world.close()
     return MonitorCost(wall=tuple(wall), cpu=tuple(cpu), step_s=statistics.median(times))
+
+
+def bench(
+    *,
+    steps: Count = 100,
+    pairs: Count = 10,
+    width: Positive = 0.25,
+    batch_size: Count = 128,
+    histograms_every: Count = 500,
+    json_: JsonFlag = False,
+) -> int:
+    """The cost of monitoring: time per step with all monitors on over time with all off.
+
+    Blocks of steps with and without take turns in one process, on synthetic images; the median over pairs of
+    neighbouring blocks is given with its 95 % interval. Aims: at most 1.01; 1.02 with --histograms-every 100.
+
+    Example: python docs/benchmarks monitor --steps 100 --pairs 10 --histograms-every 100
+
+    Args:
+        steps: Steps of a block.
+        pairs: Pairs of blocks.
+        width: The network's width (DY-ResNet18, strided stem).
+        batch_size: Images a step.
+        histograms_every: Steps between histograms; 0: none.
+        json_: Print the result as JSON.
+    """
+    if steps < 3 or pairs < 2:
+        raise UserError(f"monitor: --steps {steps} --pairs {pairs} is too few; use at least 3 and 2")
+    config = Config(
+        model=ModelConfig(width=width, stem="strided"),
+        data=DataConfig(name="synthetic", limit=20 * batch_size),
+        train=TrainConfig(batch_size=batch_size),
+        monitor=MonitorConfig(histograms_every_steps=histograms_every),
+    )
+    check_config(config)
+    cost = measure_monitor_cost(
+        config, steps=steps, pairs=pairs, tell=lambda line: show(line, file=sys.stderr)
+    )
+    if json_:
+        result = {"wall": cost.wall, "cpu": cost.cpu, "step_s": cost.step_s, "steps": steps}
+        print(json.dumps({**result, "histograms_every_steps": histograms_every}))
+        return 0
+    show(
+        f"every monitor on over every one off, {pairs} pairs of {steps} steps of {1000 * cost.step_s:.1f} ms:"
+    )
+    for what, ratios in (("time a step", cost.wall), ("processor time a step", cost.cpu)):
+        middle, low, high = median_interval(ratios)
+        show(f"  {what}: {middle:.4f} (median; 95 % interval {low:.4f} to {high:.4f})")
+    return 0
 
 
 @contextmanager

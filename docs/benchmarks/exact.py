@@ -1,6 +1,6 @@
 """The cost of exactness: a step with reduce=exact over one with reduce=fast, interleaved in one run.
 
-`dydist bench exact` runs this module as the processes of the measurement; process 0 prints JSON.
+`python docs/benchmarks exact` runs this file as the processes of the measurement; process 0 prints JSON.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from dydist.bench.local import run_processes
+from dydist.cli.bench_output import JsonFlag
 from dydist.config import Config, DataConfig, ModelConfig, ParallelConfig, TrainConfig
 from dydist.config.rules import check_config
+from dydist.config.types import Count, Positive
+from dydist.models.resnet import Stem
 from dydist.process.end import run_to_end
+from dydist.text.display import show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +47,50 @@ def measure(
 ) -> ExactCost:
     """Measure `pairs` pairs of steps on `world_size` processes, after two of warm-up."""
     arguments = [str(pairs), str(batch_size), str(shards), str(width), stem]
-    return ExactCost(**json.loads(run_processes("dydist.bench.exact", arguments, world_size)))
+    return ExactCost(**json.loads(run_processes([__file__, *arguments], world_size)))
+
+
+def bench(
+    *,
+    pairs: Count = 7,
+    batch_size: Count = 128,
+    shards: Count = 8,
+    width: Positive = 0.25,
+    stem: Stem = "cifar",
+    processes: tuple[Count, ...] = (1, 2),
+    json_: JsonFlag = False,
+) -> int:
+    """The cost of exactness: a step with reduce=exact over one with reduce=fast, on one and two processes.
+
+    Both ways take turns step by step within one run, with the same shards and one thread a process. The aim on a
+    CPU is at most 1.15. The guard's comparison of all weights is timed beside it.
+
+    Example: python docs/benchmarks exact --pairs 9 --width 0.25
+
+    Args:
+        pairs: Pairs of steps.
+        batch_size: Images of the global batch.
+        shards: Shards of the global batch.
+        width: The network's width (DY-ResNet18).
+        stem: cifar, strided or imagenet.
+        processes: Numbers of processes to measure.
+        json_: Print the result as JSON.
+    """
+    costs = [
+        measure(count, pairs=pairs, batch_size=batch_size, shards=shards, width=width, stem=stem)
+        for count in processes
+    ]
+    if json_:
+        print(json.dumps([{**asdict(cost), "ratio": cost.ratio, "ratios": cost.ratios} for cost in costs]))
+        return 0
+    for cost in costs:
+        show(
+            f"{cost.world_size} process{'es' if cost.world_size > 1 else ''}: exact / fast {cost.ratio:.3f} "
+            f"({min(cost.ratios):.3f} to {max(cost.ratios):.3f}, {pairs} pairs; "
+            f"fast {1000 * statistics.median(cost.fast_s):.0f} ms a step), "
+            f"guard {1000 * statistics.median(cost.guard_s):.1f} ms a comparison"
+        )
+    return 0
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """DDP against ZeRO 0 to 3: step time, peak memory of a process, start-up time, and pause of a checkpoint.
 
-`dydist bench engines` runs this module as the processes of one engine's measurement; process 0 prints JSON. Each
-engine has new processes, since peak memory is per process.
+`python docs/benchmarks engines` runs this file as the processes of one engine's measurement; process 0 prints JSON.
+Each engine has new processes, since peak memory is per process.
 """
 
 from __future__ import annotations
@@ -12,13 +12,20 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.table import Table
+
 from dydist.bench.local import run_processes
+from dydist.cli.bench_output import JsonFlag
 from dydist.config import Config, DataConfig, ModelConfig, ParallelConfig, TrainConfig
 from dydist.config.rules import check_config
+from dydist.config.types import Count, Positive
+from dydist.errors import UserError
+from dydist.models.resnet import Stem
 from dydist.process.end import run_to_end
+from dydist.text.display import console, show
 
 ENGINES = ("ddp", "zero0", "zero1", "zero2", "zero3")
 
@@ -47,7 +54,7 @@ def measure(
 ) -> EngineCost:
     """Measure `steps` steps of one engine on `world_size` processes, after two steps of warm-up."""
     arguments = [engine, str(steps), str(batch_size), str(shards), str(width), stem]
-    printed = run_processes("dydist.bench.engines", arguments, world_size)
+    printed = run_processes([__file__, *arguments], world_size)
     return EngineCost(**json.loads(printed.strip().splitlines()[-1]))
 
 
@@ -79,6 +86,71 @@ def config_for(engine: str, *, batch_size: int, shards: int, width: float, stem:
         train=TrainConfig(batch_size=batch_size),
         parallel=ParallelConfig(**parallel),
     )
+
+
+def bench(
+    *,
+    steps: Count = 10,
+    batch_size: Count = 128,
+    shards: Count = 8,
+    width: Positive = 0.25,
+    stem: Stem = "cifar",
+    processes: Count = 2,
+    engines: tuple[str, ...] = ("ddp", "zero0", "zero1", "zero2", "zero3"),
+    json_: JsonFlag = False,
+) -> int:
+    """DDP against DeepSpeed's ZeRO 0 to 3: steps a second, memory, start-up, and gathering a checkpoint.
+
+    Each engine gets fresh processes, one engine after the other. Memory is the peak of the process that used
+    most (on a GPU what PyTorch held there); beside it what the formula of docs/deepspeed.md says of weights,
+    gradients and momentum alone.
+
+    Example: python docs/benchmarks engines --processes 2 --width 1 --stem strided
+
+    Args:
+        steps: Steps of each engine, after two that do not count.
+        batch_size: Images of the global batch.
+        shards: Shards of the global batch.
+        width: The network's width (DY-ResNet18).
+        stem: cifar, strided or imagenet.
+        processes: Number of processes.
+        engines: Which engines.
+        json_: Print the result as JSON.
+    """
+    if unknown := [name for name in engines if name not in ENGINES]:
+        raise UserError(f"--engines: {unknown[0]} is no engine; use some of {', '.join(ENGINES)}")
+    costs: list[EngineCost] = []
+    for name in engines:
+        show(f"{name} on {processes} process{'es' if processes > 1 else ''} …", file=sys.stderr)
+        costs.append(
+            measure(
+                name,
+                processes,
+                steps=steps,
+                batch_size=batch_size,
+                shards=shards,
+                width=width,
+                stem=stem,
+            )
+        )
+    if json_:
+        print(json.dumps([{**asdict(cost), "steps_per_s": cost.steps_per_s} for cost in costs]))
+        return 0
+    table = Table("engine", "steps/s", "step ms (range)", "start s", "gather s", "peak MiB", "held MiB")
+    for cost in costs:
+        low, high = 1000 * min(cost.step_s), 1000 * max(cost.step_s)
+        table.add_row(
+            cost.engine,
+            f"{cost.steps_per_s:.2f}",
+            f"{1000 * statistics.median(cost.step_s):.0f} ({low:.0f}–{high:.0f})",
+            f"{cost.startup_s:.1f}",
+            f"{cost.gather_s:.2f}",
+            f"{cost.peak_bytes / 2**20:.0f}",
+            f"{cost.held_bytes / 2**20:.0f}",
+        )
+    console().print(table)
+    show(f"{costs[0].parameters / 1e6:.1f} M parameters, {processes} processes, {steps} steps each")
+    return 0
 
 
 def main(arguments: Sequence[str]) -> None:
