@@ -26,7 +26,7 @@ from dydist.config.reader import to_dict
 from dydist.config.rules import check_config
 from dydist.config.types import Count, Positive
 from dydist.data.splits import open_splits
-from dydist.engine import Loop, Progress, build_engine, start_world
+from dydist.engine import Callbacks, Loop, Progress, build_engine, start_world
 from dydist.models.resnet import Stem
 from dydist.monitor import build_monitors, build_terminal
 from dydist.monitor.probes.probe import RunProbe
@@ -91,17 +91,8 @@ def loop_cost(*, stem: Stem, batch_size: int, width: float, steps: int, folder: 
         config, run_dir, world_size=1, terminal=build_terminal(config), trained_with=to_dict(config)
     )
     probe = _Probe(config, engine.model, world, test_set=splits.test, run_dir=run_dir, monitor=monitor)
-    loop = Loop(
-        config,
-        engine,
-        world,
-        splits,
-        monitor,
-        lambda progress, final: None,
-        probe=probe,
-        stop_requested=lambda: False,
-        heartbeat=lambda step: None,
-    )
+    callbacks = Callbacks(monitor=monitor, probe=probe, save=lambda progress, final: None)
+    loop = Loop(config, engine, world, splits, callbacks)
     parts = StepParts(engine.model)
     try:
         loop.run(Progress())

@@ -23,7 +23,7 @@ from dydist.config.rules import check_config
 from dydist.config.types import Count, Positive
 from dydist.data import open_dataset
 from dydist.data.splits import Splits, order_of
-from dydist.engine import Loop, Progress, World, build_engine, start_world
+from dydist.engine import Callbacks, Loop, Progress, World, build_engine, start_world
 from dydist.engine.protocol import Engine
 from dydist.errors import UserError
 from dydist.models import build_model
@@ -85,17 +85,14 @@ def measure_monitor_cost(
             used.append(time.process_time())
 
         with _everything(config, engine, world, folder, on=on) as (monitor, probe):
-            loop = Loop(
-                config,
-                engine,
-                world,
-                splits,
-                monitor,
-                lambda _progress, *, final: None,
+            callbacks = Callbacks(
+                monitor=monitor,
                 probe=probe,
+                save=lambda _progress, *, final: None,
                 stop_requested=lambda: len(stamps) >= steps - 1,
                 heartbeat=stamp,
             )
+            loop = Loop(config, engine, world, splits, callbacks)
             progress, _ = loop.run(progress)
         count = len(stamps) - 1
         return (stamps[-1] - stamps[0]) / count, (used[-1] - used[0]) / count

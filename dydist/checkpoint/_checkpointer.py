@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from dydist.checkpoint._agreement import Agreement
 from dydist.checkpoint._catalog import survey
 from dydist.checkpoint._claim import FOLDER_LEASE, Admit, Claim
-from dydist.checkpoint._context import Clock, LeaseTiming, RankGroup, RunInfo
+from dydist.checkpoint._context import Clock, LeaseTiming, RankGroup, RunInfo, TransferContext
 from dydist.checkpoint._format import encode_json
 from dydist.checkpoint._housekeeping import Keep
 from dydist.checkpoint._lease import LEASE, Lease, this_process
@@ -23,7 +23,6 @@ from dydist.checkpoint._resume import ResumePoint
 from dydist.checkpoint._save import Identity, Save
 from dydist.checkpoint._stage import check_stage, copy_of, open_stage, prepare_stage, staged
 from dydist.checkpoint._tensors import HostMemory, TrainingState, split
-from dydist.checkpoint._transfer import TransferContext
 from dydist.config import CheckpointConfig
 from dydist.errors import CheckpointError, LeaseLostError, UserError
 from dydist.records import CheckpointRecord

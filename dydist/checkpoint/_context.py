@@ -1,4 +1,4 @@
-"""What a `Checkpointer` is told about its run, its processes and the time."""
+"""What a `Checkpointer` and its transfers are told about the run, its processes and the time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from dydist.records import CheckpointRecord
+from dydist.storage.retry import Tell
+
+if TYPE_CHECKING:
+    from dydist.checkpoint._housekeeping import Keep
+    from dydist.checkpoint._save import Identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,3 +67,20 @@ class LeaseTiming:
 
     interval_s: float = 15.0
     timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferContext:
+    """What a transfer to the store or the stage needs to know of the run."""
+
+    identity: Identity
+    node: tuple[int, ...]
+    """Ranks of the processes on this node; the first one commits to the stage."""
+    stage_keep: int
+    deadline_s: float
+    """Seconds for the upload of a staged checkpoint, as for a save."""
+    rule: Keep
+    clock: Clock
+    may_commit: Callable[[], None]
+    on_record: Callable[[CheckpointRecord], None]
+    on_note: Tell

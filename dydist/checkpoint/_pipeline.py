@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from dydist.checkpoint._context import TransferContext
 from dydist.checkpoint._policy import ENDED, WAITING
 from dydist.checkpoint._save import Save
-from dydist.checkpoint._transfer import Transfer, TransferContext
+from dydist.checkpoint._transfer import Transfer
 from dydist.errors import CancelledError
 from dydist.records import CheckpointRecord
 from dydist.storage.local import LocalStorage

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from dydist.checkpoint._context import TransferContext
 from dydist.checkpoint._format import (
     STATE,
     FileEntry,
@@ -21,7 +22,6 @@ from dydist.checkpoint._format import (
 from dydist.errors import CancelledError, CheckpointError, DamagedError, UserError
 from dydist.storage.names import MANIFEST, folder_name
 from dydist.storage.protocol import Chunks, Storage
-from dydist.storage.retry import Tell
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,28 +148,26 @@ def write_hashed(storage: Storage, name: str, chunks: Chunks) -> FileEntry:
 def commit(
     storage: Storage,
     save: Save,
-    identity: Identity,
+    context: TransferContext,
     *,
     ranks: Sequence[int],
-    now: float,
-    clock: Callable[[], float],
     deadline: float,
     may_commit: Callable[[], None],
-    on_note: Tell,
 ) -> Manifest:
-    """Wait until `ranks` have confirmed their parts, then publish the manifest. `now`: seconds since 1970.
+    """Wait until `ranks` have confirmed their parts, at most until `deadline`, then publish the manifest.
 
     Raises CheckpointError, which names the processes that did not confirm in time.
     """
     working = storage.working_folder(save.folder, save.attempt)
-    files = _await_parts(storage, save, working, identity, ranks, clock, deadline, on_note)
+    files = _await_parts(storage, save, working, context, ranks, deadline)
+    identity = context.identity
     manifest = Manifest(
         step=save.step,
         attempt=save.attempt,
         run=identity.run,
         job=identity.job,
         host=identity.host,
-        written_at=now,
+        written_at=context.clock.now(),
         accuracy=save.accuracy if save.accuracy is not None and math.isfinite(save.accuracy) else None,
         world_size=identity.world_size,
         files=files,
@@ -205,12 +203,11 @@ def _await_parts(
     storage: Storage,
     save: Save,
     working: str,
-    identity: Identity,
+    context: TransferContext,
     ranks: Sequence[int],
-    clock: Callable[[], float],
     deadline: float,
-    on_note: Tell,
 ) -> dict[str, FileEntry]:
+    clock, identity = context.clock.monotonic, context.identity
     files: dict[str, FileEntry] = {}
     missing = {part_file(rank, save.attempt): rank for rank in ranks}
     began, pause, told = clock(), FIRST_POLL_S, False
@@ -232,7 +229,7 @@ def _await_parts(
             )
         if not told and clock() - began > NOTICE_S:
             told = True
-            on_note(
+            context.on_note(
                 f"step {save.step}: {_unconfirmed(missing.values(), present, save, identity)} yet; waiting",
                 level="warning",
             )

@@ -4,42 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from dydist.checkpoint._catalog import Found, verify
-from dydist.checkpoint._context import Clock
+from dydist.checkpoint._context import TransferContext
 from dydist.checkpoint._copy import copy_checkpoint
-from dydist.checkpoint._housekeeping import Keep, prune, remove_attempt
-from dydist.checkpoint._save import Identity, Save, commit, write_part
+from dydist.checkpoint._housekeeping import prune, remove_attempt
+from dydist.checkpoint._save import Save, commit, write_part
 from dydist.checkpoint._stage import OpenFiles, prune_stage, staged
 from dydist.errors import CancelledError, DamagedError
 from dydist.records import CheckpointRecord
 from dydist.storage.local import LocalStorage
 from dydist.storage.protocol import Storage
-from dydist.storage.retry import Retrying, Tell
+from dydist.storage.retry import Retrying
 from dydist.storage.transient import explain
 
 STAGE_WAIT_S = 30.0
 """Seconds to wait for the other processes of a node to write their shares to its disk."""
 TIDYING_S = 10.0
 """Seconds after which failing requests end the tidying after a save; the next save tidies again."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransferContext:
-    """What `Transfer` needs to know of the run."""
-
-    identity: Identity
-    node: tuple[int, ...]
-    """Ranks of the processes on this node; the first one commits to the stage."""
-    stage_keep: int
-    deadline_s: float
-    """Seconds for the upload of a staged checkpoint, as for a save."""
-    rule: Keep
-    clock: Clock
-    may_commit: Callable[[], None]
-    on_record: Callable[[CheckpointRecord], None]
-    on_note: Tell
 
 
 class Transfer:
@@ -184,13 +166,10 @@ class Transfer:
         manifest = commit(
             storage,
             save,
-            self._context.identity,
+            self._context,
             ranks=ranks,
-            now=self._context.clock.now(),
-            clock=self._context.clock.monotonic,
             deadline=deadline,
             may_commit=may_commit,
-            on_note=self._context.on_note,
         )
         save.bytes = manifest.total_bytes
 

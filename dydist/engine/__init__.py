@@ -1,6 +1,6 @@
 """Training: shards, reduction, back ends and the loop.
 
-- `Loop`, `Progress`: the training loop.
+- `Loop`, `Callbacks`, `Progress`: the training loop.
 - `Engine`: the interface of a back end; `build_engine` creates the configured one: `ddp.DdpEngine` (reduce=fast),
   `exact.ExactEngine` (reduce=exact), `deepspeed.DeepSpeedEngine` (ZeRO); `core.TorchEngine` is their base class, with
   `optimizer`, `ema` and `loss_scale`.
@@ -13,12 +13,13 @@
 
 from dydist.engine.evaluate import Evaluation, evaluate
 from dydist.engine.guard import check_agreement
-from dydist.engine.loop import Loop, Progress, total_steps
+from dydist.engine.loop import Callbacks, Loop, Progress, total_steps
 from dydist.engine.protocol import Engine, StepSums, Votes
 from dydist.engine.select import build_engine
 from dydist.engine.world import World, start_world
 
 __all__ = [
+    "Callbacks",
     "Engine",
     "Evaluation",
     "Loop",

@@ -52,6 +52,19 @@ class Progress:
     """The step at which `last_accuracy` was measured."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Callbacks:
+    """What the loop calls besides the engine, on every process."""
+
+    monitor: Monitor
+    probe: Probe
+    save: Saver
+    stop_requested: Callable[[], bool] = lambda: False
+    """Whether this process asks all of them to stop after the next step."""
+    heartbeat: Callable[[int], None] = lambda step: None
+    """Given the number of finished steps, after each step and each block of an evaluation."""
+
+
 class Loop:
     """Runs one training run from `progress` to its end or to a stop."""
 
@@ -61,17 +74,14 @@ class Loop:
         engine: Engine,
         world: World,
         splits: Splits,
-        monitor: Monitor,
-        save: Saver,
+        callbacks: Callbacks,
         *,
-        probe: Probe,
-        stop_requested: Callable[[], bool],
-        heartbeat: Callable[[int], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config, self.engine, self.world, self.splits = config, engine, world, splits
-        self.monitor, self._probe, self._save, self._clock = monitor, probe, save, clock
-        self._stop_requested, self._heartbeat = stop_requested, heartbeat
+        self.monitor, self._probe, self._save = callbacks.monitor, callbacks.probe, callbacks.save
+        self._stop_requested, self._heartbeat = callbacks.stop_requested, callbacks.heartbeat
+        self._clock = clock
         self.steps_per_epoch = splits.order.steps_per_epoch
         self.total_steps = total_steps(config, splits.order)
         self._lag = 1 if world.device.type == "cuda" else 0  # on a GPU, reading at once would drain its queue

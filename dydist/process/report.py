@@ -13,12 +13,26 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from dydist.errors import UserError
 from dydist.process.launcher import Process
 from dydist.text.display import tell
 from dydist.text.redaction import scrub
+
+
+@dataclass(frozen=True)
+class Job:
+    """The cluster job that a process belongs to: its identifier, and its end in unix seconds; None if not known."""
+
+    name: str | None = None
+    end: float | None = None
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Job:
+        """By `job_name` and `job_end`."""
+        return cls(job_name(environ), job_end(environ))
 
 
 def job_name(environ: Mapping[str, str]) -> str | None:

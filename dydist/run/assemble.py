@@ -26,7 +26,7 @@ from dydist.config import Config
 from dydist.config.rules import names_source
 from dydist.errors import EXIT_DONE, EXIT_STOPPED
 from dydist.process.launcher import Process
-from dydist.process.report import ProcessReport, job_end, job_name
+from dydist.process.report import Job, ProcessReport
 from dydist.process.stop import StopRequest
 from dydist.storage.places import is_url
 from dydist.text.display import show
@@ -57,7 +57,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
         splits = open_splits(config, tell)
         native.library()  # compile now, or wait for the process that does, rather than at the first step
 
-    from dydist.engine import Loop, build_engine, start_world, total_steps
+    from dydist.engine import Callbacks, Loop, build_engine, start_world, total_steps
     from dydist.engine.precision import slow_precision
     from dydist.models import dynamic_layers
     from dydist.monitor.probes.probe import RunProbe
@@ -83,12 +83,10 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
             engine,
             world,
             run_dir,
-            splits.train,
-            splits.order,
+            splits,
             monitor=terminal,
             stop_requested=lambda: stop.requested,
-            job=job_name(os.environ),
-            job_end=job_end(os.environ),
+            job=Job.from_environment(os.environ),
         )
         progress = session.restore()
         report.set_step(progress.step)
@@ -122,17 +120,14 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
             if provenance is not None:
                 provenance.reached(step)
 
-        loop = Loop(
-            config,
-            engine,
-            world,
-            splits,
-            monitor,
-            session.save,
+        callbacks = Callbacks(
+            monitor=monitor,
             probe=probe,
+            save=session.save,
             stop_requested=lambda: stop.requested or session.lost,
             heartbeat=finished,
         )
+        loop = Loop(config, engine, world, splits, callbacks)
         progress, done = loop.run(progress)
         probe.close()
         session.close()

@@ -20,12 +20,13 @@ from dydist.config.reader import flatten, from_dict, to_dict
 from dydist.config.rules import is_local
 from dydist.data import ImageDataset
 from dydist.data.description import DataDescription
-from dydist.data.order import Order
+from dydist.data.splits import Splits
 from dydist.engine import Engine, Progress, World, total_steps
 from dydist.errors import UserError
 from dydist.machine import processor_name
 from dydist.models import build_model
 from dydist.models.strategies import native
+from dydist.process.report import Job
 from dydist.randomness import derived_seed
 from dydist.records import CheckpointRecord, Monitor
 from dydist.run.folder import RunFolder, public_values
@@ -56,8 +57,7 @@ class Session:
     """Saves and restores one run. All methods are collective unless stated otherwise.
 
     `monitor`: shows notes until `report_to`; `said` collects them. `stop_requested()`: whether a signal was received.
-    `job`: the cluster job's identifier, or None. `job_end`: when the scheduler will end it (unix seconds), or None.
-    Process 0's value limits the time of a final save.
+    The end of process 0's `job` limits the time of a final save.
     """
 
     def __init__(
@@ -66,17 +66,15 @@ class Session:
         engine: Engine,
         world: World,
         run_dir: Path,
-        train_set: ImageDataset,
-        order: Order,
+        splits: Splits,
         *,
         monitor: Monitor,
         stop_requested: Callable[[], bool],
-        job: str | None,
-        job_end: float | None,
+        job: Job,
     ) -> None:
-        self.config, self.engine, self.world, self.order = config, engine, world, order
-        self.data = world.first(lambda: DataDescription.of(train_set))
-        self._job_end = job_end
+        self.config, self.engine, self.world, self.order = config, engine, world, splits.order
+        self.data = world.first(lambda: DataDescription.of(splits.train))
+        self._job_end = job.end
         check_kernels(config, world)
         self.strategies: dict[str, str] = {}
         """Strategy by dynamic layer: saved, and read back by `restore`."""
@@ -89,7 +87,7 @@ class Session:
         self._folder = RunFolder(config, run_dir)
         self._checkpointer = Checkpointer(
             config.checkpoint,
-            RunInfo(name=config.run.name, url=self.url, folder=run_dir, job=job or ""),
+            RunInfo(name=config.run.name, url=self.url, folder=run_dir, job=job.name or ""),
             RankGroup(rank=world.rank, world_size=world.size, broadcast=world.broadcast, gather=world.gather),
             on_record=self._record,
             on_note=self._note,

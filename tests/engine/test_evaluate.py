@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dydist.config import Config, DataConfig, ModelConfig, TrainConfig
 from dydist.data.splits import open_splits
-from dydist.engine import Loop, Progress, build_engine, start_world
+from dydist.engine import Callbacks, Loop, Progress, build_engine, start_world
 from dydist.monitor.null import NullMonitor, NullProbe
 from dydist.run.session import build_model_for
 
@@ -18,10 +18,13 @@ def test_every_block_of_an_evaluation_beats_with_the_step_it_is_of() -> None:
     splits = open_splits(config)
     world = start_world(config)
     beats: list[int] = []
-    loop = Loop(
-        config, build_engine(config, build_model_for(config, splits.train), world), world, splits,
-        NullMonitor(), lambda progress, *, final: None, probe=NullProbe(), stop_requested=lambda: False,
+    engine = build_engine(config, build_model_for(config, splits.train), world)
+    callbacks = Callbacks(
+        monitor=NullMonitor(),
+        probe=NullProbe(),
+        save=lambda progress, *, final: None,
         heartbeat=beats.append,
-    )  # fmt: skip
+    )
+    loop = Loop(config, engine, world, splits, callbacks)
     loop.evaluate(Progress(step=7))
     assert beats == [7] * 3
