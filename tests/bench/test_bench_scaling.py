@@ -13,6 +13,7 @@ from scaling import bench as bench_scaling
 from scaling_model import all_reduce_s, predict, step_multiply_adds
 
 
+@pytest.mark.long
 def test_scaling_tells_what_limits(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench_scaling(width=0.0625, stem="strided", batch_size=16, pairs=2, json_=True) == 0
     told = json.loads(capsys.readouterr().out)

@@ -104,7 +104,7 @@ def test_on_a_disk(tmp_path: Path, seed: int) -> None:
     run_schedule(Place(str(tmp_path / "place")), failing, tmp_path / "stages", seed)
 
 
-@pytest.mark.parametrize("seed", seeds(2))
+@pytest.mark.parametrize("seed", seeds(1))
 def test_on_s3(tmp_path: Path, s3_server: dict[str, Any], seed: int) -> None:
     with faulty_proxy(s3_server["endpoint_url"]) as proxy:
         place = Place(

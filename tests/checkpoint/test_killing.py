@@ -17,12 +17,14 @@ from typing import Any
 
 import pytest
 
-from helpers.checkpoint_places import FOREIGN_SERVERS, OTHER_SERVERS, STORES, place_on
+from helpers.checkpoint_places import FOREIGN_SERVERS, OTHER_SERVERS, place_on
 from helpers.killing_driver import Plan
 from helpers.killing_zygote import Zygote
 
 KILLS = {"file": 80, "memory": 80, "s3": 20, "sftp": 20}
 """Together 200; a start over a server takes longer."""
+FEW = {"file": 20, "s3": 5}
+"""What the ordinary suite has of them."""
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +58,17 @@ def assert_restores_right(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "store", [pytest.param(store, marks=pytest.mark.long if store == "sftp" else ()) for store in STORES]
+    ("store", "least"),
+    [*FEW.items(), *(pytest.param(*each, marks=pytest.mark.long) for each in KILLS.items())],
 )
-def test_random_kills(store: str, request: pytest.FixtureRequest, tmp_path: Path, zygote: Zygote) -> None:
-    """Killed so many times, and until runs were gone on with from four different steps."""
+def test_random_kills(
+    store: str, least: int, request: pytest.FixtureRequest, tmp_path: Path, zygote: Zygote
+) -> None:
+    """Killed so many times, and until runs were gone on with from four different steps, two where there are few."""
     moments = random.Random(f"{store} 1")
     kills, run, longest, survived = 0, 0, 0.3, []
-    while kills < KILLS[store] or len(set(survived)) < 4:
+    different = 4 if least >= 20 else 2
+    while kills < least or len(set(survived)) < different:
         folder = tmp_path / f"run{run}"
         folder.mkdir()
         place = place_on(store, request)
@@ -94,17 +100,17 @@ def test_random_kills(store: str, request: pytest.FixtureRequest, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "store",
+    ("store", "saves"),
     [
-        "file",
+        ("file", 2),
         *(
-            pytest.param(store, marks=pytest.mark.long)
-            for store in ("memory", "s3", "sftp", *OTHER_SERVERS, *FOREIGN_SERVERS)
+            pytest.param(store, 3, marks=pytest.mark.long)
+            for store in ("file", "memory", "s3", "sftp", *OTHER_SERVERS, *FOREIGN_SERVERS)
         ),
     ],
 )
 def test_a_kill_at_every_file_boundary(
-    store: str, request: pytest.FixtureRequest, tmp_path: Path, zygote: Zygote
+    store: str, saves: int, request: pytest.FixtureRequest, tmp_path: Path, zygote: Zygote
 ) -> None:
     """Dies before the 1st, 2nd, … operation on the store until it runs through; each is followed by a whole run."""
     kill_at = 0
@@ -113,7 +119,7 @@ def test_a_kill_at_every_file_boundary(
         folder = tmp_path / f"kill{kill_at}"
         folder.mkdir()
         place = place_on(store, request)
-        plan = Plan(url=place.url, options=place.options, folder=str(folder), steps=3, every=1, wait=True)
+        plan = Plan(url=place.url, options=place.options, folder=str(folder), steps=saves, every=1, wait=True)
         process = zygote.start(replace(plan, kill_at=kill_at))
         process.join(300)
         if process.exitcode == 0:

@@ -24,7 +24,7 @@ from helpers.checkpoint_world import World
 pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")
 
 SERVERS = [
-    *OTHER_SERVERS,
+    *(pytest.param(name, marks=pytest.mark.long if name == "asyncssh" else ()) for name in OTHER_SERVERS),
     *(pytest.param(name, marks=[pytest.mark.long, pytest.mark.slow]) for name in FOREIGN_SERVERS),
 ]
 ATOMIC_CREATE = {"asyncssh", "webdav", "azurite"}

@@ -26,8 +26,10 @@ from helpers.checkpoint_states import assert_same, state_at
 from helpers.checkpoint_world import World
 from helpers.support import REPOSITORY, Run, train
 
+ORDINARY = (("create", 1), ("read", 0), ("lease", 1))
+"""The waits that the ordinary suite ends, by a signal to this process."""
 PATIENCE_S = 10 * ROUND_S
-"""What a collective waits at most; the work of these tests takes twice that."""
+"""What a collective waits at most; the work of these tests takes longer."""
 
 
 class Held(LocalStorage):
@@ -109,12 +111,20 @@ def test_no_collective_waits_for_as_long_as_a_store_does(operation: str, tmp_pat
         finally:
             checkpointer.close()
 
-    threading.Thread(target=lambda: (disk.begun.wait(60), time.sleep(2 * PATIENCE_S), disk.go.set())).start()
+    threading.Thread(
+        target=lambda: (disk.begun.wait(60), time.sleep(1.2 * PATIENCE_S), disk.go.set())
+    ).start()
     assert world.run(program) == [None, None]
 
 
-@pytest.mark.parametrize("who", [0, 1])
-@pytest.mark.parametrize("why", ["create", "folders", "read", "dead store", "lease"])
+@pytest.mark.parametrize(
+    ("why", "who"),
+    [
+        pytest.param(why, who, marks=() if (why, who) in ORDINARY else pytest.mark.long)
+        for why in ("create", "folders", "read", "dead store", "lease")
+        for who in (0, 1)
+    ],
+)
 def test_a_signal_to_any_process_ends_every_wait_of_a_start(why: str, who: int, tmp_path: Path) -> None:
     disk: Any = Dead if why == "dead store" else held(why)
     disk.begun.clear()
@@ -202,7 +212,9 @@ def wait_for_text(run: Run, text: str) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("ranks", [(0,), (1,), (0, 1)])
+@pytest.mark.parametrize(
+    "ranks", [(1,), *(pytest.param(who, marks=pytest.mark.long) for who in ((0,), (0, 1)))]
+)
 def test_a_start_that_waits_for_a_lease_heeds_sigterm(ranks: tuple[int, ...], tmp_path: Path) -> None:
     lease = leave_lease(tmp_path / "run" / "checkpoints")
     run = Run(flags(tmp_path), 2, tmp_path / "log", DYDIST_EXIT_DIR=str(tmp_path / "exit"))

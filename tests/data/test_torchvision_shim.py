@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 
 def _python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
@@ -22,6 +24,7 @@ def test_models_datasets_and_transforms_import() -> None:
     assert done.stdout.split()[-1] == "10"
 
 
+@pytest.mark.long
 def test_declares_nothing_where_the_operators_load() -> None:
     done = _python(
         "import dydist.data.torchvision_shim as shim\n"

@@ -30,7 +30,16 @@ TO_RUN = {page: [block for block in blocks(page) if block.mark == "run"] for pag
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page, found in TO_RUN.items() if found])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(
+            page, marks=pytest.mark.long if page == "docs/quickstart.md" else ()
+        )  # a dozen processes
+        for page, found in TO_RUN.items()
+        if found
+    ],
+)
 def test_what_is_marked_run_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page in order; python blocks share their names, bash blocks their folder."""
     for name in ("dydist", "launch", "slurm", "docs", "pyproject.toml", "constraints.txt"):

@@ -43,6 +43,7 @@ def public_names(package: str) -> list[str]:
     return [name for name in getattr(module, "__all__", defined) if not name.startswith("_")]
 
 
+@pytest.mark.long
 def test_the_site_builds_strictly_with_every_page_and_every_public_name(tmp_path: Path) -> None:
     """One test, because each process that runs a part of it would build the site anew."""
     if sys.version_info < (3, 11):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,17 +94,19 @@ def assert_same_run(mine: Path, theirs: Path, tolerance: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def reference(cifar10_exact_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """DDP's `fast` on two processes, clipped."""
+def reference(cifar10_exact_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """DDP's `fast` on two processes, clipped: the run folder of a precision."""
     runs = tmp_path_factory.mktemp("reference")
-    for precision in ("fp32", "bf16"):
+
+    @functools.cache
+    def run(precision: str) -> Path:
         more = ("--train.precision", precision, "--train.clip_norm", "1.0")
         train(flags(cifar10_exact_root, runs, precision, "ddp", *more), 2, runs / "logs" / precision)
-    return runs
+        return runs / precision
+
+    return run
 
 
-QUICK = (("zero2", 3, "fp32"), ("zero3", 2, "bf16"))
-"""What the ordinary suite runs of the table below."""
 TABLE = [
     *((f"zero{stage}", size, kind) for stage in range(4) for size in (2, 4) for kind in ("fp32", "bf16")),
     ("zero2", 3, "fp32"),
@@ -113,18 +116,23 @@ TABLE = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.long  # what stops below is compared in the same way
 @pytest.mark.parametrize(
     ("engine", "world_size", "precision"),
-    [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.long) for case in TABLE],
+    TABLE,
 )
 def test_twenty_losses_and_the_images_are_ddps(
-    engine: str, world_size: int, precision: str, reference: Path, cifar10_exact_root: Path, tmp_path: Path
+    engine: str,
+    world_size: int,
+    precision: str,
+    reference: Callable[[str], Path],
+    cifar10_exact_root: Path,
+    tmp_path: Path,
 ) -> None:
     more = ("--train.precision", precision, "--train.clip_norm", "1.0")
     arguments = flags(cifar10_exact_root, tmp_path, "run", engine, *more)
     train(arguments, world_size, tmp_path / "logs" / "run")
-    assert_same_run(tmp_path / "run", reference / precision, 1e-4 if precision == "fp32" else 5e-3)
+    assert_same_run(tmp_path / "run", reference(precision), 1e-4 if precision == "fp32" else 5e-3)
 
 
 CHAIN = (
@@ -140,7 +148,7 @@ CHAIN = (
 
 @pytest.mark.long
 def test_a_checkpoint_goes_from_engine_to_engine_with_every_bit(
-    cifar10_exact_root: Path, reference: Path, tmp_path: Path
+    cifar10_exact_root: Path, reference: Callable[[str], Path], tmp_path: Path
 ) -> None:
     for number, (engine, world_size, last) in enumerate(CHAIN):
         arguments = flags(cifar10_exact_root, tmp_path, "chain", engine, "--train.clip_norm", "1.0")
@@ -158,7 +166,7 @@ def test_a_checkpoint_goes_from_engine_to_engine_with_every_bit(
             different = [name for name in wanted if not torch.equal(loaded[name], wanted[name])]
             assert not different, (engine, world_size, different)
             assert any(tensor.abs().max() > 0 for tensor in written.optimizer.values())
-    assert_same_run(tmp_path / "chain", reference / "fp32", 1e-4)
+    assert_same_run(tmp_path / "chain", reference("fp32"), 1e-4)
 
 
 def dump_what_is_loaded() -> None:
@@ -179,14 +187,18 @@ def dump_what_is_loaded() -> None:
 @pytest.mark.parametrize(
     ("engine", "number"),
     [
-        ("zero2", signal.SIGTERM),
+        ("zero3", signal.SIGTERM),
         pytest.param("zero3", signal.SIGKILL, marks=pytest.mark.long),
         pytest.param("zero2", signal.SIGKILL, marks=pytest.mark.long),
-        pytest.param("zero3", signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param("zero2", signal.SIGTERM, marks=pytest.mark.long),
     ],
 )
 def test_stopped_or_killed_it_goes_on_with_the_same_images(
-    engine: str, number: signal.Signals, reference: Path, cifar10_exact_root: Path, tmp_path: Path
+    engine: str,
+    number: signal.Signals,
+    reference: Callable[[str], Path],
+    cifar10_exact_root: Path,
+    tmp_path: Path,
 ) -> None:
     more = ("--train.clip_norm", "1.0", "--checkpoint.every_steps", "3")
     arguments = flags(cifar10_exact_root, tmp_path, "cut", engine, *more)
@@ -196,7 +208,7 @@ def test_stopped_or_killed_it_goes_on_with_the_same_images(
     expected = -signal.SIGKILL if number == signal.SIGKILL else 75
     assert run.wait() == [expected] * 2, run.text()
     train(arguments, 3, tmp_path / "logs" / "second")
-    assert_same_run(tmp_path / "cut", reference / "fp32", 1e-4)
+    assert_same_run(tmp_path / "cut", reference("fp32"), 1e-4)
 
 
 @pytest.mark.long

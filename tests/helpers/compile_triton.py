@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -54,7 +55,7 @@ if __name__ == "__main__":
     with TemporaryDirectory() as folder, triton.knobs.cache.scope():
         triton.knobs.cache.dir = str(Path(folder))
         for function in KERNELS:
-            for capability in (80, 90):
+            for capability in map(int, sys.argv[1:]):
                 for dtype in ("fp32", "bf16", "fp16"):
                     compile_kernel(function, dtype, capability, kernels=4, grouped=False)
             compile_kernel(function, "fp32", 80, kernels=32, grouped=True)

@@ -4,6 +4,8 @@ TRITON_INTERPRET=1: triton's own functions are the interpreter's only where that
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -31,7 +33,7 @@ def check(case: Case, dtype: torch.dtype = torch.float32, tolerance: float = 2e-
         )
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=int(os.environ["DYDIST_TEST_EXAMPLES"]), deadline=None, derandomize=True)
 @given(case=cases())
 def test_kernels_equal_the_loop(case: Case) -> None:
     check(case)

@@ -108,7 +108,7 @@ def test_matplotlib_draws_it(text: str) -> None:
     pytest.importorskip("matplotlib")
     from matplotlib.figure import Figure
 
-    drawing = Figure()
+    drawing = Figure(dpi=20)
     axes = drawing.subplots()
     axes.plot([1], [1], label=figure(text))
     axes.set(title=figure(text))

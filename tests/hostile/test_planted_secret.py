@@ -96,13 +96,35 @@ def test_mistakes_show_no_secret(world: World) -> None:
     assert world.found() == []
 
 
-def commands_on_a_run(world: World, url: str, options: dict[str, Any], env: dict[str, str]) -> None:
-    """Every command that reads a run, on `runs/one` and `runs/two`."""
+def few_commands_on_a_run(world: World, url: str, options: dict[str, Any], env: dict[str, str]) -> list[str]:
+    """One command that reads each of: the run's files, a checkpoint by the run's file, a checkpoint by its address."""
     given = ["--storage-options", json.dumps(options)] if options else []
     world.dydist("status", "runs/one", code=None)
     world.dydist("report", "runs/one", "--no-png")
-    world.dydist("compare", "runs/one", "runs/two", code=None, **env)
     world.dydist("evaluate", "runs/one", "--json", **env)
+    world.dydist("checkpoint", "list", url, "--json", *given)
+    return given
+
+
+@pytest.mark.slow
+def test_a_run_and_what_reads_it_leave_no_secret(world: World, s3_options: dict[str, Any]) -> None:
+    url, options = f"s3://bucket/{world.folder.parent.name}", storage(s3_options)
+    logs = f"s3://bucket/logs?token={SECRET}"
+    recipe = world.recipe(checkpoint__url=url, checkpoint__storage_options=options, monitor__logdir=logs)
+    given = {"checkpoint.url": url, "checkpoint.storage_options": {"key": "planted-key", "secret": SECRET}}
+    with watched_processes() as seen:
+        world.train("--config", recipe, "--run.name", "one")
+        again = secrets({**given, "monitor.logdir": logs})  # the run's own file, secrets from the environment
+        assert "done" in world.train("--config", "runs/one/config.yaml", **again)
+    assert seen == []
+    few_commands_on_a_run(world, url, options, secrets(given))
+    assert world.found() == []
+
+
+def commands_on_a_run(world: World, url: str, options: dict[str, Any], env: dict[str, str]) -> None:
+    """Every command that reads a run, on `runs/one` and `runs/two`."""
+    given = few_commands_on_a_run(world, url, options, env)
+    world.dydist("compare", "runs/one", "runs/two", code=None, **env)
     assert "DYDIST_SECRETS" in world.dydist("evaluate", "runs/one", "--json", code=2)
     world.dydist("evaluate", url, *given)
     picture = world.folder / "work" / "picture.png"
@@ -112,14 +134,13 @@ def commands_on_a_run(world: World, url: str, options: dict[str, Any], env: dict
     world.dydist("predict", url, picture, *given)
     world.dydist("export", "runs/one", "--to", "safetensors", "--output", "out.safetensors", **env)
     world.dydist("checkpoint", "list", url, *given)
-    world.dydist("checkpoint", "list", url, "--json", *given)
     world.dydist("checkpoint", "verify", url, *given)
     world.dydist("checkpoint", "prune", url, "--keep", "1", *given)
     world.dydist("checkpoint", "copy", url, "copied", *(["--source-options", given[1]] if given else []))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("store", ["s3", pytest.param("sftp", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("store", ["s3", "sftp"])
 def test_no_command_on_a_run_leaves_a_secret(
     store: str, world: World, s3_options: dict[str, Any], sftp_place: tuple[str, Path]
 ) -> None:
@@ -200,7 +221,7 @@ def test_what_a_store_says_shows_no_secret(
     assert world.found() == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_local_job_leaves_no_secret(world: World, s3_options: dict[str, Any]) -> None:
     recipe = world.recipe(
         checkpoint__url="s3://bucket/local-job", checkpoint__storage_options=storage(s3_options)

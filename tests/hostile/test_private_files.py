@@ -210,7 +210,11 @@ def steps(run: Path) -> list[int]:
 
 @pytest.mark.parametrize("given", ["the default", pytest.param("stage_dir", marks=pytest.mark.long)])
 @pytest.mark.parametrize(
-    "plant", [pytest.param("the folder", marks=pytest.mark.long), "a link", "within an open folder"]
+    "plant",
+    [
+        "a link",
+        *(pytest.param(how, marks=pytest.mark.long) for how in ("the folder", "within an open folder")),
+    ],
 )
 def test_a_planted_stage_is_not_gone_on_from(
     given: str,

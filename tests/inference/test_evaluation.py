@@ -54,7 +54,7 @@ def logits(model: TrainedModel, test_set: ImageDataset) -> torch.Tensor:
         return model.network(normalise(torch.from_numpy(test_set.images.copy()), test_set.mean, test_set.std))
 
 
-@pytest.mark.parametrize("ema", [False, True])
+@pytest.mark.parametrize("ema", [pytest.param(False, marks=pytest.mark.long), True])
 def test_it_gives_what_the_log_says(ema: bool, run_dir: Path) -> None:
     line = logged(run_dir, ema=ema)
     found = evaluated_alone(run_dir, *(["--ema"] if ema else []))

@@ -65,8 +65,16 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return called
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("room", ["none", "half of the code", "the code alone", "read-only"])
+@pytest.mark.parametrize(
+    ("command", "room"),
+    [
+        pytest.param(
+            command, room, marks=pytest.mark.long if number and place else ()
+        )  # one row and one column
+        for number, command in enumerate(COMMANDS)
+        for place, room in enumerate(("none", "half of the code", "the code alone", "read-only"))
+    ],
+)
 def test_a_submission_that_cannot_be_written_leaves_nothing(
     command: str, room: str, disk: Disk, at_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

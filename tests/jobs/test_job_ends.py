@@ -37,6 +37,7 @@ def profile(path: Path, **values: object) -> str:
     return str(path)
 
 
+@pytest.mark.long
 def test_a_mistake_fails_for_good_on_several_nodes(cluster: Cluster, tmp_path: Path) -> None:
     """Other tasks are killed when the first has failed: the true reason counts, and nothing is started again."""
     wrong = {"data__name": "cifar10", "data__root": "/nonexistent", "data__download": "false"}
@@ -64,6 +65,7 @@ def early_python(folder: Path, text: str) -> Path:
     return script(folder / "python", text.replace("{python}", sys.executable))
 
 
+@pytest.mark.long
 def test_a_cancel_before_anybody_listens_ends_the_job(cluster: Cluster, tmp_path: Path) -> None:
     """The signal of `dydist cancel` kills a task that is just starting; the job does not come back."""
     wait = f'while [ ! -e "{tmp_path}/go" ]; do sleep 0.1; done; kill -USR2 $$'
@@ -97,9 +99,9 @@ def test_a_cancel_whose_signal_is_lost_is_seen_all_the_same(cluster: Cluster, tm
 @pytest.mark.parametrize(
     "how",
     [
-        "no python",
-        "no image",
-        "setup",
+        pytest.param("no python", marks=pytest.mark.long),  # test_login_commands.py has one such end
+        pytest.param("no image", marks=pytest.mark.long),
+        pytest.param("setup", marks=pytest.mark.long),
         pytest.param("no container", marks=pytest.mark.long),
         pytest.param("no step", marks=pytest.mark.long),
     ],
@@ -135,6 +137,7 @@ def test_a_start_that_ends_before_our_log_fails_and_says_where(
     assert any(printed in line for line in status["output"]), status
 
 
+@pytest.mark.long
 def test_starts_that_are_killed_at_once_are_bounded(cluster: Cluster, tmp_path: Path) -> None:
     early = early_python(tmp_path, "#!/bin/sh\nkill -KILL $$\n")
     values = {"python": str(early), "max_stalled": 2}

@@ -34,6 +34,7 @@ def assert_like(reference: Path, job: Job, status: dict[str, Any]) -> None:
     assert metrics(job.run_dir) == metrics(reference), "a gap, an overlap or a duplicate"
 
 
+@pytest.mark.long
 def test_preemption_in_mid_epoch_and_then_a_killed_node(
     cluster: Cluster, reference: Path, tmp_path: Path
 ) -> None:

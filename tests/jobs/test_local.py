@@ -42,10 +42,10 @@ def machine(tmp_path: Path) -> Cluster:
 
 @pytest.mark.slow
 def test_a_local_job_comes_back_after_a_kill(machine: Cluster, reference: Path, tmp_path: Path) -> None:
-    job = machine.submit(tmp_path / "runs", "here", "--cluster", "local", "--processes-per-node", "2")
+    job = machine.submit(tmp_path / "runs", "here", "--cluster", "local", "--preflight", "off")
     with job.held(12):
         assert job.status()["state"] == "running"
-        job.signal_rank(1, signal.SIGKILL)
+        job.signal_rank(0, signal.SIGKILL)
     job.until(lambda: job.status()["state"] == "done", 400, "the end")
     assert len(job.starts()) == 2
     assert weights(job.run_dir) == weights(reference)

@@ -80,7 +80,9 @@ def test_one_process_that_is_done(context: NodeContext) -> None:
     assert "[rank 0] hello from 0\n" in context.attempt.log(0).read_text()
 
 
-@pytest.mark.parametrize(("mode", "kind"), [("exit", "error"), ("kill", "killed")])
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("exit", "error"), pytest.param("kill", "killed", marks=pytest.mark.long)]
+)
 def test_the_first_rank_that_fails_takes_all_down(context: NodeContext, mode: str, kind: str) -> None:
     """Well within 30 s; the other would sleep for ten minutes."""
     outcome, _ = run(context, changed(context, processes_per_node=2, arguments=(mode, "1")), 0)
@@ -92,6 +94,7 @@ def test_the_first_rank_that_fails_takes_all_down(context: NodeContext, mode: st
     assert not leftover_processes(context.attempt.folder)
 
 
+@pytest.mark.long
 def test_a_taken_port_is_passed_over(context: NodeContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody takes the port between our look and the launch: both nodes go on to the next one."""
     names = ("first", "second")

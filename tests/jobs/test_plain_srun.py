@@ -29,12 +29,16 @@ def world_size(runs: Path, name: str) -> int:
 
 
 @pytest.mark.slow
-def test_the_tasks_of_a_step_are_one_run_on_one_node_and_on_two(cluster: Cluster, tmp_path: Path) -> None:
-    for name, how in (("one", ["-n1"]), ("two", ["-n2", "-N1"]), ("three", ["-n3", "-N2"])):
-        cluster.run("srun", *how, *training(tmp_path, name))
-    assert [world_size(tmp_path, name) for name in ("one", "two", "three")] == [1, 2, 3]
-    assert compare_runs(tmp_path / "one", tmp_path / "two").equal
-    assert compare_runs(tmp_path / "one", tmp_path / "three").equal
+@pytest.mark.parametrize(
+    ("tasks", "nodes"), [(3, 2), *(pytest.param(*how, marks=pytest.mark.long) for how in ((1, 1), (2, 1)))]
+)
+def test_the_tasks_of_a_step_are_one_run_on_one_node_and_on_two(
+    cluster: Cluster, reference: Path, tmp_path: Path, tasks: int, nodes: int
+) -> None:
+    whole = {"train__max_steps": RECIPE["train.max_steps"]}
+    cluster.run("srun", f"-n{tasks}", f"-N{nodes}", *training(tmp_path, "run", **whole))
+    assert world_size(tmp_path, "run") == tasks
+    assert compare_runs(reference, tmp_path / "run").equal
 
 
 @pytest.mark.long

@@ -115,6 +115,7 @@ def few_programs(folder: Path) -> Path:
     return own
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "place",
     [

@@ -166,7 +166,7 @@ def test_where_one_of_several_arrays_is_refused_none_is_left(
     assert not cluster.run("squeue", "--me", "--noheader")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_of_real_runs_goes_on_where_it_was(cluster: Cluster, tmp_path: Path) -> None:
     common = ["--cpu", "--json", "--name", "s", "--parallel", "2"]
     shared = flags({**RECIPE, "train.max_steps": 2, "run.dir": tmp_path})

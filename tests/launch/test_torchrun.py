@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dydist.compare.two import compare_runs
-from helpers.support import REPOSITORY, metrics
+from helpers.support import REPOSITORY, metrics, train
 
 SMALL = (
     "--config quickstart --train.max_steps 4 --data.limit 64 --train.batch_size 32 --model.width 0.0625 "
@@ -27,7 +27,7 @@ def start(*launcher: str, runs: Path, name: str) -> None:
 @pytest.mark.slow
 def test_torchrun_starts_two_processes(tmp_path: Path) -> None:
     torchrun = str(Path(sys.executable).parent / "torchrun")
-    start(sys.executable, runs=tmp_path, name="alone")
+    train([*SMALL, "--run.dir", tmp_path, "--run.name", "alone"], 1, tmp_path / "log")
     start(torchrun, "--standalone", "--nproc-per-node=2", runs=tmp_path, name="two")
     assert compare_runs(tmp_path / "alone", tmp_path / "two").equal
     assert [line["step"] for line in metrics(tmp_path / "two")][-1] == 4

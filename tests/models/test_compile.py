@@ -23,7 +23,13 @@ def gradients(model: nn.Module, call: nn.Module, x: Tensor) -> list[Tensor]:
     return [out.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 
 
-@pytest.mark.parametrize("strategy", NAMES)
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        pytest.param(name, marks=() if name in ("mix", "fused", "stacked") else pytest.mark.long)
+        for name in NAMES
+    ],
+)
 def test_a_layer_compiles_to_one_graph_with_equal_gradients(strategy: str) -> None:
     """aot_eager traces forward and backward as inductor does, without its code generation."""
     torch.manual_seed(0)
@@ -35,6 +41,7 @@ def test_a_layer_compiles_to_one_graph_with_equal_gradients(strategy: str) -> No
         torch.testing.assert_close(ours, eager)
 
 
+@pytest.mark.long
 def test_the_network_is_one_graph_and_a_new_temperature_compiles_nothing() -> None:
     torch.manual_seed(0)
     model = dy_resnet18(width=0.0625, dropout=0.0)

@@ -11,8 +11,15 @@ from dydist.errors import UserError
 from dydist.models import DynamicConv2d, convert_to_dynamic
 
 
-@pytest.mark.parametrize("attention", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [
+        ("resnet50", "softmax"),
+        ("mobilenet_v2", "sigmoid"),
+        pytest.param("resnet50", "sigmoid", marks=pytest.mark.long),
+        pytest.param("mobilenet_v2", "softmax", marks=pytest.mark.long),
+    ],
+)
 def test_a_converted_network_computes_the_same_at_first(name: str, attention: str) -> None:
     torch.manual_seed(0)
     model = getattr(import_torchvision().models, name)(num_classes=10).eval()

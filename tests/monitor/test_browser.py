@@ -87,7 +87,7 @@ def test_a_broken_page_would_be_noticed(screenshots: ModuleType, tmp_path: Path)
     assert seen.outside == ["http://192.0.2.1/picture.png"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tensorboard_opens_on_a_finished_run(screenshots: ModuleType, run: Path, tmp_path: Path) -> None:
     with screenshots.tensorboard({"finished": run}) as address:
         seen = screenshots.visit(f"{address}/#custom_scalars", tmp_path / "board.png", wait_ms=15000)

@@ -113,6 +113,7 @@ def test_two_live_runs_do_not_share_a_folder_and_a_killed_one_gives_it_up(tmp_pa
     assert not (tmp_path / "run" / ".LEASE.json").exists()
 
 
+@pytest.mark.long
 def test_a_run_whose_folder_is_taken_over_stops_and_saves_no_more(tmp_path: Path) -> None:
     run = Run(
         flags(tmp_path, "run", "--train.epochs", "5000", "--checkpoint.every_steps", "100000"),

@@ -18,16 +18,17 @@ from dydist.checkpoint import open_storage, survey
 from dydist.compare.two import compare_runs
 from helpers.support import REPOSITORY, Run, metrics, train
 
-STEPS = 2 * 22
+PER_EPOCH = 10
+STEPS = 2 * PER_EPOCH
 
 
 def flags(runs: Path, name: str, *more: object) -> list[object]:
-    """A tiny network on digits: 22 steps an epoch, two epochs."""
+    """A tiny network on 640 digits: two epochs."""
     return [
         *("--config", REPOSITORY / "launch/recipes/quickstart.yaml", "--run.dir", runs, "--run.name", name),
         *("--train.epochs", "2", "--temperature.epochs", "1"),
         *("--model.width", "0.0625", "--monitor.every_steps", "1"),
-        *("--parallel.threads", "1"),
+        *("--parallel.threads", "1", "--data.limit", 64 * PER_EPOCH),
         *more,
     ]
 
@@ -48,7 +49,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "number",
     [
         signal.SIGTERM,
-        signal.SIGINT,
+        pytest.param(signal.SIGINT, marks=pytest.mark.long),
         pytest.param(signal.SIGUSR1, marks=pytest.mark.long),
         pytest.param(signal.SIGUSR2, marks=pytest.mark.long),
     ],
@@ -56,13 +57,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_signal_in_mid_epoch_saves_and_the_same_command_ends_with_the_same_bits(
     number: signal.Signals, whole: Path, tmp_path: Path
 ) -> None:
-    run = Run(flags(tmp_path, "cut"), 1, tmp_path / "log-cut", hold=40)
-    run.wait_for_step(tmp_path / "cut", 25)
+    run = Run(flags(tmp_path, "cut"), 1, tmp_path / "log-cut", hold=STEPS - 3)
+    run.wait_for_step(tmp_path / "cut", PER_EPOCH + 2)
     run.signal(number)
     assert run.wait() == [75], run.text()
     stopped = steps_saved(tmp_path / "cut")[-1]
-    assert 25 <= stopped < STEPS
-    assert stopped % 22
+    assert PER_EPOCH + 2 <= stopped < STEPS
+    assert stopped % PER_EPOCH
     assert json.loads((tmp_path / "cut" / "status.json").read_text())["state"] == "stopped"
     train(flags(tmp_path, "cut"), 1, tmp_path / "log-again")
     result = compare_runs(whole, tmp_path / "cut")
@@ -99,10 +100,10 @@ def test_signals_while_a_finished_run_ends_do_not_kill_it(tmp_path: Path) -> Non
 
 def test_a_finished_run_says_so_and_changes_nothing(tmp_path: Path) -> None:
     text = train(flags(tmp_path, "run"), 1, tmp_path / "log")
-    assert "done: step 44 of 44" in text
+    assert f"done: step {STEPS} of {STEPS}" in text
     before = (tmp_path / "run" / "metrics.jsonl").read_text()
     text = train(flags(tmp_path, "run"), 1, tmp_path / "log-again")
-    assert "already done: step 44 of 44" in text
+    assert f"already done: step {STEPS} of {STEPS}" in text
     assert "best" in text
     assert metrics(tmp_path / "run") == [
         json.loads(x) for x in before.splitlines() if json.loads(x)["kind"] == "step"
@@ -160,8 +161,8 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_checkpoints_before_it(tm
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
 
 
-def test_two_processes_evaluate_and_log_as_one_does(tmp_path: Path) -> None:
-    for world_size in (1, 2, 3):
+def test_three_processes_evaluate_and_log_as_one_does(tmp_path: Path) -> None:
+    for world_size in (1, 3):
         arguments = flags(
             tmp_path, f"run{world_size}", "--parallel.reduce", "exact", "--train.eval_batch_size", "50"
         )
@@ -172,12 +173,12 @@ def test_two_processes_evaluate_and_log_as_one_does(tmp_path: Path) -> None:
             (line["step"], line["loss"], line["accuracy"], line["images"])
             for line in metrics(tmp_path / run, "evaluation")
         ]
-        for run in ("run1", "run2", "run3")
+        for run in ("run1", "run3")
     )
     assert {images for *_, images in one} == {360}
     assert all(one == other for other in others)
-    used = [Path(f"{tmp_path}/rates{n}.{rank}").read_text() for n in (1, 2, 3) for rank in range(n)]
-    assert len(used) == 6
+    used = [Path(f"{tmp_path}/rates{n}.{rank}").read_text() for n in (1, 3) for rank in range(n)]
+    assert len(used) == 4
     assert set(used) == {used[0]}
     logged = [[line["lr"], line["temperature"]] for line in metrics(tmp_path / "run3")]
     assert [json.loads(line) for line in used[0].splitlines()] == logged
@@ -198,12 +199,12 @@ def note_rates() -> None:
 
 def test_saves_come_by_steps_minutes_and_epochs(tmp_path: Path) -> None:
     train(flags(tmp_path, "epochs", "--checkpoint.keep", "9"), 1, tmp_path / "log-e")
-    assert steps_saved(tmp_path / "epochs") == [22, 44]
-    by_steps = ("--checkpoint.every_steps", "7", "--checkpoint.keep", "99", "--train.max_steps", "20")
+    assert steps_saved(tmp_path / "epochs") == [PER_EPOCH, STEPS]
+    by_steps = ("--checkpoint.every_steps", "3", "--checkpoint.keep", "99", "--train.max_steps", "8")
     train(flags(tmp_path, "steps", *by_steps), 1, tmp_path / "log-s")
-    assert set(steps_saved(tmp_path / "steps")) <= {7, 14, 20}  # a newer save may replace one that waits
-    assert steps_saved(tmp_path / "steps")[-1] == 20
-    often = ("--checkpoint.every_minutes", "0.0001", "--checkpoint.keep", "99", "--train.max_steps", "20")
+    assert set(steps_saved(tmp_path / "steps")) <= {3, 6, 8}  # a newer save may replace one that waits
+    assert steps_saved(tmp_path / "steps")[-1] == 8
+    often = ("--checkpoint.every_minutes", "0.0001", "--checkpoint.keep", "99", "--train.max_steps", "12")
     train(flags(tmp_path, "minutes", *often), 2, tmp_path / "log-m")
     assert len(steps_saved(tmp_path / "minutes")) > 2
 
@@ -241,7 +242,7 @@ def test_the_averaged_weights_are_evaluated_beside_the_weights(tmp_path: Path) -
     assert [line["ema"] for line in lines] == [False, True] * 2
     for weights, averaged in (lines[:2], lines[2:]):
         assert averaged["loss"] != weights["loss"]
-    assert lines[3]["loss"] != lines[1]["loss"]  # they follow; accuracies after 44 steps are noise
+    assert lines[3]["loss"] != lines[1]["loss"]  # they follow; accuracies after so few steps are noise
 
 
 def test_a_launcher_that_asks_is_told_pids_heartbeats_and_true_exit_codes(tmp_path: Path) -> None:
@@ -311,26 +312,34 @@ def launch(config: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_accelerate_launch_starts_one_process_and_two(tmp_path: Path) -> None:
-    for config in ("cpu_1", "cpu_2"):
-        done = launch(
-            config, *flags(tmp_path, config, "--parallel.reduce", "exact", "--train.max_steps", "25")
-        )
+@pytest.mark.parametrize(
+    "configs", [("cpu_2",), pytest.param(("cpu_1",), marks=pytest.mark.long)], ids=["two", "one"]
+)
+def test_accelerate_launch_starts_one_process_and_two(configs: tuple[str, ...], tmp_path: Path) -> None:
+    few = ("--parallel.reduce", "exact", "--train.max_steps", PER_EPOCH + 3)
+    for config in configs:
+        done = launch(config, *flags(tmp_path, config, *few))
         assert done.returncode == 0, done.stderr
         assert "Warning" not in done.stderr, done.stderr
-    assert compare_runs(tmp_path / "cpu_1", tmp_path / "cpu_2").equal
+    train(flags(tmp_path, "alone", *few), 1, tmp_path / "log")
+    assert all(compare_runs(tmp_path / "alone", tmp_path / config).equal for config in configs)
 
 
 @pytest.mark.long  # minutes of C++ compiling; tests/engine/test_compiled_step.py holds the step itself
 def test_a_compiled_network_trains(tmp_path: Path) -> None:
-    text = train(
-        flags(tmp_path, "run", "--train.compile", "true", "--train.max_steps", "25"), 1, tmp_path / "log"
-    )
-    assert "done: step 25" in text
+    text = train(flags(tmp_path, "run", "--train.compile", "true"), 1, tmp_path / "log")
+    assert f"done: step {STEPS}" in text
     assert metrics(tmp_path / "run")[-1]["loss"] < metrics(tmp_path / "run")[0]["loss"]
 
 
-@pytest.mark.slow
+def test_three_epochs_learn_the_digits(tmp_path: Path) -> None:
+    """A sixteenth of the width, so less than the quick start's accuracy: 0.64 here, and 0.1 is chance."""
+    words = ("--train.epochs", "3", "--temperature.epochs", "1", "--model.width", "0.0625")
+    train(["--config", "quickstart", "--run.dir", tmp_path, "--run.name", "run", *words], 1, tmp_path / "log")
+    assert metrics(tmp_path / "run", "evaluation")[-1]["accuracy"] > 0.4
+
+
+@pytest.mark.long
 def test_the_quick_start_ends_over_95_percent(tmp_path: Path) -> None:
     if not (REPOSITORY / ".venv").exists():
         pytest.skip("there is no .venv here, and this test does not make one")
