@@ -25,14 +25,14 @@ HELPERS = REPOSITORY / "tests" / "helpers"
 @pytest.mark.slow
 @pytest.mark.parametrize("examples", [4, pytest.param(20, marks=pytest.mark.long)])
 def test_kernels_equal_the_loop_under_the_interpreter(examples: int) -> None:
-    tests = [str(HELPERS / "interpreted_triton.py"), *(["-k", "not full"] if examples < 20 else [])]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    tests = str(HELPERS / "interpreted_triton.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "DYDIST_TEST_EXAMPLES": str(examples)}
     made = subprocess.run(
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
     )
     assert made.returncode == 0, made.stdout + made.stderr
-    assert f"{5 if examples == 20 else 3} passed" in made.stdout
+    assert "5 passed" in made.stdout
 
 
 @needs_triton
