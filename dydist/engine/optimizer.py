@@ -16,7 +16,7 @@ from torch import nn
 
 from dydist.config import Config, OptimConfig
 from dydist.models import DynamicConv2d, DynamicLinear
-from dydist.models.initialization import sum_of_squares
+from dydist.models.attention import sum_of_squares
 
 FACTOR = "lr_factor"
 """Key of a parameter group's factor on the learning rate."""

@@ -12,6 +12,16 @@ from dydist.errors import UserError
 AttentionKind = Literal["softmax", "sigmoid"]
 
 
+def initial_weight(kind: str, kernels: int) -> float:
+    """π_k at zero logits: 1/K for softmax, 1/2 for sigmoid."""
+    return 1.0 / kernels if kind == "softmax" else 0.5
+
+
+def sum_of_squares(kind: str, kernels: int) -> float:
+    """Σ_k π_k² at zero logits: 1/K for softmax, K/4 for sigmoid."""
+    return kernels * initial_weight(kind, kernels) ** 2
+
+
 class Attention(nn.Module):
     """Squeeze-and-excitation attention over K kernels (Chen et al., arXiv:1912.03458, figure 3).
 
@@ -43,6 +53,11 @@ class Attention(nn.Module):
         """Kernel weights π [..., K] for `pooled` features [..., in]; with softmax they sum to one."""
         logits = self.fc2(torch.relu(self.fc1(pooled))) / self.temperature
         return torch.softmax(logits, dim=-1) if self.kind == "softmax" else torch.sigmoid(logits)
+
+    @property
+    def uniform_weight_square_sum(self) -> float:
+        """Σ_k π_k² at the initial logits: how fast the mixed kernel learns, as a share of a static kernel."""
+        return sum_of_squares(self.kind, self.fc2.out_features)
 
     def extra_repr(self) -> str:
         return f"kind={self.kind}"

@@ -13,17 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dydist.models.attention import Attention
-
-
-def initial_weight(kind: str, kernels: int) -> float:
-    """π_k at zero logits: 1/K for softmax, 1/2 for sigmoid."""
-    return 1.0 / kernels if kind == "softmax" else 0.5
-
-
-def sum_of_squares(kind: str, kernels: int) -> float:
-    """Σ_k π_k² at zero logits: 1/K for softmax, K/4 for sigmoid."""
-    return kernels * initial_weight(kind, kernels) ** 2
+from dydist.models.attention import Attention, initial_weight, sum_of_squares
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from dydist.engine import Votes, World
 from dydist.engine.core import TorchEngine
 from dydist.engine.optimizer import kernel_factors, make_optimizer, parameter_groups, set_learning_rate
 from dydist.models import DynamicConv2d, build_model, set_temperature
-from dydist.models.initialization import initial_weight
+from dydist.models.attention import initial_weight
 from dydist.run.session import build_model_for
 
 NETWORKS = [("softmax", 2), ("softmax", 4), ("softmax", 8), ("sigmoid", 2), ("sigmoid", 4)]

@@ -113,6 +113,7 @@ def test_the_mixed_kernel_has_he_variance(kind: str, kernels: int) -> None:
     pi = layer.attention(torch.randn(1, 64))
     mixed = (pi @ layer.weight.flatten(1)).std().item()
     assert mixed == pytest.approx(math.sqrt(2 / (128 * 9)), rel=0.01)
+    assert layer.attention.uniform_weight_square_sum == pytest.approx(pi.square().sum().item())
 
 
 def test_construction_is_deterministic() -> None:
