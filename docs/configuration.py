@@ -60,6 +60,7 @@ IMPOSSIBLE = [
     ("--train.compile_mode reduce-overhead", 1),
     ("--train.compile true --train.compile_mode reduce-overhead --parallel.reduce exact", 1),
     ("--model.kind static --model.attention sigmoid", 1),
+    ("--model.dynamic layer5.*", 1),
     ("--train.profile 20:10", 1),
     ("--checkpoint.resume newest", 1),
     ("--run.dir s3://bucket/runs", 1),

@@ -127,7 +127,11 @@ def network(kind: Kind, stem: Stem, width: float) -> ResNet18:
         return dy_resnet18(stem=stem, width=width)
     if kind == "static":
         return static_resnet18(stem=stem, width=width)
-    return ResNet18(10, stem=stem, width=width, dropout=0.1, convolution=ReferenceDynamicConv2d)
+
+    def convolution(name: str, *sizes: int) -> ReferenceDynamicConv2d:
+        return ReferenceDynamicConv2d(*sizes)
+
+    return ResNet18(10, stem=stem, width=width, dropout=0.1, convolution=convolution)
 
 
 def train_step(

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dydist.compare.statistics import Difference, difference
-from dydist.config import ModelConfig
-from dydist.config.reader import build, flatten, read_yaml, redacted_values
+from dydist.config import Config, ModelConfig
+from dydist.config.reader import build, flatten, read_yaml, redacted_values, to_dict
 from dydist.config.rules import is_local
 from dydist.errors import UserError
 from dydist.monitor.outputs.jsonlines import read_lines
@@ -92,7 +92,8 @@ def read_result(run_dir: Path) -> Result | None:
     speeds = [line["images_per_s"] for line in steps if line.get("images_per_s")]
     if not tests:
         return None
-    settings = flatten(redacted_values(read_yaml(run_dir / "config.yaml")))
+    # a field added after the run had its present default
+    settings = flatten(to_dict(Config())) | flatten(redacted_values(read_yaml(run_dir / "config.yaml")))
     cost = cost_of(settings)
     return Result(
         run=run_dir.resolve().name,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from fnmatch import fnmatchcase
 from typing import Any
 
-from dydist.config.schema import Config
+from dydist.config.schema import Config, ModelConfig
 from dydist.config.types import folder_name_problem
 from dydist.errors import UserError
 from dydist.text.strict import whole_number
@@ -24,7 +26,8 @@ LOCAL = (
 )
 """Sections and fields that do not affect results. Runs that differ only in these repeat the same computation."""
 LOWEST: dict[str, float] = {
-    "seed": 0, "model.kernels": 1, "data.crop_padding": 0, "data.cutout": 0, "data.mixup": 0, "data.cutmix": 0,
+    "seed": 0, "model.kernels": 1, "model.attention_min_hidden": 1,
+    "data.crop_padding": 0, "data.cutout": 0, "data.mixup": 0, "data.cutmix": 0,
     "data.limit": 1, "train.epochs": 1, "train.batch_size": 1, "train.max_steps": 1, "train.eval_batch_size": 1,
     "optim.weight_decay": 0, "optim.lr_end": 0, "optim.warmup_epochs": 0, "optim.lr": 0,
     "optim.kernel_lr": 0, "optim.kernel_decay": 0, "optim.attention_lr": 0,
@@ -34,13 +37,15 @@ LOWEST: dict[str, float] = {
 }  # fmt: skip
 """Inclusive lower limits of fields."""
 ABOVE: dict[str, float] = {
-    "model.width": 0, "model.reduction": 0, "train.clip_norm": 0, "train.eval_every_epochs": 0, "optim.gamma": 0,
+    "model.width": 0, "model.reduction": 0, "model.spread": 0,
+    "train.clip_norm": 0, "train.eval_every_epochs": 0, "optim.gamma": 0,
     "temperature.start": 0, "temperature.end": 0, "parallel.timeout_s": 0, "checkpoint.every_minutes": 0,
     "checkpoint.deadline_s": 0,
 }  # fmt: skip
 """Exclusive lower limits of fields."""
 HIGHEST: dict[str, float] = {
-    "model.kernels": 1000, "model.width": 100, "data.crop_padding": 1000, "parallel.threads": 10_000,
+    "model.kernels": 1000, "model.attention_min_hidden": 10_000, "model.spread": 100, "model.width": 100,
+    "data.crop_padding": 1000, "parallel.threads": 10_000,
     "train.epochs": 10**6, "train.max_steps": 10**9, "train.batch_size": 10**7, "train.eval_batch_size": 10**7,
     "parallel.shards": 10**5, "parallel.timeout_s": 10**7, "checkpoint.deadline_s": 10**7,
     "checkpoint.every_minutes": 10**6, "train.eval_every_epochs": 10**6,
@@ -48,6 +53,18 @@ HIGHEST: dict[str, float] = {
 """Upper limits of fields: larger values are mistakes that no machine's memory, or no clock, allows."""
 BELOW_ONE = ("model.dropout", "train.label_smoothing", "train.ema_decay", "optim.momentum")
 """Fields that must be at least 0 and below 1."""
+DYNAMIC_ONLY = (
+    "attention", "dynamic", "spread", "attention_norm", "attention_min_hidden", "channel_attention",
+)  # fmt: skip
+"""Fields of `model` that mean nothing for a static network."""
+CONVOLUTIONS = tuple(
+    f"layer{stage}.{block}.{name}"
+    for stage in (1, 2, 3, 4)
+    for block in (0, 1)
+    for name in ("conv1", "conv2", "downsample.0")
+    if name != "downsample.0" or (stage > 1 and block == 0)
+)
+"""Names of ResNet-18's convolutions, its stem's apart."""
 
 
 def is_local(path: str) -> bool:
@@ -145,13 +162,27 @@ def _combinations(config: Config, world_size: int) -> Iterator[str]:
                 f"train.compile_mode: {mode} needs parallel.reduce=fast; CUDA graphs would keep the memory of all of "
                 "a step's passes, and tuned kernels differ from machine to machine"
             )
-    if config.model.attention == "sigmoid" and config.model.kind == "static":
-        yield "model.attention: sigmoid needs model.kind=dynamic; a static network has no attention"
+    if config.model.kind == "static":
+        usual = {field.name: field.default for field in fields(ModelConfig)}
+        for name in DYNAMIC_ONLY:
+            if (value := getattr(config.model, name)) != usual[name]:
+                yield f"model.{name}: {value} needs model.kind=dynamic; a static network has no attention"
+    elif problem := no_dynamic_layer(config.model.dynamic, CONVOLUTIONS):
+        yield problem
     if (steps := config.train.profile) is not None:
         first, last = (whole_number(word) for word in (steps.partition(":")[0], steps.partition(":")[2]))
         if first is None or last is None or not 1 <= first <= last:
             yield f"train.profile: {steps!r} is not allowed; give the first and the last step, such as 10:20"
     yield from _places(config)
+
+
+def no_dynamic_layer(pattern: str, names: Sequence[str]) -> str | None:
+    """The message about a `model.dynamic` that matches none of the convolutions `names`, or None."""
+    problem = (
+        f"model.dynamic: {pattern!r} matches none of the network's convolutions, such as {names[0]} and {names[-1]}; "
+        "use * for all of them, or model.kind=static for none"
+    )
+    return None if any(fnmatchcase(name, pattern) for name in names) else problem
 
 
 def _places(config: Config) -> Iterator[str]:

@@ -35,8 +35,8 @@ class ModelConfig:
 
     kind: Literal["dynamic", "static"] = "dynamic"
     """dynamic: every convolution but the stem is dynamic; static: the same network with ordinary ones."""
-    attention: Literal["softmax", "sigmoid"] = "softmax"
-    """How kernels are weighted: softmax with temperature, or independent sigmoids."""
+    attention: Literal["softmax", "sigmoid", "l1"] = "softmax"
+    """How kernels are weighted: softmax with temperature, independent sigmoids, or logits over the sum of |logits|."""
     kernels: int = 4
     """K, the number of kernels a dynamic convolution mixes."""
     reduction: float = 0.25
@@ -51,6 +51,16 @@ class ModelConfig:
     """Implementation of dynamic convolutions: auto chooses one per layer; or one for all (docs/performance.md)."""
     bias: bool = False
     """Give dynamic convolutions K biases, mixed like the kernels."""
+    dynamic: str = "*"
+    """Pattern, as in a shell, of the names of convolutions that are dynamic, such as layer[34].*; the stem never is."""
+    spread: float | None = None
+    """Start the K kernels as one plus perturbations of this relative size. null: independent kernels."""
+    attention_norm: Literal["none", "batch"] = "none"
+    """Normalisation of the attention's hidden layer: batch is batch norm, by shard."""
+    attention_min_hidden: int = 1
+    """Lower limit of the width of the attention's hidden layer."""
+    channel_attention: bool = False
+    """Scale the input and output channels of dynamic convolutions by attention too."""
 
 
 @dataclass(frozen=True, kw_only=True)

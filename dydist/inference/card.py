@@ -88,10 +88,16 @@ def what(model: TrainedModel, kind: str) -> str:
     config = model.config.model
     if config.kind == "static":
         return f"{kind} with a {config.stem} stem and {config.width:g} times its width."
+    which = (
+        "every convolution but the stem" if config.dynamic == "*" else f"each convolution {config.dynamic}"
+    )
+    scales = (
+        ", and scales its input and output channels (arXiv:2209.07947)" if config.channel_attention else ""
+    )
     return (
-        f"{kind} with a {config.stem} stem and {config.width:g} times its width: every convolution but the stem mixes "
+        f"{kind} with a {config.stem} stem and {config.width:g} times its width: {which} mixes "
         f"{config.kernels} kernels for each image by {config.attention} attention at temperature {model.temperature:g} "
-        "(Chen et al., Dynamic Convolution, CVPR 2020, arXiv:1912.03458)."
+        f"(Chen et al., Dynamic Convolution, CVPR 2020, arXiv:1912.03458){scales}."
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
 from dydist.errors import UserError
-from dydist.models.attention import AttentionKind
+from dydist.models.attention import AttentionKind, AttentionNorm
 from dydist.models.dynamic_conv import DynamicConv2d
 from dydist.models.initialization import kernels_from_
 
@@ -20,12 +21,17 @@ def convert_to_dynamic(
     reduction: float = 0.25,
     attention: AttentionKind = "softmax",
     strategy: str = "auto",
+    attention_norm: AttentionNorm = "none",
+    attention_min_hidden: int = 1,
+    channel_attention: bool = False,
+    spread: float = 0.1,
     predicate: Callable[[str, nn.Conv2d], bool] | None = None,
 ) -> nn.Module:
     """Replace convolutions of `model` by dynamic ones, in place, and return it.
 
     The converted network computes the same function up to rounding: each layer's K kernels are the trained one plus
-    perturbations that cancel while the attention is uniform, as it is initially.
+    perturbations that cancel while the attention is uniform, as it is initially. `spread` is their size, as a share of
+    the trained weights' root mean square. The other arguments are those of `DynamicConv2d`.
 
     `predicate(name, convolution)` selects the convolutions to convert; by default all but the first, whose input is
     the image. Device, dtype, training mode and `requires_grad` are preserved; a shared module is replaced by one
@@ -48,10 +54,17 @@ def convert_to_dynamic(
                 f"convert_to_dynamic: {name or 'the model'} pads by {part.padding_mode}, {part.padding!r}; "
                 "only padding by a number of zeros can be converted: leave it out with `predicate`"
             )
-    made = {
-        part: _dynamic(part, kernels=kernels, reduction=reduction, attention=attention, strategy=strategy)
-        for part in chosen.values()
-    }
+    layer = partial(
+        DynamicConv2d,
+        kernels=kernels,
+        reduction=reduction,
+        attention=attention,
+        strategy=strategy,
+        attention_norm=attention_norm,
+        attention_min_hidden=attention_min_hidden,
+        channel_attention=channel_attention,
+    )
+    made = {part: _dynamic(part, layer, spread) for part in chosen.values()}
     if model in made:
         return made[model]
     for parent in list(model.modules()):
@@ -63,28 +76,23 @@ def convert_to_dynamic(
     return model
 
 
-def _dynamic(
-    source: nn.Conv2d, *, kernels: int, reduction: float, attention: AttentionKind, strategy: str
-) -> DynamicConv2d:
+def _dynamic(source: nn.Conv2d, layer: Callable[..., DynamicConv2d], spread: float) -> DynamicConv2d:
     """A dynamic convolution that computes the same function as `source`."""
-    target = DynamicConv2d(
+    target = layer(
         source.in_channels,
         source.out_channels,
-        source.kernel_size,  # type: ignore[arg-type]
-        source.stride,  # type: ignore[arg-type]
-        source.padding,  # type: ignore[arg-type]
-        source.dilation,  # type: ignore[arg-type]
+        source.kernel_size,
+        source.stride,
+        source.padding,
+        source.dilation,
         source.groups,
         source.bias is not None,
-        kernels=kernels,
-        reduction=reduction,
-        attention=attention,
-        strategy=strategy,
     ).to(device=source.weight.device, dtype=source.weight.dtype)
+    kind = target.attention.kind
     with torch.no_grad():
-        kernels_from_(target.weight, source.weight, kind=attention)
+        kernels_from_(target.weight, source.weight, kind=kind, spread=spread)
         if source.bias is not None and target.bias is not None:
-            kernels_from_(target.bias, source.bias, kind=attention, spread=0.0)
+            kernels_from_(target.bias, source.bias, kind=kind, spread=0.0)
     target.weight.requires_grad_(source.weight.requires_grad)
     if source.bias is not None and target.bias is not None:
         target.bias.requires_grad_(source.bias.requires_grad)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from dydist.errors import UserError
-from dydist.models.attention import Attention, AttentionKind
+from dydist.models.attention import Attention, AttentionKind, AttentionNorm
 from dydist.models.initialization import fan_out, reset_attention_, reset_kernels_
 from dydist.models.strategies import check_strategy, dynamic_conv2d
 from dydist.models.strategies.problem import Pair
@@ -28,13 +28,19 @@ class DynamicConv2d(nn.Module):
         kernels: K, the number of kernels.
         reduction: Width of the attention's hidden layer as a share of `in_channels`.
         strategy: The implementation (docs/performance.md); all give the same result up to rounding.
-        attention: "softmax", or "sigmoid" for comparison.
+        attention: "softmax", "sigmoid" or "l1" (`Attention`).
+        attention_norm: "none", or "batch" for batch norm in the attention (`Attention`).
+        attention_min_hidden: Lower limit of the width of the attention's hidden layer.
+        channel_attention: Whether to scale each image's input channels and output channels too, as in ODConv
+            (arXiv:2209.07947, section 3.2; without its attention over positions). A depthwise convolution has no
+            scale of the output, which would repeat that of the input.
+        spread: None: independent kernels. Else the kernels start as one kernel plus perturbations of `spread` times
+            its root mean square, which cancel while the attention is uniform.
 
-    Its parameters are `weight` (K, out, in/groups, kh, kw), `bias` (K, out) or None, `attention.fc1` and
-    `attention.fc2`.
+    Its parameters are `weight` (K, out, in/groups, kh, kw), `bias` (K, out) or None, and those of `attention`.
 
     Raises:
-        UserError: sizes are inconsistent, or the strategy is unknown.
+        UserError: sizes are inconsistent, or another value is not allowed.
     """
 
     bias: nn.Parameter | None
@@ -54,6 +60,10 @@ class DynamicConv2d(nn.Module):
         reduction: float = 0.25,
         strategy: str = "auto",
         attention: AttentionKind = "softmax",
+        attention_norm: AttentionNorm = "none",
+        attention_min_hidden: int = 1,
+        channel_attention: bool = False,
+        spread: float | None = None,
     ) -> None:
         super().__init__()
         if groups < 1 or in_channels % groups or out_channels % groups:
@@ -72,7 +82,17 @@ class DynamicConv2d(nn.Module):
         self.padding: Pair = _pair(padding)
         self.dilation: Pair = _pair(dilation)
         self.strategy = check_strategy(strategy)
-        self.attention = Attention(in_channels, kernels, reduction=reduction, kind=attention)
+        self.channel_attention, self.spread = channel_attention, spread
+        depthwise = groups == in_channels == out_channels
+        self.attention = Attention(
+            in_channels,
+            kernels,
+            reduction=reduction,
+            kind=attention,
+            norm=attention_norm,
+            min_hidden=attention_min_hidden,
+            scales=(in_channels, 0 if depthwise else out_channels) if channel_attention else (0, 0),
+        )
         self.weight = nn.Parameter(
             torch.empty(kernels, out_channels, in_channels // groups, *self.kernel_size)
         )
@@ -88,15 +108,24 @@ class DynamicConv2d(nn.Module):
         """Draw the parameters from torch's default generator (docs/models.md, "Initial values")."""
         reset_attention_(self.attention)
         fan = fan_out(self.weight.shape, self.groups)
-        reset_kernels_(self.weight, fan=fan, kind=self.attention.kind)
+        reset_kernels_(self.weight, fan=fan, kind=self.attention.kind, spread=self.spread)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, in, H, W] → [N, out, H', W']."""
+        pooled = _pool(x)
+        if not self.channel_attention:
+            return self._convolve(x, self.attention(pooled))
+        hidden = self.attention.hidden(pooled)
+        inputs, outputs = self.attention.scales(hidden)
+        out = self._convolve(_scaled(x, inputs), self.attention(pooled, hidden))
+        return _scaled(out, outputs)
+
+    def _convolve(self, x: Tensor, attention: Tensor) -> Tensor:
         return dynamic_conv2d(
             x,
-            self.attention(_pool(x)),
+            attention,
             self.weight,
             self.bias,
             self.stride,
@@ -113,6 +142,11 @@ class DynamicConv2d(nn.Module):
         parts += [f"{n}={getattr(self, n)}" for n, usual in optional.items() if getattr(self, n) != usual]
         parts += [f"bias={self.bias is not None}", f"kernels={self.kernels}", f"strategy={self.strategy}"]
         return ", ".join(parts)
+
+
+def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
+    """Images [N, C, H, W] times their channels' `scale` [N, C], if there is one."""
+    return x if scale is None else x * scale[:, :, None, None].to(x.dtype)
 
 
 def _pool(x: Tensor) -> Tensor:

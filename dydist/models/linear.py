@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dydist.models.attention import Attention, AttentionKind
+from dydist.models.attention import Attention, AttentionKind, AttentionNorm
 from dydist.models.initialization import reset_attention_, reset_kernels_
 
 
@@ -27,10 +27,21 @@ class DynamicLinear(nn.Module):
         kernels: int = 4,
         reduction: float = 0.25,
         attention: AttentionKind = "softmax",
+        attention_norm: AttentionNorm = "none",
+        attention_min_hidden: int = 1,
+        spread: float | None = None,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features, self.kernels = in_features, out_features, kernels
-        self.attention = Attention(in_features, kernels, reduction=reduction, kind=attention)
+        self.spread = spread
+        self.attention = Attention(
+            in_features,
+            kernels,
+            reduction=reduction,
+            kind=attention,
+            norm=attention_norm,
+            min_hidden=attention_min_hidden,
+        )
         self.weight = nn.Parameter(torch.empty(kernels, out_features, in_features))
         self.register_parameter("bias", nn.Parameter(torch.empty(kernels, out_features)) if bias else None)
         self.reset_parameters()
@@ -38,7 +49,7 @@ class DynamicLinear(nn.Module):
     def reset_parameters(self) -> None:
         """Draw the parameters from torch's default generator; the mixed weights have He variance (fan in)."""
         reset_attention_(self.attention)
-        reset_kernels_(self.weight, fan=self.in_features, kind=self.attention.kind)
+        reset_kernels_(self.weight, fan=self.in_features, kind=self.attention.kind, spread=self.spread)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 

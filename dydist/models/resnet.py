@@ -5,34 +5,39 @@ Module names are torchvision's, so the static network's state_dict is compatible
 from __future__ import annotations
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
+from functools import partial
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dydist.config import ModelConfig
+from dydist.config.rules import no_dynamic_layer
 from dydist.errors import UserError
-from dydist.models.attention import AttentionKind
+from dydist.models.attention import AttentionKind, AttentionNorm
 from dydist.models.batchnorm import ShardBatchNorm2d
 from dydist.models.dynamic_conv import DynamicConv2d
 
 Stem = Literal["cifar", "strided", "imagenet"]
-Convolution = Callable[[int, int, int, int, int], nn.Module]
-"""Makes a convolution from (in_channels, out_channels, kernel_size, stride, padding)."""
+Convolution = Callable[[str, int, int, int, int, int], nn.Module]
+"""Makes a convolution from (name, in_channels, out_channels, kernel_size, stride, padding)."""
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution if shapes change."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int, convolution: Convolution) -> None:
+    def __init__(
+        self, name: str, in_channels: int, channels: int, stride: int, convolution: Convolution
+    ) -> None:
         super().__init__()
-        self.conv1 = convolution(in_channels, channels, 3, stride, 1)
+        self.conv1 = convolution(f"{name}.conv1", in_channels, channels, 3, stride, 1)
         self.bn1 = ShardBatchNorm2d(channels)
-        self.conv2 = convolution(channels, channels, 3, 1, 1)
+        self.conv2 = convolution(f"{name}.conv2", channels, channels, 3, 1, 1)
         self.bn2 = ShardBatchNorm2d(channels)
         self.downsample: nn.Module | None = None
         if stride != 1 or in_channels != channels:
-            shortcut = convolution(in_channels, channels, 1, stride, 0)
+            shortcut = convolution(f"{name}.downsample.0", in_channels, channels, 1, stride, 0)
             self.downsample = nn.Sequential(shortcut, ShardBatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,9 +67,9 @@ class ResNet18(nn.Module):
         self.bn1 = ShardBatchNorm2d(widths[0])
         before = widths[0]
         stages: list[nn.Module] = []
-        for channels in widths:
-            first = BasicBlock(before, channels, 2 if stages else 1, convolution)
-            second = BasicBlock(channels, channels, 1, convolution)
+        for number, channels in enumerate(widths, start=1):
+            first = BasicBlock(f"layer{number}.0", before, channels, 2 if stages else 1, convolution)
+            second = BasicBlock(f"layer{number}.1", channels, channels, 1, convolution)
             stages.append(nn.Sequential(first, second))
             before = channels
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
@@ -99,30 +104,45 @@ def dy_resnet18(
     dropout: float = 0.1,
     strategy: str = "auto",
     bias: bool = False,
+    attention_norm: AttentionNorm = "none",
+    attention_min_hidden: int = 1,
+    channel_attention: bool = False,
+    spread: float | None = None,
+    dynamic: str = "*",
 ) -> ResNet18:
     """ResNet-18 with 19 dynamic convolutions: all but the stem (Chen et al., arXiv:1912.03458, section 5).
 
     `stem`: cifar (3x3 stride 1), strided (3x3 stride 2) or imagenet (7x7 stride 2 and a 3x3 max-pool).
-    `width` multiplies every channel count; `dropout` is applied before the classifier; `bias` gives the
-    dynamic convolutions K biases. Takes 3-channel images of any size. Raises UserError for values that are
-    not allowed.
+    `width` multiplies every channel count; `dropout` is applied before the classifier; `dynamic` is a pattern as in a
+    shell (`fnmatch`): convolutions with other names are ordinary ones. The other arguments are those of
+    `DynamicConv2d`. Takes 3-channel images of any size. Raises UserError for values that are not allowed.
     """
+    names: list[str] = []
+    layer = partial(
+        DynamicConv2d,
+        bias=bias,
+        kernels=kernels,
+        reduction=reduction,
+        strategy=strategy,
+        attention=attention,
+        attention_norm=attention_norm,
+        attention_min_hidden=attention_min_hidden,
+        channel_attention=channel_attention,
+        spread=spread,
+    )
 
-    def convolution(inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> nn.Module:
-        return DynamicConv2d(
-            inputs,
-            outputs,
-            kernel,
-            stride,
-            padding,
-            bias=bias,
-            kernels=kernels,
-            reduction=reduction,
-            strategy=strategy,
-            attention=attention,
-        )
+    def convolution(
+        name: str, inputs: int, outputs: int, kernel: int, stride: int, padding: int
+    ) -> nn.Module:
+        names.append(name)
+        if not fnmatchcase(name, dynamic):
+            return _ordinary(name, inputs, outputs, kernel, stride, padding)
+        return layer(inputs, outputs, kernel, stride, padding)
 
-    return ResNet18(num_classes, stem=stem, width=width, dropout=dropout, convolution=convolution)
+    network = ResNet18(num_classes, stem=stem, width=width, dropout=dropout, convolution=convolution)
+    if problem := no_dynamic_layer(dynamic, names):
+        raise UserError(problem)
+    return network
 
 
 def static_resnet18(
@@ -146,10 +166,15 @@ def build_model(config: ModelConfig, num_classes: int) -> ResNet18:
         dropout=config.dropout,
         strategy=config.strategy,
         bias=config.bias,
+        attention_norm=config.attention_norm,
+        attention_min_hidden=config.attention_min_hidden,
+        channel_attention=config.channel_attention,
+        spread=config.spread,
+        dynamic=config.dynamic,
     )
 
 
-def _ordinary(inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> nn.Module:
+def _ordinary(name: str, inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> nn.Module:
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return convolution
@@ -158,9 +183,9 @@ def _ordinary(inputs: int, outputs: int, kernel: int, stride: int, padding: int)
 def _stem(stem: str, channels: int) -> tuple[nn.Module, nn.Module | None]:
     """The first convolution, and the pooling after it or None."""
     if stem == "cifar":
-        return _ordinary(3, channels, 3, 1, 1), None
+        return _ordinary("conv1", 3, channels, 3, 1, 1), None
     if stem == "strided":
-        return _ordinary(3, channels, 3, 2, 1), None
+        return _ordinary("conv1", 3, channels, 3, 2, 1), None
     if stem == "imagenet":
-        return _ordinary(3, channels, 7, 2, 3), nn.MaxPool2d(3, stride=2, padding=1)
+        return _ordinary("conv1", 3, channels, 7, 2, 3), nn.MaxPool2d(3, stride=2, padding=1)
     raise UserError(f"model.stem: {stem!r} is not known; use cifar, strided or imagenet")

@@ -1,16 +1,19 @@
-"""docs/models.md: its examples run, in order."""
+"""docs/models.md and docs/attention.md: their examples run, in order."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "models.md"
+import pytest
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
-def test_the_examples_run() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 4
+@pytest.mark.parametrize(("page", "count"), [("models.md", 4), ("attention.md", 1)])
+def test_the_examples_run(page: str, count: int) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == count
     names: dict[str, object] = {}
     for block in blocks:
-        exec(compile(block, str(DOCUMENT), "exec"), names)
+        exec(compile(block, page, "exec"), names)

@@ -29,8 +29,8 @@ class _Layer:
 class AttentionStatistics:
     """Sums over the images of all forward passes between `begin` and `end`, on the device, without synchronizing.
 
-    Forward hooks are registered only between the two. Weights that do not sum to one (sigmoid attention) are first
-    divided by their sum. The sums of several processes may be added before `summarise`.
+    Forward hooks are registered only between the two. Weights that do not sum to one (sigmoid and l1 attention) are
+    first divided by their sum, without their signs. The sums of several processes may be added before `summarise`.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -78,7 +78,7 @@ class AttentionStatistics:
         if len({len(row) for row in rows}) > 1:
             longest = max(len(row) for row in rows)
             rows = [nn.functional.pad(row, (0, 0, 0, longest - len(row))) for row in rows]
-        shares = torch.stack(rows)
+        shares = torch.stack(rows).abs()
         shares = shares / shares.sum(2, keepdim=True).clamp_min(1e-30)
         entropy = torch.special.entr(shares).sum((1, 2))
         equal = torch.tensor([1 / layer.kernels for layer in self._layers]).to(device, non_blocking=True)
