@@ -61,7 +61,8 @@ def final_fingerprint(runs: Path, name: str) -> str:
 
 def last_steps_of_an_epoch(world: World, shards: int) -> dict[str, Any]:
     """A full step and the small last one of 4 images. The last process votes, then the first."""
-    config = configure(parallel={"shards": shards}, data={"drop_last": False})
+    options = {"attention_norm": "batch", "attention": "l1", "channel_attention": True}
+    config = configure(model=options, parallel={"shards": shards}, data={"drop_last": False})
     engine, dataset, order = make(config, world)
     mine = rank_shards(world.rank, world.size, shards)
     with ShardedLoader(
@@ -146,6 +147,29 @@ def test_one_to_four_processes_uninterrupted_and_cut_up_end_with_the_same_bits(
     result = compare_runs(tmp_path / "world1", tmp_path / "chain")
     assert result.equal
     assert result.steps_compared == STEPS
+
+
+@pytest.mark.long
+def test_every_option_of_the_attention_ends_with_the_same_bits(
+    cifar10_exact_root: Path, tmp_path: Path
+) -> None:
+    """Batch norm in the attention has statistics by shard, like all batch norm."""
+    options = [
+        "--model.attention",
+        "l1",
+        "--model.attention_norm",
+        "batch",
+        "--model.attention_min_hidden",
+        16,
+    ]
+    options += ["--model.channel_attention", "true", "--model.spread", 0.1, "--model.dynamic", "layer[34].*"]
+    marks = []
+    for world_size in (1, 3):
+        name = f"world{world_size}"
+        arguments = [*flags(cifar10_exact_root, tmp_path, name), *map(str, options)]
+        train(arguments, world_size, tmp_path / "logs" / name)
+        marks.append(final_fingerprint(tmp_path, name))
+    assert marks[0] == marks[1]
 
 
 @pytest.mark.slow

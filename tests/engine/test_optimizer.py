@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -20,19 +22,21 @@ from dydist.models import DynamicConv2d, build_model, set_temperature
 from dydist.models.attention import initial_weight
 from dydist.run.session import build_model_for
 
-NETWORKS = [("softmax", 2), ("softmax", 4), ("softmax", 8), ("sigmoid", 2), ("sigmoid", 4)]
+NETWORKS = [("softmax", 2), ("softmax", 4), ("softmax", 8), ("sigmoid", 2), ("sigmoid", 4), ("l1", 8)]
 AUTO = {"kernel_lr": "auto", "kernel_decay": "auto"}
 UNIFORM = 1e30
 """A temperature at which every attention is uniform to the last bit."""
 
 
-def pair(kind: str, kernels: int, **optim: Any) -> tuple[Config, Config]:
-    """Configurations of a dynamic network and of its static twin."""
+def pair(
+    kind: str, kernels: int, options: Mapping[str, Any] = MappingProxyType({}), **optim: Any
+) -> tuple[Config, Config]:
+    """Configurations of a dynamic network, with `options` of its attention, and of its static twin."""
     common = {"dropout": 0.0, "bias": False}
     # a higher rate would magnify rounding: batch norm over few images is sensitive
     sgd = {"lr": 0.005, "weight_decay": 0.01, "nesterov": True, **optim}
-    dynamic = configure(model={**common, "attention": kind, "kernels": kernels}, optim=sgd)
-    return dynamic, replace(dynamic, model=replace(dynamic.model, kind="static", attention="softmax"))
+    dynamic = configure(model={**common, "attention": kind, "kernels": kernels, **options}, optim=sgd)
+    return dynamic, configure(model={**common, "kind": "static"}, optim=sgd)
 
 
 def mixed(model: nn.Module) -> dict[str, Tensor]:
@@ -65,9 +69,11 @@ def train(config: Config, model: nn.Module, steps: int = 20) -> list[float]:
     return losses
 
 
-def difference(kind: str, kernels: int, **optim: Any) -> float:
+def difference(
+    kind: str, kernels: int, options: Mapping[str, Any] = MappingProxyType({}), **optim: Any
+) -> float:
     """Largest difference of mixed kernels and losses after 20 steps in float64."""
-    dynamic, static = pair(kind, kernels, **optim)
+    dynamic, static = pair(kind, kernels, options, **optim)
     torch.manual_seed(0)
     model = build_model(dynamic.model, num_classes=10).double()
     twin = build_model(static.model, num_classes=10).double()
@@ -92,6 +98,15 @@ def test_uniform_attention_follows_the_static_network_step_by_step(
     kind: str, kernels: int, nesterov: bool
 ) -> None:
     assert difference(kind, kernels, **AUTO, nesterov=nesterov) < 1e-10
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "options",
+    [{"attention_norm": "batch", "channel_attention": True}, {"spread": 0.01}, {"dynamic": "layer[34].*"}],
+)
+def test_with_the_options_of_the_attention_it_does_too(options: dict[str, Any]) -> None:
+    assert difference("softmax", 4, options, **AUTO) < 1e-10
 
 
 @pytest.mark.parametrize("left_out", AUTO)

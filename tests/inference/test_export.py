@@ -19,6 +19,7 @@ from dydist.inference.export import check
 from dydist.inference.formats import FORMATS
 from dydist.inference.formats import safetensors as safetensors_format
 from dydist.models import build_model, set_temperature
+from dydist.models.attention import Attention
 from helpers.pages import blocks
 from inference.conftest import STEPS
 
@@ -75,16 +76,33 @@ def test_exports_agree_with_the_original_on_a_thousand_real_images(
     assert f"| parameters | {card['parameters']:,} |" in told
 
 
-@pytest.mark.long
-def test_other_networks_too(tmp_path: Path) -> None:
-    """The ImageNet stem, sigmoid attention, biases, three kernels, a hundred classes; untrained weights."""
-    config = Config(
-        model=ModelConfig(width=0.0625, stem="imagenet", attention="sigmoid", bias=True, kernels=3)
-    )
+OPTIONS = {
+    "attention": "l1",
+    "attention_norm": "batch",
+    "attention_min_hidden": 16,
+    "channel_attention": True,
+    "dynamic": "layer[34].*",
+}
+
+
+@pytest.mark.parametrize(
+    ("to", "values"),
+    [
+        pytest.param("onnx", {"attention": "sigmoid"}, marks=pytest.mark.long),
+        pytest.param("onnx", OPTIONS, marks=pytest.mark.long),
+        pytest.param("torch-export", OPTIONS, marks=pytest.mark.long),
+        ("safetensors", OPTIONS),
+    ],
+)
+def test_other_networks_too(to: str, values: dict[str, object], tmp_path: Path) -> None:
+    """The ImageNet stem, other attention, biases, three kernels, a dozen classes; untrained weights."""
+    config = Config(model=ModelConfig(width=0.0625, stem="imagenet", bias=True, kernels=3, **values))  # type: ignore[arg-type]
     network = build_model(config.model, 12).eval()
     for part in network.modules():
-        if hasattr(part, "fc2"):
-            torch.nn.init.normal_(part.fc2.weight)  # attention that depends on the image
+        if isinstance(part, Attention):  # attention that depends on the image
+            for head in (part.fc2, part.fc_in, part.fc_out):
+                if head is not None:
+                    torch.nn.init.normal_(head.weight, std=0.1)
     set_temperature(network, 2.5)
     described = DataDescription(
         train_images=1000,
@@ -97,8 +115,12 @@ def test_other_networks_too(tmp_path: Path) -> None:
         network=network, config=config, data=described, step=1, url="nowhere", averaged=False, temperature=2.5,
         accuracy=None, environment={},
     )  # fmt: skip
-    written = export_trained(model, "onnx", tmp_path / "net.onnx")
+    written = export_trained(model, to, tmp_path / f"net{FORMATS[to].suffix}")
     assert written.difference < 1e-4
+    told = written.card_markdown.read_text()
+    assert all(f"| `model.{name}` | {value} |" in told.replace("\\", "") for name, value in values.items())
+    assert ("each convolution layer[34].* mixes 3 kernels" in told) == ("dynamic" in values)
+    assert ("scales its input and output channels" in told) == ("channel_attention" in values)
 
 
 def test_an_export_that_differs_is_refused_and_removed(

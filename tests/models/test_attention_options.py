@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from models.reference import loop
 from torch import Tensor, nn
 
 from dydist.config import ModelConfig
@@ -26,6 +25,7 @@ from dydist.models import (
 from dydist.models.attention import Attention
 from dydist.models.initialization import reset_attention_
 from dydist.models.strategies import STRATEGIES, Geometry
+from helpers.reference import loop
 
 ALL: dict[str, Any] = {
     "attention": "l1",

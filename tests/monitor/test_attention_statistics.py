@@ -43,6 +43,18 @@ def test_an_attention_computed_by_hand() -> None:
     assert layer.dead == 0
 
 
+def test_weights_below_zero_count_by_their_size() -> None:
+    """Logits [0, 0] and [-4, 0] of l1: weights [1/2, 1/2] and [-3/4, 1/4]."""
+    model = hand_set()
+    model[0].attention.kind = "l1"
+    with torch.no_grad():
+        model[0].attention.fc2.weight[0].fill_(-1.0)
+    images = torch.tensor([0.0, 4.0]).view(2, 1, 1, 1).expand(2, 1, 4, 4)
+    layer = look(model, images)["0"]
+    assert layer.share == pytest.approx((0.625, 0.375), abs=1e-6)
+    assert layer.entropy == pytest.approx((1 + 0.8112781244591328) / 2, abs=1e-6)
+
+
 def test_several_passes_count_as_one() -> None:
     images = torch.rand(6, 1, 4, 4)
     whole, parts = look(hand_set(3), images)["0"], look(hand_set(3), images[:4], images[4:])["0"]

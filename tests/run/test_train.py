@@ -113,10 +113,11 @@ def test_a_finished_run_says_so_and_changes_nothing(tmp_path: Path) -> None:
 
 def test_what_defines_a_run_must_not_change_and_what_does_not_is_noted(tmp_path: Path) -> None:
     train(flags(tmp_path, "run", "--train.max_steps", "5"), 1, tmp_path / "log")
-    other = flags(tmp_path, "run", "--seed", "3", "--parallel.shards", "8")
+    other = flags(tmp_path, "run", "--seed", "3", "--parallel.shards", "8", "--model.spread", "0.1")
     text = train(other, 1, tmp_path / "log-other", code=2)
     assert "seed: 3 is not what this run was started with (0); use that value, or another run.name" in text
     assert "parallel.shards: 8 is not what" in text
+    assert "model.spread: 0.1 is not what this run was started with (None)" in text
     text = train(
         flags(tmp_path, "run", "--train.max_steps", "8", "--optim.lr", "0.01"), 1, tmp_path / "log-lr"
     )
