@@ -51,6 +51,7 @@ IMPOSSIBLE = [
     ("--optim.nesterov true --optim.momentum 0", 1),
     ("--data.mixup 0.2 --data.cutmix 1.0", 1),
     ("--data.augment false --data.cutout 8", 1),
+    ("--data.limit 100 --data.validation 100", 1),
     ("--parallel.zero 2", 1),
     ("--parallel.engine deepspeed --parallel.zero 1 --parallel.offload param", 1),
     ("--parallel.engine deepspeed --train.compile true", 1),

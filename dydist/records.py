@@ -50,7 +50,10 @@ class StepRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRecord:
-    """One pass over the test split: every image once. `accuracy` is a fraction, `loss` the mean cross-entropy."""
+    """One pass over a split: every image once. `accuracy` is a fraction, `loss` the mean cross-entropy.
+
+    `split`: validation or test. Runs with a validation split are evaluated on the test split at their end alone.
+    """
 
     step: int
     epoch: int
@@ -59,6 +62,7 @@ class EvaluationRecord:
     images: int
     seconds: float
     ema: bool = False
+    split: str = "test"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +77,13 @@ class ImagesRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfusionRecord:
-    """The confusion matrix of an evaluation: `counts[true][predicted]`. `top5` is a fraction."""
+    """The confusion matrix of an evaluation: `counts[true][predicted]`. `top5` is a fraction; `split` as above."""
 
     step: int
     classes: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
     top5: float
+    split: str = "test"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +126,11 @@ class CheckpointRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """The summary printed at the end. `state` is done, stopped or failed."""
+    """The summary printed at the end. `state` is done, stopped or failed.
+
+    `best_accuracy` and `last_accuracy` are of `split`; `test_accuracy` is that of the finished run, if `split` is
+    validation.
+    """
 
     state: str
     step: int
@@ -131,6 +140,8 @@ class RunSummary:
     seconds: float
     places: Mapping[str, str]
     message: str = ""
+    split: str = "test"
+    test_accuracy: float | None = None
 
 
 class Monitor(Protocol):

@@ -90,7 +90,7 @@ def loop_cost(*, stem: Stem, batch_size: int, width: float, steps: int, folder: 
     monitor = build_monitors(
         config, run_dir, world_size=1, terminal=build_terminal(config), trained_with=to_dict(config)
     )
-    probe = _Probe(config, engine.model, world, test_set=splits.test, run_dir=run_dir, monitor=monitor)
+    probe = _Probe(config, engine.model, world, evaluated=splits.test, run_dir=run_dir, monitor=monitor)
     callbacks = Callbacks(monitor=monitor, probe=probe, save=lambda progress, final: None)
     loop = Loop(config, engine, world, splits, callbacks)
     parts = StepParts(engine.model)

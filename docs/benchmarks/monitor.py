@@ -186,7 +186,7 @@ def _everything(
             config,
             engine.model,
             world,
-            test_set=open_dataset(config.data, "test"),
+            evaluated=open_dataset(config.data, "test"),
             run_dir=folder,
             monitor=monitor,
         )

@@ -116,7 +116,7 @@ def read_state(raw: bytes, step: int) -> dict[str, Any]:
     values = read_json(raw)
     if not is_integer(values.get("step"), step, step):
         raise ValueError(f"it is not of step {step}")
-    for name in ("accuracy", "best_accuracy", "last_accuracy"):
+    for name in ("accuracy", "best_accuracy", "last_accuracy", "test_accuracy"):
         if values.get(name) is not None and not is_number(values[name]):
             raise ValueError(f"{name} is no number")
     for name in ("config", "data", "engine", "environment", "strategies"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -21,13 +21,15 @@ def compare(
     *,
     table: bool = False,
     baseline: str | None = None,
+    split: Literal["auto", "validation", "test"] = "auto",
     csv: Path | None = None,
     plot: Path | None = None,
+    x: str | None = None,
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> int:
     """Two runs: say at which step they first differ, by how much, and whether their weights are equal bit for bit.
 
-    More runs, a sweep's folder, or --table: one row for the runs that differ in the seed alone: the last test accuracy
+    More runs, a sweep's folder, or --table: one row for the runs that differ in the seed alone: the last accuracy
     (mean and standard deviation over seeds), its difference to a baseline with a 95 % confidence interval, parameters,
     multiply-adds of one image, and time. Static against dynamic is `dydist sweep` over model.kind and seed, then this.
 
@@ -37,12 +39,16 @@ def compare(
 
     Example: dydist compare runs/kinds --csv kinds.csv --plot kinds.png
 
+    Example: dydist compare runs/rates --plot rates.png --x optim.lr
+
     Args:
         runs: Folders of runs, or of a sweep.
         table: Show a table also of two runs.
         baseline: Part of the label of the row that others are compared with. Default: model.kind=static, or the worst.
+        split: The split of the accuracies. auto: validation if all runs have one, or else test.
         csv: Write one line per run, with every setting, to this file.
         plot: Draw every run's accuracy by row, with mean and interval, to this PNG file.
+        x: Draw the accuracy over this instead: epoch, or a numeric field such as optim.lr; a line for each setting.
         json_: Print JSON.
     """
     from dydist.compare.many import find_runs
@@ -51,43 +57,54 @@ def compare(
         raise UserError("compare: give two folders of runs, or the folder of a sweep")
     if plot is not None and plot.suffix.lower() != ".png":
         raise UserError(f"--plot: {plot} is no name of a PNG file; give one that ends in .png")
+    if x is not None and plot is None:
+        raise UserError(f"--x: {x} is the axis of a plot; give --plot FILE.png as well")
     found = find_runs(runs)
     if len(found) == 2 and len(runs) == 2 and not (table or csv or plot or baseline):
         return _pair(found[0], found[1], as_json=json_)
-    return _table(found, baseline, csv, plot, as_json=json_)
+    return _table(found, baseline, split, csv, plot, x, as_json=json_)
 
 
 def _table(
-    runs: list[Path], baseline: str | None, csv: Path | None, plot: Path | None, *, as_json: bool
+    runs: list[Path],
+    baseline: str | None,
+    split: str,
+    csv: Path | None,
+    plot: Path | None,
+    x: str | None,
+    *,
+    as_json: bool,
 ) -> int:
-    from dydist.compare.many import read_result, tabulate, to_csv, with_differences
-    from dydist.compare.plot import draw
+    from dydist.compare.many import common_split, read_result, tabulate, to_csv, with_differences
+    from dydist.compare.plot import draw, draw_lines
 
     results = [result for run in runs if (result := read_result(run)) is not None]
-    rows, against = with_differences(tabulate(results), baseline) if results else ([], "")
+    split = common_split(results) if split == "auto" else split
+    results = [result for result in results if split in result.accuracies]
+    rows, against = with_differences(tabulate(results, split), baseline) if results else ([], "")
     if csv is not None:
-        _write(csv, to_csv(results).encode(), "--csv")
+        _write(csv, to_csv(results, split).encode(), "--csv")
     if plot is not None:
         if not rows:
             raise UserError("--plot: none of the runs has been evaluated yet; draw it when one has")
-        _write(plot, draw(rows, against), "--plot")
+        _write(plot, draw(rows, against, split) if x is None else draw_lines(results, split, x), "--plot")
     unfinished = {result.run: result.step for result in results if not result.finished}
     if as_json:
-        found = {"runs": len(runs), "evaluated": len(results), "unfinished": unfinished, "baseline": against}
-        print(json.dumps({**found, "rows": [asdict(row) for row in rows]}, indent=2))
+        found = {"runs": len(runs), "split": split, "evaluated": len(results), "unfinished": unfinished}
+        print(json.dumps({**found, "baseline": against, "rows": [asdict(row) for row in rows]}, indent=2))
         return 0
-    _print_rows(rows, against)
+    _print_rows(rows, against, split)
     if unfinished:
         show(f"not finished: {', '.join(f'{run} (step {step})' for run, step in unfinished.items())}")
     if len(results) < len(runs):
-        show(f"{len(runs) - len(results)} more without an evaluation yet")
+        show(f"{len(runs) - len(results)} more without an evaluation on the {split} split yet")
     return 0
 
 
-def _print_rows(rows: list[Row], against: str) -> None:
+def _print_rows(rows: list[Row], against: str, split: str) -> None:
     from rich.table import Table
 
-    figures = ("runs", "accuracy %", "best %", "difference (95 %)", "parameters", "mult-adds", "images/s")
+    figures = ("runs", f"{split} %", "best %", "difference (95 %)", "parameters", "mult-adds", "images/s")
     shown = Table("setting", *figures, "training")
     for column in shown.columns[1:]:
         column.justify, column.no_wrap = "right", True

@@ -19,7 +19,7 @@ def evaluate(
     checkpoint: Url,
     *,
     step: Index | None = None,
-    split: Literal["test", "train"] = "test",
+    split: Literal["test", "train", "validation"] = "test",
     data_root: FilePath | None = None,
     ema: bool = False,
     flip: bool = False,
@@ -39,7 +39,7 @@ def evaluate(
     Args:
         checkpoint: A step's folder, a place that holds several (the newest valid one is taken), or a run's folder.
         step: That step of a place.
-        split: Which images.
+        split: Which images. validation: those that the run held out of training; train: the rest.
         data_root: Folder of the data set. Default: the run's data.root.
         ema: Take the moving average of the weights.
         flip: Test-time augmentation: average the probabilities over each image and its mirror image.
@@ -49,7 +49,7 @@ def evaluate(
     """
     from dataclasses import replace
 
-    from dydist.data import open_dataset
+    from dydist.data.splits import open_split
     from dydist.engine import start_world
     from dydist.inference import evaluate_trained
     from dydist.process.launcher import join_step
@@ -59,7 +59,7 @@ def evaluate(
     model = open_trained(checkpoint, step=step, ema=ema, options=storage_options, data_root=data_root)
     config = model.config
     prepare_environment(config)  # before the first product of matrices: MKL then reads what it was told
-    dataset = open_dataset(replace(config.data, root=data_root or config.data.root, download=False), split)
+    dataset = open_split(replace(config.data, root=data_root or config.data.root, download=False), split)
     here, _ = apply_launcher_settings(
         {
             "train": {"precision": config.train.precision, "compile": False},
@@ -101,11 +101,9 @@ def _print_table(report: EvaluationReport, about: dict[str, Any], model: Trained
 
     weights = "averaged weights" if model.averaged else "weights"
     views = ", each with its mirror image" if about["flip"] else ""
-    logged = (
-        ""
-        if model.accuracy is None or about["split"] != "test"
-        else f" (the run logged {model.accuracy:.2%})"
-    )
+    by_split = {model.config.data.evaluated_split: model.accuracy, "test": model.test_accuracy}
+    accuracy = by_split.get(about["split"])
+    logged = "" if accuracy is None else f" (the run logged {accuracy:.2%})"
     show(f"checkpoint    {model.url}")
     show(f"network       {weights} after step {model.step}, temperature {model.temperature:g}")
     show(f"images        {report.images:,} of the {about['split']} split{views}")

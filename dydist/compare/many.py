@@ -19,7 +19,7 @@ from dydist.config import Config, ModelConfig
 from dydist.config.reader import build, flatten, read_yaml, redacted_values, to_dict
 from dydist.config.rules import is_local
 from dydist.errors import UserError
-from dydist.monitor.outputs.jsonlines import read_lines
+from dydist.monitor.outputs.jsonlines import evaluations, read_lines
 from dydist.named_run import run_folder
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 class Result:
     """The result of one run. `settings`: every given field by dotted name. Accuracies are fractions.
 
-    `accuracy` is the last test accuracy of the weights, `best_accuracy` the highest; `training_s`: seconds of all
-    steps, without evaluations, saves and pauses; `finished`: whether the run is done (status.json); `parameters` and
+    `accuracies`: those of the weights, by split (validation or test) and step; `training_s`: seconds of all steps,
+    without evaluations, saves and pauses; `finished`: whether the run is done (status.json); `parameters` and
     `multiply_adds` (of one image) are the network's.
     """
 
@@ -39,8 +39,8 @@ class Result:
     settings: dict[str, Any]
     finished: bool
     step: int
-    accuracy: float
-    best_accuracy: float
+    steps_per_epoch: int
+    accuracies: dict[str, dict[int, float]]
     images_per_s: float
     training_s: float
     parameters: int
@@ -51,7 +51,8 @@ class Result:
 class Row:
     """Runs that differ only in the seed. Standard deviations are of a sample (n - 1), None for one run.
 
-    `accuracies`: one per run. Times are medians. `difference` is None in the baseline's row.
+    `accuracies`: the last one of each run; `best`: mean of each run's highest. Times are medians. `difference` is None
+    in the baseline's row.
     """
 
     label: str
@@ -87,10 +88,13 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 def read_result(run_dir: Path) -> Result | None:
     """A run's result; None if it was never evaluated."""
     lines = list(read_lines(run_dir / "metrics.jsonl"))
-    tests = [line for line in lines if line.get("kind") == "evaluation" and not line.get("ema")]
+    accuracies = {
+        split: {line["step"]: line["accuracy"] for line in found}
+        for split, found in evaluations(line for line in lines if not line.get("ema")).items()
+    }
     steps = [line for line in lines if line.get("kind") == "step"]
     speeds = [line["images_per_s"] for line in steps if line.get("images_per_s")]
-    if not tests:
+    if not accuracies:
         return None
     # a field added after the run had its present default
     settings = flatten(to_dict(Config())) | flatten(redacted_values(read_yaml(run_dir / "config.yaml")))
@@ -99,14 +103,24 @@ def read_result(run_dir: Path) -> Result | None:
         run=run_dir.resolve().name,
         settings=settings,
         finished=_is_done(run_dir),
-        step=tests[-1]["step"],
-        accuracy=tests[-1]["accuracy"],
-        best_accuracy=max(line["accuracy"] for line in tests),
+        step=max(step for found in accuracies.values() for step in found),
+        steps_per_epoch=_steps_per_epoch(run_dir),
+        accuracies=accuracies,
         images_per_s=statistics.median(speeds) if speeds else 0.0,
         training_s=training_seconds(steps),
         parameters=cost.parameters,
         multiply_adds=cost.multiply_adds,
     )
+
+
+def common_split(results: Sequence[Result]) -> str:
+    """The split on which runs are compared unless one is asked for: validation if every run has it, or else test."""
+    return "validation" if all("validation" in result.accuracies for result in results) else "test"
+
+
+def _steps_per_epoch(run_dir: Path) -> int:
+    starts = [event for event in read_lines(run_dir / "events.jsonl") if event.get("kind") == "start"]
+    return int(starts[-1].get("steps_per_epoch", 1)) if starts else 1
 
 
 def _is_done(run_dir: Path) -> bool:
@@ -166,50 +180,55 @@ def with_differences(rows: Sequence[Row], baseline: str | None) -> tuple[list[Ro
     ], chosen.label
 
 
-def tabulate(results: Sequence[Result]) -> list[Row]:
-    """One row per setting, labelled by the fields in which the rows differ; best mean accuracy first."""
+def tabulate(results: Sequence[Result], split: str) -> list[Row]:
+    """One row per setting, labelled by the fields in which the rows differ; best mean accuracy first.
+
+    All of `results` have accuracies of `split`.
+    """
+    rows = [
+        Row(
+            label=label,
+            runs=len(group),
+            accuracy=statistics.fmean(last_accuracies(group, split)),
+            deviation=statistics.stdev(last_accuracies(group, split)) if len(group) > 1 else None,
+            best=statistics.fmean(max(result.accuracies[split].values()) for result in group),
+            images_per_s=statistics.median(result.images_per_s for result in group),
+            training_s=statistics.median(result.training_s for result in group),
+            parameters=group[0].parameters,
+            multiply_adds=group[0].multiply_adds,
+            accuracies=last_accuracies(group, split),
+        )
+        for label, group in group_by_setting(results).items()
+    ]
+    return sorted(rows, key=lambda row: -row.accuracy)
+
+
+def group_by_setting(results: Sequence[Result], without: str = "seed") -> dict[str, list[Result]]:
+    """Runs that differ only in the seed, in local fields, and in the field `without`, by what differs from others."""
     given = {name for result in results for name in result.settings}
-    names = sorted(name for name in given if name != "seed" and not is_local(name))
+    names = sorted(name for name in given if name not in ("seed", without) and not is_local(name))
     different = [n for n in names if len({str(result.settings.get(n)) for result in results}) > 1]
     groups: dict[str, list[Result]] = {}
     for result in results:
         label = " ".join(f"{name}={result.settings.get(name)}" for name in different) or "all alike"
         groups.setdefault(label, []).append(result)
-    rows = [
-        Row(
-            label=label,
-            runs=len(group),
-            accuracy=statistics.fmean(result.accuracy for result in group),
-            deviation=statistics.stdev(result.accuracy for result in group) if len(group) > 1 else None,
-            best=statistics.fmean(result.best_accuracy for result in group),
-            images_per_s=statistics.median(result.images_per_s for result in group),
-            training_s=statistics.median(result.training_s for result in group),
-            parameters=group[0].parameters,
-            multiply_adds=group[0].multiply_adds,
-            accuracies=tuple(result.accuracy for result in group),
-        )
-        for label, group in groups.items()
-    ]
-    return sorted(rows, key=lambda row: -row.accuracy)
+    return groups
 
 
-def to_csv(results: Sequence[Result]) -> str:
-    """CSV with one line per run: name, results, every setting."""
+def last_accuracies(results: Iterable[Result], split: str) -> tuple[float, ...]:
+    """The last accuracy of each run on a split."""
+    return tuple(result.accuracies[split][max(result.accuracies[split])] for result in results)
+
+
+def to_csv(results: Sequence[Result], split: str) -> str:
+    """CSV with one line per run: name, results on `split`, every setting."""
     names = sorted({name for result in results for name in result.settings})
     text = StringIO()
     writer = csv.writer(text)
-    figures = (
-        "run",
-        "step",
-        "accuracy",
-        "best_accuracy",
-        "images_per_s",
-        "training_s",
-        "parameters",
-        "multiply_adds",
-    )
-    writer.writerow([*figures, *names])
+    figures = ("images_per_s", "training_s", "parameters", "multiply_adds")
+    writer.writerow(["run", "step", "split", "accuracy", "best_accuracy", *figures, *names])
     for result in results:
-        own = [getattr(result, figure) for figure in figures]
+        (accuracy,), best = last_accuracies([result], split), max(result.accuracies[split].values())
+        own = [result.run, result.step, split, accuracy, best, *(getattr(result, name) for name in figures)]
         writer.writerow([*own, *(result.settings.get(name) for name in names)])
     return text.getvalue()

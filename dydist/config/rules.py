@@ -28,7 +28,8 @@ LOCAL = (
 LOWEST: dict[str, float] = {
     "seed": 0, "model.kernels": 1, "model.attention_min_hidden": 1,
     "data.crop_padding": 0, "data.cutout": 0, "data.mixup": 0, "data.cutmix": 0,
-    "data.limit": 1, "train.epochs": 1, "train.batch_size": 1, "train.max_steps": 1, "train.eval_batch_size": 1,
+    "data.limit": 1, "data.validation": 1, "data.validation_seed": 0,
+    "train.epochs": 1, "train.batch_size": 1, "train.max_steps": 1, "train.eval_batch_size": 1,
     "optim.weight_decay": 0, "optim.lr_end": 0, "optim.warmup_epochs": 0, "optim.lr": 0,
     "optim.kernel_lr": 0, "optim.kernel_decay": 0, "optim.attention_lr": 0,
     "temperature.epochs": 0, "parallel.shards": 1, "parallel.threads": 1, "parallel.guard_every_steps": 0,
@@ -136,6 +137,9 @@ def _combinations(config: Config, world_size: int) -> Iterator[str]:
         yield "optim.nesterov: needs optim.momentum above 0"
     if config.data.mixup > 0 and config.data.cutmix > 0:
         yield "data.mixup: cannot be used together with data.cutmix; set one of them to 0"
+    held_out, limit = config.data.validation, config.data.limit
+    if held_out is not None and limit is not None and held_out >= limit >= 1:
+        yield f"data.validation: {held_out} leaves nothing of data.limit={limit}; it must be smaller"
     if not config.data.augment and (config.data.cutout or config.data.mixup or config.data.cutmix):
         yield "data.augment: false contradicts data.cutout, data.mixup or data.cutmix; set those to 0, or augment"
     if config.parallel.zero and config.parallel.engine != "deepspeed":

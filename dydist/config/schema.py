@@ -85,8 +85,17 @@ class DataConfig:
     """Alpha of cutmix's Beta distribution (Yun et al., arXiv:1905.04899); 0 is off."""
     limit: int | None = None
     """Use only the first N images of the training split and of the test split."""
+    validation: int | None = None
+    """Hold N training images out, the same share of each class, and evaluate on them; on the test split once."""
+    validation_seed: int = 0
+    """Which images are held out. Not `seed`: runs of all seeds hold out the same ones."""
     drop_last: bool = True
     """Skip the last, smaller global batch of an epoch (other images each epoch). False: train on it."""
+
+    @property
+    def evaluated_split(self) -> str:
+        """The split of evaluations during training, on which the best one is chosen: validation or test."""
+        return "test" if self.validation is None else "validation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +213,7 @@ class CheckpointConfig:
     keep_every_steps: int | None = None
     """Also keep every checkpoint whose step is a multiple of this."""
     keep_best: bool = True
-    """Keep the checkpoint with the best test accuracy."""
+    """Keep the checkpoint with the best accuracy: on the validation split, or without one on the test split."""
     resume: FilePath = "auto"
     """auto: the newest valid one; never; a step; or the URL of another run's checkpoint for initial weights."""
     resume_classes: Literal["same", "any"] = "same"

@@ -23,8 +23,9 @@ def known_sizes(name: str) -> tuple[int, int]:
 class DataDescription:
     """Written into every checkpoint's state.json as `data`.
 
-    `train_images`: number of training images of the run. `side`: height and width in pixels. `mean`, `std`: per
-    channel, as in `ImageDataset`. `content`: a hash of the training images and labels in order; None from dydist 0.1.
+    `train_images`: number of images that the run trains on. `side`: height and width in pixels. `mean`, `std`: per
+    channel, as in `ImageDataset`. `content`: a hash of the training split's images and labels in order; None from
+    dydist 0.1.
     """
 
     train_images: int
@@ -35,10 +36,11 @@ class DataDescription:
     content: str | None = None
 
     @classmethod
-    def of(cls, train_set: ImageDataset) -> DataDescription:
-        """Describe a training split. Reads all of it, which takes a fifth of a second for CIFAR."""
+    def of(cls, train_set: ImageDataset, *, held_out: int = 0) -> DataDescription:
+        """Describe a training split of which `held_out` images are never trained on. Reads all of it, which takes a
+        fifth of a second for CIFAR."""
         return cls(
-            train_images=len(train_set),
+            train_images=len(train_set) - held_out,
             side=train_set.images.shape[-1],
             classes=train_set.classes,
             mean=train_set.mean,

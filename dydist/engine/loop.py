@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dydist.config import Config
+from dydist.data.dataset import ImageDataset
 from dydist.data.loader import ShardedLoader
 from dydist.data.order import Order, rank_shards
 from dydist.data.splits import Splits
@@ -48,6 +49,8 @@ class Progress:
     step: int = 0
     best_accuracy: float | None = None
     last_accuracy: float | None = None
+    test_accuracy: float | None = None
+    """With a validation split, which the other two are of: that of the finished run."""
     evaluated_step: int | None = None
     """The step at which `last_accuracy` was measured."""
 
@@ -153,8 +156,12 @@ class Loop:
         return progress, not stopped
 
     def evaluate(self, progress: Progress) -> Progress:
-        """Evaluate the weights, and the averaged weights if any, on the test split; report to the monitor."""
+        """Evaluate the weights, and the averaged weights if any; report to the monitor.
+
+        With a validation split on that one, and at the end of the run on the test split too.
+        """
         step = progress.step
+        progress = replace(progress, last_accuracy=None, evaluated_step=step)
         self.engine.set_temperature(
             evaluation_temperature(self.config.temperature, step=step, steps_per_epoch=self.steps_per_epoch)
         )
@@ -162,41 +169,67 @@ class Loop:
             predict = self._predict(ema)
             if predict is None:
                 continue
-            began = self._clock()
-            with self._autocast():
-                result = evaluate(
-                    predict,
-                    self.splits.test,
-                    self.world,
-                    batch_size=self.config.train.eval_batch_size,
-                    together=self.config.parallel.zero == 3,
-                    observe=None if ema else self._probe.begin_evaluation(),
-                    heartbeat=lambda: self._heartbeat(step),
-                )
-            self.monitor.evaluation(
-                EvaluationRecord(
-                    step=progress.step,
-                    epoch=self._epoch(progress.step - 1),
-                    loss=result.loss,
-                    accuracy=result.accuracy,
-                    images=result.images,
-                    seconds=self._clock() - began,
-                    ema=ema,
-                )
+            accuracy = self._evaluate_on(
+                self.splits.evaluated,
+                predict,
+                step,
+                ema=ema,
+                observe=None if ema else self._probe.begin_evaluation(),
             )
             if not ema:
-                self._probe.end_evaluation(progress.step)
-            if not math.isfinite(result.loss):
-                raise DivergedError(
-                    f"step {progress.step}: the test loss is {result.loss}; the earlier checkpoints were not "
-                    "overwritten. Try a lower optim.lr, train.clip_norm, or train.precision=fp32",
-                    unbounded=True,
-                )
-            best = max(result.accuracy, progress.best_accuracy or 0.0)
-            last = result.accuracy if not ema else max(result.accuracy, progress.last_accuracy or 0.0)
-            progress = replace(progress, best_accuracy=best, last_accuracy=last, evaluated_step=progress.step)
+                self._probe.end_evaluation(step)
+            progress = replace(
+                progress,
+                best_accuracy=max(accuracy, progress.best_accuracy or 0.0),
+                last_accuracy=max(accuracy, progress.last_accuracy or 0.0),
+            )
+            if self.splits.validation is not None and step == self.total_steps:
+                accuracy = self._evaluate_on(self.splits.test, predict, step, ema=ema, observe=None)
+                progress = replace(progress, test_accuracy=max(accuracy, progress.test_accuracy or 0.0))
         self._window_began, self._window_wait, self._window_steps = self._clock(), 0.0, 0
         return progress
+
+    def _evaluate_on(
+        self,
+        images: ImageDataset,
+        predict: Callable[[Tensor], Tensor],
+        step: int,
+        *,
+        ema: bool,
+        observe: Callable[[Tensor, Tensor], None] | None,
+    ) -> float:
+        """Evaluate on one split and report it; returns the accuracy. Raises DivergedError if the loss is not finite."""
+        began = self._clock()
+        split = "test" if images is self.splits.test else "validation"
+        with self._autocast():
+            result = evaluate(
+                predict,
+                images,
+                self.world,
+                batch_size=self.config.train.eval_batch_size,
+                together=self.config.parallel.zero == 3,
+                observe=observe,
+                heartbeat=lambda: self._heartbeat(step),
+            )
+        self.monitor.evaluation(
+            EvaluationRecord(
+                step=step,
+                epoch=self._epoch(step - 1),
+                loss=result.loss,
+                accuracy=result.accuracy,
+                images=result.images,
+                seconds=self._clock() - began,
+                ema=ema,
+                split=split,
+            )
+        )
+        if not math.isfinite(result.loss):
+            raise DivergedError(
+                f"step {step}: the {split} loss is {result.loss}; the earlier checkpoints were not "
+                "overwritten. Try a lower optim.lr, train.clip_norm, or train.precision=fp32",
+                unbounded=True,
+            )
+        return result.accuracy
 
     def _predict(self, ema: bool) -> Callable[[Tensor], Tensor] | None:
         model = self.engine.model.eval()

@@ -45,7 +45,9 @@ def model_card(
         "run": config.run.name,
         "step": model.step,
         "averaged_weights": model.averaged,
-        "test_accuracy": model.accuracy,
+        "split": config.data.evaluated_split,
+        "accuracy": model.accuracy,
+        "test_accuracy": model.test_accuracy,
         "parameters": cost.parameters,
         "multiply_adds": cost.multiply_adds,
         "input": {
@@ -114,16 +116,15 @@ def exporter_versions(format: str) -> dict[str, str]:
 
 def to_markdown(card: dict[str, Any]) -> str:
     """The card as Markdown."""
-    accuracy = card["test_accuracy"]
-    shown = (
-        "not logged for these weights; `dydist evaluate` tells"
-        if accuracy is None
-        else f"{100 * accuracy:.2f} %"
-    )
+    unknown = "not logged for these weights; `dydist evaluate` tells"
+    logged = {f"{card['split']} accuracy": card["accuracy"], "test accuracy": card["test_accuracy"]}
+    accuracies = {
+        name: unknown if accuracy is None else f"{100 * accuracy:.2f} %" for name, accuracy in logged.items()
+    }
     weights = "moving average of the weights" if card["averaged_weights"] else "weights"
     rows = {
         "file": f"{code(card['file'])} ({card['format']}, {card['bytes']:,} bytes)",
-        "test accuracy": shown,
+        **accuracies,
         "data": f"{markdown(card['data']['name'])}, {card['data']['training_images']:,} training images",
         "parameters": f"{card['parameters']:,}",
         "multiply-adds of one image": f"{card['multiply_adds']:,}",

@@ -31,8 +31,8 @@ class TrainedModel:
     """A network in evaluation mode on the CPU, with its step's temperature.
 
     `config` is the run's, `url` the checkpoint's folder. `averaged`: the weights are the moving average. `accuracy`:
-    the run's logged test accuracy of these weights, a fraction, or None. `environment`: versions and hardware of the
-    training.
+    the run's logged accuracy of these weights on `config.data.evaluated_split`, a fraction, or None. `test_accuracy`:
+    that on the test split, if the run logged it. `environment`: versions and hardware of the training.
     """
 
     network: ResNet18
@@ -43,6 +43,7 @@ class TrainedModel:
     averaged: bool
     temperature: float
     accuracy: float | None
+    test_accuracy: float | None
     environment: Mapping[str, Any]
 
     def with_strategy(self, strategy: str) -> TrainedModel:
@@ -91,6 +92,7 @@ def load_trained(
     set_temperature(network, degrees)
     apply_strategies(network, state.extra.get("strategies", {}))  # the same strategies give the same bits
     logged = item.manifest.accuracy if item.manifest is not None else None
+    tested = logged if config.data.validation is None else state.extra.get("test_accuracy")
     return TrainedModel(
         network=network.eval().requires_grad_(False),
         config=config,
@@ -101,6 +103,7 @@ def load_trained(
         temperature=degrees,
         # with averaged weights, the logged accuracy is the better of the two
         accuracy=None if config.train.ema_decay is not None else logged,
+        test_accuracy=None if config.train.ema_decay is not None else tested,
         environment=state.extra.get("environment", {}),
     )
 
@@ -152,7 +155,7 @@ def _description(state: TrainingState, config: Config, data_root: str | None) ->
         return DataDescription.from_dict(told)
     here = replace(config.data, root=data_root or config.data.root, download=False)
     try:
-        return DataDescription.of(open_dataset(here, "train"))
+        return DataDescription.of(open_dataset(here, "train"), held_out=here.validation or 0)
     except UserError as error:
         raise UserError(
             f"checkpoint: its state.json does not name the classes yet, and so the data set is needed: {error}; "

@@ -109,7 +109,9 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
             slow := slow_precision(config.train.precision, world.device.type, native.build.cpu())
         ) is not None:
             monitor.note(slow, level="warning")
-        probe = RunProbe(config, engine.model, world, test_set=splits.test, run_dir=run_dir, monitor=monitor)
+        probe = RunProbe(
+            config, engine.model, world, evaluated=splits.evaluated, run_dir=run_dir, monitor=monitor
+        )
         provenance = None
         if to_do and world.rank == 0:
             warn = partial(monitor.note, level="warning")

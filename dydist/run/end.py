@@ -37,6 +37,8 @@ class SummaryBuilder:
             total_steps=self.total_steps,
             best_accuracy=progress.best_accuracy if progress else None,
             last_accuracy=progress.last_accuracy if progress else None,
+            split=self.config.data.evaluated_split,
+            test_accuracy=progress.test_accuracy if progress else None,
             seconds=time.monotonic() - self.began,
             places={
                 "run folder": str(self.run_dir),

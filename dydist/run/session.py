@@ -48,6 +48,8 @@ IDENTITY = (
     "model.channel_attention",
     "data.name",
     "data.limit",
+    "data.validation",
+    "data.validation_seed",
     "data.drop_last",
     "train.batch_size",
     "parallel.shards",
@@ -78,7 +80,8 @@ class Session:
         job: Job,
     ) -> None:
         self.config, self.engine, self.world, self.order = config, engine, world, splits.order
-        self.data = world.first(lambda: DataDescription.of(splits.train))
+        held_out = splits.order.size - splits.order.dealt
+        self.data = world.first(lambda: DataDescription.of(splits.train, held_out=held_out))
         self._job_end = job.end
         check_kernels(config, world)
         self.strategies: dict[str, str] = {}
@@ -137,6 +140,7 @@ class Session:
             step=state.step,
             best_accuracy=extra.get("best_accuracy"),
             last_accuracy=extra.get("last_accuracy"),
+            test_accuracy=extra.get("test_accuracy"),
         )
 
     def _with_own_classifier(self, model: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -194,6 +198,7 @@ class Session:
             extra={
                 "best_accuracy": progress.best_accuracy,
                 "last_accuracy": progress.last_accuracy,
+                "test_accuracy": progress.test_accuracy,
                 "engine": self.engine.extra_state(),
                 "run": self._checkpointer.run_id,
                 "config": public_values(self.config),

@@ -13,6 +13,7 @@ from PIL import Image
 from scipy import stats
 
 from dydist.cli.main import main
+from dydist.compare.many import group_by_setting, read_result
 from dydist.models import dy_resnet18
 from dydist.models.cost import network_cost
 from helpers.support import REPOSITORY, metrics, train
@@ -154,3 +155,25 @@ def test_rows_are_compared_with_a_baseline(
 def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(tmp_path)]) == 2
     assert "holds no run (no metrics.jsonl); give run folders" in capsys.readouterr().err
+
+
+def test_accuracy_is_drawn_over_a_field_and_over_epochs(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for x in ("optim.lr", "epoch"):
+        plot = tmp_path / f"{x}.png"
+        assert main(["compare", str(runs), "--plot", str(plot), "--x", x]) == 0
+        with Image.open(plot) as picture:
+            assert picture.size == (1600, 1000)
+    assert main(["compare", str(runs), "--plot", str(tmp_path / "kind.png"), "--x", "model.kind"]) == 2
+    assert "--x: model.kind of a is dynamic, not a number" in capsys.readouterr().err
+    assert main(["compare", str(runs), "--x", "epoch"]) == 2
+    assert "--x: epoch is the axis of a plot" in capsys.readouterr().err
+
+
+def test_a_line_has_all_runs_of_a_setting_whatever_is_on_the_axis(runs: Path) -> None:
+    results = [result for run in sorted(runs.iterdir()) if (result := read_result(run)) is not None]
+    (line,) = group_by_setting(results, without="optim.lr").values()
+    assert len(line) == 5
+    assert {result.steps_per_epoch for result in results} == {22}
+    assert [len(group) for group in group_by_setting(results).values()] == [3, 2]

@@ -113,7 +113,7 @@ def test_other_networks_too(to: str, values: dict[str, object], tmp_path: Path) 
     )
     model = TrainedModel(
         network=network, config=config, data=described, step=1, url="nowhere", averaged=False, temperature=2.5,
-        accuracy=None, environment={},
+        accuracy=None, test_accuracy=None, environment={},
     )  # fmt: skip
     written = export_trained(model, to, tmp_path / f"net{FORMATS[to].suffix}")
     assert written.difference < 1e-4

@@ -55,7 +55,7 @@ def make_probe(
     config: Config, model: nn.Module, digits: ImageDataset, folder: Path, monitor: Kept
 ) -> RunProbe:
     world = World(0, 1, CPU)
-    return RunProbe(config, model, world, test_set=digits, run_dir=folder, monitor=monitor)
+    return RunProbe(config, model, world, evaluated=digits, run_dir=folder, monitor=monitor)
 
 
 def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:

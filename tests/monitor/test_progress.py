@@ -45,7 +45,7 @@ def test_the_bar_fits_its_terminal(width: int) -> None:
     plain = [line.split("\r")[-1] for line in file.getvalue().replace("\x1b[2K", "").split("\n")]
     assert any("epoch 40/40" in line for line in plain)
     assert any("img/s" in line and "wait 1.0%" in line for line in plain)
-    assert any("test accuracy 75.00% (best 80.00%)" in line for line in plain)
+    assert any("test accuracy 75.00% (best 80.00%, on the test split)" in line for line in plain)
     assert "…" not in file.getvalue()
 
 

@@ -88,6 +88,7 @@ def test_every_series_that_the_docs_name_is_there(tmp_path: Path) -> None:
     there = {tag for kind in ("scalars", "images", "histograms", "tensors") for tag in tags[kind]}
     names = {
         "<layer>": "layer1.0.conv1",
+        "<split>": "test",
         "<k>": "0",
         "<class>": "cat",
         "<parameter>": "conv1.weight",

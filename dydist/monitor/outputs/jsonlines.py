@@ -7,7 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,18 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(values, dict):
             yield values
+
+
+def evaluations(lines: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The evaluations among the lines of a metrics.jsonl by split, validation first if there is one.
+
+    A run with a validation split is evaluated on the test split at its end alone.
+    """
+    by_split: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        if line.get("kind") == "evaluation":
+            by_split.setdefault(line.get("split", "test"), []).append(line)
+    return dict(sorted(by_split.items(), reverse=True))
 
 
 def cut_after(path: Path, step: int) -> None:

@@ -12,8 +12,8 @@ from dydist.text.display import plain
 
 CHARTS: dict[str, dict[str, list[Any]]] = {
     "Learning": {
-        "accuracy": ["Multiline", [r"accuracy/train", r"accuracy/test$", r"accuracy/test_ema"]],
-        "loss": ["Multiline", [r"loss/train", r"loss/test$", r"loss/test_ema"]],
+        "accuracy": ["Multiline", [r"accuracy/train", r"accuracy/(validation|test)(_ema)?$"]],
+        "loss": ["Multiline", [r"loss/train", r"loss/(validation|test)(_ema)?$"]],
         "learning rate": ["Multiline", [r"schedule/(kernel_)?lr"]],
         "gradient and weight norm": ["Multiline", [r"optim/grad_norm", r"optim/weight_norm"]],
     },
@@ -31,8 +31,6 @@ CHARTS: dict[str, dict[str, list[Any]]] = {
     },
 }
 """Category → chart → kind and tags (regular expressions)."""
-METRICS = ("accuracy/test", "loss/test", "accuracy/train", "loss/train")
-"""The metrics of the HParams tab."""
 
 
 def charts() -> Summary:
@@ -45,12 +43,16 @@ def configuration(yaml: str) -> Summary:
     return text("config", "\n".join(f"    {line}" for line in plain(yaml, lines=True).split("\n")))
 
 
-def hyper_parameters(values: Mapping[str, Any], *, done: bool = False) -> list[Summary]:
-    """Summaries for the HParams tab: experiment and session at the start, success at the end (`done`)."""
+def hyper_parameters(values: Mapping[str, Any], *, split: str, done: bool = False) -> list[Summary]:
+    """Summaries for the HParams tab: experiment and session at the start, success at the end (`done`).
+
+    `split`: validation or test, on which the run is evaluated.
+    """
+    metrics = (f"accuracy/{split}", f"loss/{split}", "accuracy/train", "loss/train")
     plain = {
         name: value if isinstance(value, (bool, int, float, str)) else str(value)
         for name, value in values.items()
         if value is not None and not name.startswith(("run.", "monitor.", "checkpoint."))
     }
-    experiment, start, end = hparams(plain, dict.fromkeys(METRICS, 0.0))
+    experiment, start, end = hparams(plain, dict.fromkeys(metrics, 0.0))
     return [end] if done else [experiment, start]

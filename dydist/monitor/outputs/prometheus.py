@@ -17,8 +17,10 @@ _HELP = {
     "total_steps": "Steps of the whole run.",
     "loss": "Mean training loss of the newest logged step.",
     "train_accuracy": "Fraction right of the newest logged step.",
-    "test_accuracy": "Fraction right of the newest evaluation.",
-    "test_loss": "Mean test loss of the newest evaluation.",
+    "validation_accuracy": "Fraction right of the newest evaluation on the validation split.",
+    "validation_loss": "Mean loss of the newest evaluation on the validation split.",
+    "test_accuracy": "Fraction right of the newest evaluation on the test split.",
+    "test_loss": "Mean loss of the newest evaluation on the test split.",
     "learning_rate": "Learning rate.",
     "temperature": "Temperature of the attention.",
     "images_per_second": "Training images a second, all processes.",
@@ -52,7 +54,7 @@ class PrometheusFile(NullMonitor):
 
     def evaluation(self, record: EvaluationRecord) -> None:
         if not record.ema:
-            self._set(test_accuracy=record.accuracy, test_loss=record.loss)
+            self._set(**{f"{record.split}_accuracy": record.accuracy, f"{record.split}_loss": record.loss})
 
     def checkpoint(self, record: CheckpointRecord) -> None:
         if record.error is None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from dydist.monitor.null import NullMonitor
 from dydist.monitor.outputs.files import json_bytes, replace_file
-from dydist.monitor.outputs.jsonlines import read_lines
+from dydist.monitor.outputs.jsonlines import evaluations, read_lines
 from dydist.monitor.outputs.pace import Pace
 from dydist.process.report import job_name
 from dydist.records import CheckpointRecord, EvaluationRecord, RunSummary, StepRecord
@@ -49,7 +49,8 @@ class StatusFile(NullMonitor):
         self._closed = threading.Event()
         self._values: dict[str, Any] = {
             "state": "starting", "step": None, "total_steps": None, "epoch": None, "loss": None,
-            "accuracy": None, "best_accuracy": None, "images_per_s": None, "eta_s": None, "lr": None,
+            "split": None, "accuracy": None, "best_accuracy": None, "test_accuracy": None,
+            "images_per_s": None, "eta_s": None, "lr": None,
             "temperature": None, "last_checkpoint": None, "host": socket.gethostname(), "pid": os.getpid(),
             "world_size": world_size, "job": job_name(environ),
             "started": now(), "progressed": None, "updated": None, "message": "", "alerts": [],
@@ -82,9 +83,12 @@ class StatusFile(NullMonitor):
         if record.ema:
             self._set(ema_accuracy=record.accuracy, progressed=self._now())
             return
+        if record.split == "test" and self._values["split"] == "validation":
+            self._set(test_accuracy=record.accuracy, progressed=self._now())
+            return
         best = self._values["best_accuracy"]
         self._set(
-            step=record.step, accuracy=record.accuracy, progressed=self._now(),
+            step=record.step, split=record.split, accuracy=record.accuracy, progressed=self._now(),
             best_accuracy=record.accuracy if best is None else max(best, record.accuracy),
         )  # fmt: skip
 
@@ -109,7 +113,8 @@ class StatusFile(NullMonitor):
         self._set(
             state=summary.state, step=summary.step, total_steps=summary.total_steps, message=summary.message,
             eta_s=0.0 if summary.state == "done" else None,
-            accuracy=summary.last_accuracy, best_accuracy=summary.best_accuracy,
+            split=summary.split, accuracy=summary.last_accuracy, best_accuracy=summary.best_accuracy,
+            test_accuracy=summary.test_accuracy,
         )  # fmt: skip
 
     def _last_checkpoint(self) -> Any:
@@ -119,14 +124,17 @@ class StatusFile(NullMonitor):
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _accuracies(self, step: int) -> dict[str, float | None]:
-        """Last and best test accuracy up to the step from which the run resumes, from metrics.jsonl."""
-        past = [
-            values["accuracy"]
-            for values in read_lines(self._path.with_name("metrics.jsonl"))
-            if values.get("kind") == "evaluation" and not values.get("ema") and values["step"] <= step
-        ]
-        return {"accuracy": past[-1] if past else None, "best_accuracy": max(past, default=None)}
+    def _accuracies(self, step: int) -> dict[str, Any]:
+        """Last and best accuracy up to the step from which the run resumes, and their split, from metrics.jsonl."""
+        lines = read_lines(self._path.with_name("metrics.jsonl"))
+        found = evaluations(line for line in lines if not line.get("ema") and line.get("step", 0) <= step)
+        split, past = next(iter(found.items()), (None, []))
+        accuracies = [line["accuracy"] for line in past]
+        return {
+            "split": split,
+            "accuracy": accuracies[-1] if past else None,
+            "best_accuracy": max(accuracies, default=None),
+        }
 
     def _set(self, **values: Any) -> None:
         with self._lock:
@@ -156,6 +164,7 @@ def conclude_status(path: Path, summary: RunSummary) -> None:
         return
     end = {
         "state": summary.state, "step": summary.step, "accuracy": summary.last_accuracy,
-        "best_accuracy": summary.best_accuracy, "eta_s": 0.0, "message": "", "updated": time.time(),
+        "split": summary.split, "best_accuracy": summary.best_accuracy,
+        "test_accuracy": summary.test_accuracy, "eta_s": 0.0, "message": "", "updated": time.time(),
     }  # fmt: skip
     replace_file(path, json_bytes({"total_steps": summary.total_steps, **values, **end}, indent=1))

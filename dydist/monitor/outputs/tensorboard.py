@@ -59,6 +59,7 @@ class TensorBoard(NullMonitor):
     ) -> None:
         self._folder, self._run_dir = folder, run_dir
         self._config_text, self._hyper_parameters = config_text, hyper_parameters or {}
+        self._split = "test" if self._hyper_parameters.get("data.validation") is None else "validation"
         self._url, self._options, self._tell = url, options or {}, tell
         self._world_size = world_size
         self._log: EventLog | None = None
@@ -79,7 +80,7 @@ class TensorBoard(NullMonitor):
         self._log.add(layout.charts(), step)
         if self._config_text:
             self._log.add(layout.configuration(self._config_text), step)
-        for summary in layout.hyper_parameters(self._hyper_parameters):
+        for summary in layout.hyper_parameters(self._hyper_parameters, split=self._split):
             self._log.add(summary, step)
         for record in self._texts:
             self._log.add(text_summary(record.tag, record.text), step)
@@ -120,15 +121,14 @@ class TensorBoard(NullMonitor):
 
     def evaluation(self, record: EvaluationRecord) -> None:
         suffix = "_ema" if record.ema else ""
-        self._scalars(
-            {
-                f"loss/test{suffix}": record.loss,
-                f"accuracy/test{suffix}": record.accuracy,
-                f"speed/evaluation{suffix}_s": record.seconds,
-            },
-            record.step,
-        )
-        if self._shares and not record.ema:
+        values = {
+            f"loss/{record.split}{suffix}": record.loss,
+            f"accuracy/{record.split}{suffix}": record.accuracy,
+        }
+        if record.split == self._split:
+            values[f"speed/evaluation{suffix}_s"] = record.seconds
+        self._scalars(values, record.step)
+        if self._shares and not record.ema and record.split == self._split:
             self._values(
                 [image_value("attention/shares_over_time", shares_picture(self._shares))], record.step
             )
@@ -169,7 +169,7 @@ class TensorBoard(NullMonitor):
 
     def close(self, summary: RunSummary) -> None:
         if self._log is not None and summary.state == "done":
-            for end in layout.hyper_parameters(self._hyper_parameters, done=True):
+            for end in layout.hyper_parameters(self._hyper_parameters, split=self._split, done=True):
                 self._log.add(end, self._step)
         if self._shipper is not None:
             self._shipper.close()
@@ -184,7 +184,7 @@ class TensorBoard(NullMonitor):
         counts = np.array(record.counts, dtype=np.float64)
         rows = counts.sum(1, keepdims=True)
         shares = np.divide(counts, rows, out=np.full_like(counts, np.nan), where=rows > 0)
-        scalars = {"accuracy/test_top5": record.top5}
+        scalars = {f"accuracy/{record.split}_top5": record.top5}
         for name, share in zip(record.classes, np.diag(shares), strict=True):
             if math.isfinite(share):
                 scalars[f"accuracy_by_class/{name}"] = float(share)

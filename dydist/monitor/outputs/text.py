@@ -48,7 +48,7 @@ def step_line(record: StepRecord, *, eta_s: float | None) -> str:
 
 def evaluation_line(record: EvaluationRecord) -> str:
     """An evaluation as a line."""
-    which = "test (ema)" if record.ema else "test"
+    which = f"{record.split} (ema)" if record.ema else record.split
     return (
         f"{which} after step {record.step}: accuracy {record.accuracy:.2%}, loss {record.loss:.4g}"
         f" ({record.images} images in {record.seconds:.1f} s)"
@@ -77,7 +77,10 @@ def summary_lines(summary: RunSummary) -> list[str]:
     """
     lines = [f"{summary.state}: step {summary.step} of {summary.total_steps} in {duration(summary.seconds)}"]
     if summary.last_accuracy is not None:
-        best = "" if summary.best_accuracy is None else f" (best {summary.best_accuracy:.2%})"
-        lines.append(f"test accuracy {summary.last_accuracy:.2%}{best}")
+        on = ", on the test split" if summary.split == "test" else ""
+        best = "" if summary.best_accuracy is None else f" (best {summary.best_accuracy:.2%}{on})"
+        lines.append(f"{summary.split} accuracy {summary.last_accuracy:.2%}{best}")
+    if summary.test_accuracy is not None:
+        lines.append(f"test accuracy {summary.test_accuracy:.2%}")
     width = max((len(name) for name in summary.places), default=0)
     return [*lines, *(f"  {name:<{width}}  {place}" for name, place in summary.places.items())]

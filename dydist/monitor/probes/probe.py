@@ -63,7 +63,7 @@ class RunProbe:
         model: nn.Module,
         world: Processes,
         *,
-        test_set: ImageDataset,
+        evaluated: ImageDataset,
         run_dir: Path,
         monitor: Monitor,
     ) -> None:
@@ -74,7 +74,7 @@ class RunProbe:
             world.device,
             world.gather,
         )
-        self._test_set = test_set
+        self._evaluated = evaluated
         # registering and removing hooks would recompile a compiled network each time
         self._attention = AttentionStatistics(nn.Identity() if config.train.compile else model)
         # with ZeRO-3 a process holds partitions of the weights; gathering full ones is a collective
@@ -160,7 +160,7 @@ class RunProbe:
             rank=self._rank,
             size=self._size,
             block=self._config.train.eval_batch_size,
-            classes=len(self._test_set.classes),
+            classes=len(self._evaluated.classes),
             device=self._device,
         )
         return self._evaluation.observe
@@ -173,15 +173,17 @@ class RunProbe:
         self._images_due = True
         if self._rank != 0:
             return
-        classes = self._test_set.classes
-        table = tuple(map(tuple, counts))
-        self._monitor.detail(ConfusionRecord(step=step, classes=classes, counts=table, top5=top5))
+        classes = self._evaluated.classes
+        table, split = tuple(map(tuple, counts)), self._config.data.evaluated_split
+        self._monitor.detail(
+            ConfusionRecord(step=step, classes=classes, counts=table, top5=top5, split=split)
+        )
         if mistakes:
             captions = tuple(
                 f"{classes[m.label][:10]}\nas {classes[m.predicted][:10]}\n{m.confidence:.0%}"
                 for m in mistakes
             )
-            images = self._test_set.images[[m.index for m in mistakes]]
+            images = self._evaluated.images[[m.index for m in mistakes]]
             self._monitor.detail(
                 ImagesRecord(step=step, tag="images/confident_mistakes", images=images, captions=captions)
             )
@@ -210,7 +212,7 @@ class RunProbe:
     def _show_images(self, step: int, images: Tensor) -> None:
         self._images_due = False
         shown = images[:SHOWN_IMAGES].detach().float().cpu().numpy()
-        mean, std = (np.reshape(v, (1, -1, 1, 1)) for v in (self._test_set.mean, self._test_set.std))
+        mean, std = (np.reshape(v, (1, -1, 1, 1)) for v in (self._evaluated.mean, self._evaluated.std))
         pixels = np.rint(np.clip(shown * std + mean, 0, 1) * 255).astype(np.uint8)
         self._monitor.detail(ImagesRecord(step=step, tag="images/input", images=pixels))
 

@@ -90,10 +90,15 @@ def thin(points: Points, most: int = POINTS) -> Points:
 
 
 def _pair(groups: Sequence[Group], key: str) -> list[Curve]:
-    """Training as a dashed line, test as a solid line."""
-    test = _curves(groups, lambda run: _points([e for e in run.evaluations if not e.get("ema")], key), "test")
-    ema = _curves(groups, lambda run: _points([e for e in run.evaluations if e.get("ema")], key), "test, EMA")
-    return [*_curves(groups, _steps(key), "train", dashed=True), *test, *ema]
+    """Training as a dashed line, evaluations as a solid line."""
+    split = " or ".join(sorted({run.split for group in groups for run in group.runs if run.evaluations}))
+    measured = _curves(
+        groups, lambda run: _points([e for e in run.evaluations if not e.get("ema")], key), split
+    )
+    ema = _curves(
+        groups, lambda run: _points([e for e in run.evaluations if e.get("ema")], key), f"{split}, EMA"
+    )
+    return [*_curves(groups, _steps(key), "train", dashed=True), *measured, *ema]
 
 
 def _curves(

@@ -56,8 +56,11 @@ def _tiles(group: Group, *, named: bool) -> str:
     last = [run.accuracies[-1] for run in runs if run.accuracies]
     best = [max(run.accuracies) for run in runs if run.accuracies]
     if last:
-        tiles.append((_spread(last), "last test accuracy"))
-        tiles.append((_spread(best), "best test accuracy"))
+        split = " or ".join(sorted({run.split for run in runs if run.accuracies}))
+        tiles.append((_spread(last), f"last {split} accuracy"))
+        tiles.append((_spread(best), f"best {split} accuracy"))
+    if tested := [run.test_accuracy for run in runs if run.test_accuracy is not None]:
+        tiles.append((_spread(tested), "test accuracy at the end"))
     steps = [run.steps[-1] for run in runs if run.steps]
     if steps:
         tiles.append((f"{max(line['step'] for line in steps):,}", "steps"))
@@ -87,12 +90,13 @@ def _runs_table(runs: Sequence[RunData]) -> str:
         f"<td class=n>{html(run.config.get('seed'))}</td>"
         f"<td class=n>{f'{run.accuracies[-1]:.2%}' if run.accuracies else ''}</td>"
         f"<td class=n>{f'{max(run.accuracies):.2%}' if run.accuracies else ''}</td>"
+        f"<td>{html(run.split)}</td>"
         f"<td class=n>{run.steps[-1]['step'] if run.steps else 0:,}</td>"
         f"<td class=n>{duration(run.seconds)}</td><td class=n>{max(0, len(run.starts) - 1)}</td></tr>"
         for run in runs
     )
     head = "<th>run</th><th>state</th>" + "".join(
-        f"<th class=n>{name}</th>" for name in ("seed", "last", "best", "steps", "alive", "resumes")
+        f"<th class=n>{name}</th>" for name in ("seed", "last", "best", "on", "steps", "alive", "resumes")
     )
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 

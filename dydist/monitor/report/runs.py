@@ -11,14 +11,17 @@ from typing import Any
 from dydist.config.reader import flatten
 from dydist.config.rules import is_local
 from dydist.errors import UserError
-from dydist.monitor.outputs.jsonlines import read_lines
+from dydist.monitor.outputs.jsonlines import evaluations, read_lines
 from dydist.named_run import run_folder
 from dydist.text.strict import load_yaml
 
 
 @dataclass(frozen=True)
 class RunData:
-    """The data of a run folder. `steps` and `evaluations` are lines of metrics.jsonl, `events` of events.jsonl."""
+    """The data of a run folder. `steps` and `evaluations` are lines of metrics.jsonl, `events` of events.jsonl.
+
+    `evaluations` are of `split`: validation or test. `test_accuracy`: with a validation split that of the finished run.
+    """
 
     name: str
     folder: Path
@@ -27,6 +30,8 @@ class RunData:
     steps: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
     events: list[dict[str, Any]]
+    split: str = "test"
+    test_accuracy: float | None = None
     confusion: dict[str, Any] | None = None
 
     @property
@@ -36,7 +41,7 @@ class RunData:
 
     @property
     def accuracies(self) -> list[float]:
-        """Test accuracies by step, without those of averaged weights."""
+        """Accuracies by step, without those of averaged weights."""
         return [line["accuracy"] for line in self.evaluations if not line.get("ema")]
 
     @property
@@ -71,14 +76,21 @@ def read_run(folder: Path) -> RunData:
             "such as runs/quickstart"
         )
     lines = list(read_lines(folder / "metrics.jsonl"))
+    by_split = evaluations(lines)
+    split = next(iter(by_split), "test")
+    tested = [
+        line["accuracy"] for line in by_split.get("test", []) if split != "test" and not line.get("ema")
+    ]
     return RunData(
         name=folder.resolve().name,
         folder=folder,
         config=flatten(_load(folder / "config.yaml", load_yaml)),
         status=_load(folder / "status.json", json.loads),
         steps=[line for line in lines if line.get("kind") == "step"],
-        evaluations=[line for line in lines if line.get("kind") == "evaluation"],
+        evaluations=by_split.get(split, []),
         events=[event for event in read_lines(folder / "events.jsonl") if "time" in event],
+        split=split,
+        test_accuracy=tested[-1] if tested else None,
         confusion=_load(folder / "confusion.json", json.loads) or None,
     )
 
