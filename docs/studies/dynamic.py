@@ -77,7 +77,8 @@ OPTIONS = (
         "channel attention too (ODConv)",
         {
             **softmax(4),
-            "model.channel_attention": True,
+            "model.channel_attention": "true",
+            "model.reduction": 0.0625,
             "model.attention_norm": "batch",
             "model.attention_min_hidden": 16,
         },
