@@ -142,6 +142,9 @@ def training_seconds(steps: Sequence[dict[str, Any]]) -> float:
 def cost_of(settings: dict[str, Any]) -> Cost:
     """Parameters and multiply-adds of the network of a run's settings."""
     model = {name.partition(".")[2]: value for name, value in settings.items() if name.startswith("model.")}
+    options = {name.partition(".")[2]: model.pop(name) for name in [*model] if name.startswith("options.")}
+    if model.get("factory") is not None:
+        return _own_cost({**model, "options": options}, str(settings.get("data.name", "cifar10")))
     return _cost(build(ModelConfig, model), str(settings.get("data.name", "cifar10")))
 
 
@@ -156,6 +159,22 @@ def _cost(model: ModelConfig, data: str) -> Cost:
     classes, side = known_sizes(data)
     with torch.device("meta"):  # shapes only: no values are drawn or computed
         return network_cost(build_model(model, classes), side)
+
+
+def _own_cost(model: dict[str, Any], data: str) -> Cost:
+    """The same of a network of the user's own; zeros if it cannot be built here."""
+    import torch
+
+    from dydist.data.description import known_sizes
+    from dydist.models import build_model
+    from dydist.models.cost import Cost, network_cost
+
+    classes, side = known_sizes(data)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return network_cost(build_model(build(ModelConfig, model), classes, (3, side, side)), side)
+    except UserError:
+        return Cost(0, 0)
 
 
 def with_differences(rows: Sequence[Row], baseline: str | None) -> tuple[list[Row], str]:

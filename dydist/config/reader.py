@@ -14,7 +14,7 @@ from dydist.config import Config
 from dydist.config.shipped import RECIPES, find_file
 from dydist.config.types import convert, hints_of, nearest, shown, takes_text
 from dydist.errors import UserError
-from dydist.text.redaction import fill_hidden, redact, redact_url, refuse_hidden, register_secrets
+from dydist.text.redaction import fill_hidden, is_open, redact, redact_url, refuse_hidden, register_secrets
 from dydist.text.strict import TextError, dump_yaml, load_yaml, read_user_text
 
 
@@ -73,11 +73,12 @@ def read_yaml(file: Path) -> dict[str, Any]:
 def redacted_values(values: Mapping[str, Any], kind: type[Any] = Config) -> dict[str, Any]:
     """Nested values, as `read_yaml` gives them, without their secrets."""
     hints, result = hints_of(kind), dict(values)
+    opened = {field.name for field in dataclasses.fields(kind) if is_open(field)}
     for name, value in values.items():
         if dataclasses.is_dataclass(hints[name]):
             result[name] = redacted_values(value, typing.cast("type[Any]", hints[name]))
         elif isinstance(value, Mapping):
-            result[name] = redact(value)
+            result[name] = redact(value, open_=name in opened)
         elif isinstance(value, str):
             result[name] = redact_url(value)
     return result
@@ -97,7 +98,9 @@ def redacted_arguments(arguments: Sequence[str]) -> list[str]:
             kind = _field_type(path)
             if get_origin(kind) is dict:
                 values = _parse(text, kind, flag)
-                masked = redact(values)
+                section, _, name = path.rpartition(".")
+                fields_there = dataclasses.fields(hints_of(Config)[section])
+                masked = redact(values, open_=any(f.name == name and is_open(f) for f in fields_there))
                 text = text if masked == values else json.dumps(masked)
             else:
                 text = redact_url(text)

@@ -166,12 +166,14 @@ def _combinations(config: Config, world_size: int) -> Iterator[str]:
                 f"train.compile_mode: {mode} needs parallel.reduce=fast; CUDA graphs would keep the memory of all of "
                 "a step's passes, and tuned kernels differ from machine to machine"
             )
-    if config.model.kind == "static":
+    yield from _network(config)
+    if not config.model.dynamic_kernels:
         usual = {field.name: field.default for field in fields(ModelConfig)}
+        needed = "model.kind=dynamic" if config.model.factory is None else "model.convert=true"
         for name in DYNAMIC_ONLY:
             if (value := getattr(config.model, name)) != usual[name]:
-                yield f"model.{name}: {value} needs model.kind=dynamic; a static network has no attention"
-    elif problem := no_dynamic_layer(config.model.dynamic, CONVOLUTIONS):
+                yield f"model.{name}: {value} needs {needed}; a static network has no attention"
+    elif config.model.factory is None and (problem := no_dynamic_layer(config.model.dynamic, CONVOLUTIONS)):
         yield problem
     if (steps := config.train.profile) is not None:
         first, last = (whole_number(word) for word in (steps.partition(":")[0], steps.partition(":")[2]))
@@ -187,6 +189,20 @@ def no_dynamic_layer(pattern: str, names: Sequence[str]) -> str | None:
         "use * for all of them, or model.kind=static for none"
     )
     return None if any(fnmatchcase(name, pattern) for name in names) else problem
+
+
+def _network(config: Config) -> Iterator[str]:
+    """A network of the user's own."""
+    model = config.model
+    if model.factory is None:
+        if model.options:
+            yield "model.options: they are those of a network of your own; give model.factory too"
+        if model.convert:
+            yield "model.convert: true is for a network of your own; give model.factory, or model.kind=dynamic"
+    else:
+        module, colon, function = model.factory.partition(":")
+        if not colon or not all(part.isidentifier() for part in f"{module}.{function}".split(".")):
+            yield f"model.factory: {model.factory!r} is not allowed; write package.module:function"
 
 
 def _places(config: Config) -> Iterator[str]:

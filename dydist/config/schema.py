@@ -61,6 +61,22 @@ class ModelConfig:
     """Lower limit of the width of the attention's hidden layer."""
     channel_attention: bool = False
     """Scale the input and output channels of dynamic convolutions by attention too."""
+    factory: str | None = None
+    """A network of your own, package.module:function (docs/your-network.md). kind, stem, width, dropout and bias are
+    the built-in one's."""
+    options: dict[str, Any] = field(default_factory=dict, hash=False, metadata={"open": True})
+    """Keyword arguments of `factory`."""
+    convert: bool = False
+    """Make the convolutions of `factory`'s network dynamic: all but the first."""
+    weights: FilePath | None = None
+    """safetensors file, a path or a URL, with the weights that a new run starts from, before `convert`."""
+    weights_classes: Literal["same", "any"] = "same"
+    """any: the classifier in `weights` may have another number of classes; it is then left as it was initialized."""
+
+    @property
+    def dynamic_kernels(self) -> bool:
+        """Whether this configuration, not the factory itself, makes convolutions dynamic."""
+        return self.kind == "dynamic" if self.factory is None else self.convert
 
 
 @dataclass(frozen=True, kw_only=True)

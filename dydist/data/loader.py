@@ -53,11 +53,15 @@ class ShardGroup:
 
 @dataclass(frozen=True)
 class StepBatch:
-    """The work of one process at one step. `count`: images of the global batch, over all processes."""
+    """The work of one process at one step. `count`: images of the global batch, over all processes.
+
+    `image_shape`: [C, H, W] of an image, also where there is none.
+    """
 
     step: int
     count: int
     groups: tuple[ShardGroup, ...]
+    image_shape: tuple[int, ...] = (3, 32, 32)
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,8 @@ class ShardedLoader:
             if isinstance(groups, BaseException):
                 raise groups
             ready = tuple(group if isinstance(group, ShardGroup) else self._finish(group) for group in groups)
-            yield StepBatch(step, self.order.batch_count(step % self.order.steps_per_epoch), ready)
+            count = self.order.batch_count(step % self.order.steps_per_epoch)
+            yield StepBatch(step, count, ready, self.dataset.images.shape[1:])
 
     def __enter__(self) -> ShardedLoader:
         return self

@@ -32,15 +32,21 @@ def import_torchvision() -> ModuleType:
     Call it instead of the first `import torchvision`; ordinary imports work afterwards. If the compiled operators
     load, nothing is declared. Raises ImportError if torchvision is missing.
     """
+    declare_operators()
+    with warnings.catch_warnings():
+        # The CUDA wheel's image library also fails to load; dydist reads images with PIL.
+        warnings.filterwarnings("ignore", message="Failed to load image Python extension")
+        return importlib.import_module("torchvision")
+
+
+@functools.cache
+def declare_operators() -> None:
+    """Make `import torchvision` possible for code that knows nothing of this; torchvision itself is not imported."""
     if "torchvision" not in sys.modules and not _operators_load():
         library = torch.library.Library("torchvision", "FRAGMENT")
         for schema in _SCHEMAS:
             library.define(schema)
         _libraries.append(library)
-    with warnings.catch_warnings():
-        # The CUDA wheel's image library also fails to load; dydist reads images with PIL.
-        warnings.filterwarnings("ignore", message="Failed to load image Python extension")
-        return importlib.import_module("torchvision")
 
 
 def _operators_load() -> bool:

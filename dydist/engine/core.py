@@ -8,21 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dydist.config import Config
 from dydist.data.loader import ShardGroup, StepBatch
-from dydist.data.pinned import pinned
 from dydist.engine.ema import AveragedWeights
+from dydist.engine.forward import shard_forward
 from dydist.engine.loss_scale import LossScale
 from dydist.engine.optimizer import make_optimizer, set_learning_rate
 from dydist.engine.protocol import StepSums, Votes
 from dydist.engine.world import World
 from dydist.models import attach_statistics, set_temperature
-from dydist.randomness import generator
 
 HEADER = ("loss", "correct", "stop", "save", "data_hash")
 """The first elements of the small vector that is summed each step; the batch statistics follow."""
@@ -39,9 +37,10 @@ class TorchEngine:
         self.model = model.to(self.device)
         if config.train.compile:
             self.model.compile(mode=config.train.compile_mode)
+        self.forward = shard_forward(config, self.model)
         self.statistics = attach_statistics(self.model, self.device)
-        self.names = [name for name, _ in self.model.named_parameters()]
-        self.parameters = [parameter for _, parameter in self.model.named_parameters()]
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.names, self.parameters = list(trained), list(trained.values())
         self.optimizer = make_optimizer(config, self.model)
         if config.optim.momentum:  # SGD makes no buffer if fp16's first step overflows and is skipped
             for parameter in self.parameters:
@@ -171,10 +170,9 @@ class TorchEngine:
         Returns HEADER's `loss` and `correct` for the group (float32, on the device).
         """
         self.statistics.set_shards(len(group.shards))
-        mask = self._dropout_mask(group, step)
         precision = self._autocast_dtype
         with torch.autocast(self.device.type, dtype=precision, enabled=precision is not None):
-            logits = network(group.images, dropout_mask=mask)
+            logits = self.forward(network, group, step)
         targets = group.labels if group.targets is None else group.targets
         loss = (
             F.cross_entropy(
@@ -189,20 +187,10 @@ class TorchEngine:
     def _backpropagate(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()
 
-    def _nothing(self) -> ShardGroup:
+    def _nothing(self, batch: StepBatch) -> ShardGroup:
         """A group to run with factor 0 on a process without images, so that it takes part in the collectives."""
-        side = 32
-        images = torch.zeros(2, 3, side, side, device=self.device)
+        images = torch.zeros(2, *batch.image_shape, device=self.device)
         return ShardGroup((0,), images, torch.zeros(2, dtype=torch.int64, device=self.device), None, 0)
-
-    def _dropout_mask(self, group: ShardGroup, step: int) -> Tensor | None:
-        share = self.config.model.dropout
-        if share == 0:
-            return None
-        size = (len(group.labels) // len(group.shards), int(self.model.features))  # type: ignore[arg-type]
-        draws = [generator(self.config.seed, "dropout", step, shard).random(size) for shard in group.shards]
-        kept = pinned(np.stack(draws, axis=1).reshape(-1, size[1]) >= share, self.device)
-        return kept.to(self.device, non_blocking=True).to(torch.float32).div_(1 - share)
 
     def _update(self, lr: float) -> None:
         set_learning_rate(self.optimizer, lr)

@@ -40,7 +40,7 @@ class DdpEngine(TorchEngine):
         if (
             not batch.groups
         ):  # fewer images than processes in the last batch: take part in the all-reduce with zeros
-            self._backward(self.network, self._nothing(), step=batch.step, count=1, factor=0.0)
+            self._backward(self.network, self._nothing(batch), step=batch.step, count=1, factor=0.0)
             self.statistics.zero()
         small = torch.cat([header, self.statistics.flat])
         work = dist.all_reduce(small, async_op=True) if self.world.size > 1 else None

@@ -120,7 +120,7 @@ class DeepSpeedEngine(TorchEngine):
                 )
             else:  # a small last batch: every process runs as many passes, since ZeRO-3 gathers weights in each
                 before = self.statistics.flat.clone()
-                self._backward(self.network, self._nothing(), step=batch.step, count=1, factor=0.0)
+                self._backward(self.network, self._nothing(batch), step=batch.step, count=1, factor=0.0)
                 self.statistics.flat.copy_(before)
         small = torch.cat([header, self.statistics.flat])
         if self.world.size > 1:

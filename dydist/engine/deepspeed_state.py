@@ -54,6 +54,8 @@ class ShardedState:
     def momenta(self) -> Iterator[tuple[str, Tensor]]:
         """(`momentum.<parameter>`, full tensor in host memory) of each parameter."""
         for name, parameter in self.parameters.items():
+            if not parameter.requires_grad:
+                continue
             yield f"momentum.{name}", safe_get_full_optimizer_state(parameter, MOMENTUM).to(HOST)
 
     def load(self, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:

@@ -278,7 +278,7 @@ class Loop:
     def _kernel_rate(self, lr: float) -> dict[str, float]:
         """The learning rate of dynamic kernels, by TensorBoard tag; empty for a static network."""
         model = self.config.model
-        if model.kind == "static":
+        if not model.dynamic_kernels:
             return {}
         factor, _ = kernel_factors(self.config.optim, kind=model.attention, kernels=model.kernels)
         return {"schedule/kernel_lr": lr * factor}

@@ -49,6 +49,8 @@ def parameter_groups(config: Config, model: nn.Module) -> list[dict[str, Any]]:
             factors |= {id(parameter): (optim.attention_lr, 1.0) for parameter in attention.parameters()}
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         rate, decay = factors.get(id(parameter), (1.0, 1.0))
         if not optim.decay_norm_and_bias and (parameter.ndim <= 1 or name.endswith("bias")):
             decay = 0.0

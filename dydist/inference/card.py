@@ -35,7 +35,7 @@ def model_card(
     """The model card as plain values. `check`: how the file was checked, and the result."""
     config, data = model.config, model.data
     cost = network_cost(model.network, data.side)
-    kind = "DY-ResNet18" if config.model.kind == "dynamic" else "ResNet-18"
+    kind = config.model.factory or ("DY-ResNet18" if config.model.kind == "dynamic" else "ResNet-18")
     return {
         "name": f"{kind} on {config.data.name}",
         "file": file,
@@ -88,6 +88,9 @@ def _recipe(config: Config) -> dict[str, Any]:
 def what(model: TrainedModel, kind: str) -> str:
     """One sentence about the network."""
     config = model.config.model
+    if config.factory is not None:
+        dynamic = f", with dynamic convolutions of {config.kernels} kernels" if config.convert else ""
+        return f"{kind} with {config.options or 'no options'}{dynamic}."
     if config.kind == "static":
         return f"{kind} with a {config.stem} stem and {config.width:g} times its width."
     which = (

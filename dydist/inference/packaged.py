@@ -50,7 +50,8 @@ def load_packaged(path: str | PathLike[str]) -> PackagedNetwork:
             )
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
     described: dict[str, Any] = json.loads(metadata["network"])
-    network = build_model(ModelConfig(**described["model"]), len(described["classes"]))
+    shape = (3, described["side"], described["side"])
+    network = build_model(ModelConfig(**described["model"]), len(described["classes"]), shape)
     network.load_state_dict(weights)
     set_temperature(network, described["temperature"])
     package = PackagedNetwork(network, tuple(described["mean"]), tuple(described["std"]))

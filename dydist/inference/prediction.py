@@ -53,7 +53,7 @@ def predict(
     `top`: number of classes per image, by default all. Raises UserError if attention is requested of a static
     network.
     """
-    if attention and model.config.model.kind == "static":
+    if attention and not any(isinstance(part, Attention) for part in model.network.modules()):
         raise UserError(
             "--attention: this network is static (model.kind), and has none; leave --attention out"
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from dydist.checkpoint import DamagedError, Found, Storage, TrainingState, find_source, load
 from dydist.config import Config
@@ -18,7 +19,7 @@ from dydist.data.splits import order_of
 from dydist.engine.core import AUTOCAST
 from dydist.errors import UserError
 from dydist.models import DynamicConv2d, apply_strategies, build_model, set_temperature
-from dydist.models.resnet import ResNet18
+from dydist.models.factory import source_hash
 from dydist.named_run import place_of
 from dydist.schedules import evaluation_temperature
 
@@ -35,7 +36,7 @@ class TrainedModel:
     that on the test split, if the run logged it. `environment`: versions and hardware of the training.
     """
 
-    network: ResNet18
+    network: nn.Module
     config: Config
     data: DataDescription
     step: int
@@ -80,7 +81,12 @@ def load_trained(
         )
     config = from_dict(state.extra["config"], f"{url}/state.json")
     data = _description(state, config, data_root)
-    network = build_model(config.model, len(data.classes))
+    network = build_model(config.model, len(data.classes), (3, data.side, data.side))
+    told = state.extra.get("network", {}).get("source")
+    if told is not None and told != source_hash(config.model):
+        note(
+            f"model.factory: the file of {config.model.factory} is not the one that this network was trained with"
+        )
     try:
         network.load_state_dict(dict(tensors))
     except RuntimeError as error:

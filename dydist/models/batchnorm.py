@@ -7,19 +7,22 @@ all shards of all processes, once per step.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class ShardBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d`, with the same state_dict, until `attach_statistics` attaches a buffer for statistics.
+class ShardBatchNorm(_BatchNorm):
+    """`nn.BatchNorm2d` and its like, with their state_dict, until `attach_statistics` attaches a buffer for statistics.
 
-    Then a training forward takes x [n·s, C, H, W] with `shards` = s shards interleaved (row i·s + j is image i of
-    shard j), normalises each shard separately, and adds Σ_shards mean and Σ_shards unbiased variance to the buffer.
+    Then a training forward takes x [n·s, C, …] with `shards` = s shards interleaved (row i·s + j is image i of shard
+    j), normalises each shard separately, and adds Σ_shards mean and Σ_shards unbiased variance to the buffer.
     """
 
     shards: int = 1
@@ -27,15 +30,15 @@ class ShardBatchNorm2d(nn.BatchNorm2d):
     _var_sum: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] → the same shape."""
+        """[N, C, …] → the same shape."""
         if not self.training or self._mean_sum is None or self._var_sum is None:
             return super().forward(x)
         shards = self.shards
-        images, channels, height, width = x.shape
-        if images // shards * height * width == 1:
+        images, channels, *places = x.shape
+        if images // shards * math.prod(places) == 1:
             return self._single_value(x)
         # Each channel of each shard becomes a channel. The view is free if x is contiguous.
-        view = x.reshape(images // shards, shards * channels, height, width) if shards > 1 else x
+        view = x.reshape(images // shards, shards * channels, *places) if shards > 1 else x
         weight: Tensor = self.weight
         bias: Tensor = self.bias
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -48,7 +51,7 @@ class ShardBatchNorm2d(nn.BatchNorm2d):
         with torch.no_grad():
             self._mean_sum.add_(mean.view(shards, channels).sum(0))
             self._var_sum.add_(var.view(shards, channels).sum(0))
-        if shards > 1 and not x.is_contiguous():
+        if shards > 1 and x.dim() == 4 and not x.is_contiguous():
             return out.view(x.shape).contiguous(memory_format=torch.channels_last)
         return out.view(x.shape) if shards > 1 else out
 
@@ -59,12 +62,78 @@ class ShardBatchNorm2d(nn.BatchNorm2d):
         """
         out = x - x  # Zero, with zero gradient, as for any batch norm of one value.
         if self.affine:
-            out = out * self.weight[:, None, None].to(x.dtype) + self.bias[:, None, None].to(x.dtype)
+            of_channels = (-1, *(1 for _ in x.shape[2:]))
+            weight, bias = self.weight.view(of_channels), self.bias.view(of_channels)
+            out = out * weight.to(x.dtype) + bias.to(x.dtype)
         if self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 self._mean_sum.add_(self.running_mean, alpha=self.shards)  # type: ignore[union-attr]
                 self._var_sum.add_(self.running_var, alpha=self.shards)  # type: ignore[union-attr]
         return out
+
+
+class ShardBatchNorm1d(ShardBatchNorm, nn.BatchNorm1d):
+    """`nn.BatchNorm1d` by shard."""
+
+
+class ShardBatchNorm2d(ShardBatchNorm, nn.BatchNorm2d):
+    """`nn.BatchNorm2d` by shard."""
+
+
+class ShardBatchNorm3d(ShardBatchNorm, nn.BatchNorm3d):
+    """`nn.BatchNorm3d` by shard."""
+
+
+class ShardSyncBatchNorm(ShardBatchNorm, nn.SyncBatchNorm):
+    """`nn.SyncBatchNorm`, which takes its statistics over a shard too: over processes they would depend on these."""
+
+
+_BY_SHARD: dict[type[_BatchNorm], type[ShardBatchNorm]] = {
+    nn.BatchNorm1d: ShardBatchNorm1d,
+    nn.BatchNorm2d: ShardBatchNorm2d,
+    nn.BatchNorm3d: ShardBatchNorm3d,
+    nn.SyncBatchNorm: ShardSyncBatchNorm,
+}
+
+
+def batch_norm_by_shard(model: nn.Module) -> nn.Module:
+    """Make every batch norm of `model` one by shard, in place: parameters, names and hooks stay. Returns `model`.
+
+    A subclass with a `forward` of its own, such as timm's BatchNormAct2d, keeps it: its statistics are taken in a call
+    per shard, for which it must use `running_mean`, `running_var` and `momentum` as torch's do.
+    """
+    for part in model.modules():
+        if isinstance(part, _BatchNorm) and not isinstance(part, ShardBatchNorm):
+            kind = type(part)
+            part.__class__ = _BY_SHARD.get(kind) or _own_by_shard(kind)  # type: ignore[arg-type]
+    return model
+
+
+@functools.cache
+def _own_by_shard(kind: type[_BatchNorm]) -> type[ShardBatchNorm]:
+    """A subclass of somebody's batch norm that calls its forward once per shard."""
+
+    def forward(self: ShardBatchNorm, x: Tensor) -> Tensor:
+        if not self.training or self._mean_sum is None or self._var_sum is None:
+            return kind.forward(self, x)
+        kept = self.running_mean, self.running_var, self.num_batches_tracked, self.momentum
+        parts = []
+        try:
+            for part in x.unflatten(0, (-1, self.shards)).unbind(1):
+                # with momentum 1, new buffers receive exactly this batch's mean and unbiased variance
+                self.running_mean, self.running_var = (
+                    torch.zeros_like(one) for one in (self._mean_sum, self._var_sum)
+                )
+                self.num_batches_tracked, self.momentum = torch.zeros((), dtype=torch.long), 1.0
+                parts.append(kind.forward(self, part))
+                with torch.no_grad():
+                    self._mean_sum.add_(self.running_mean)
+                    self._var_sum.add_(self.running_var)
+        finally:
+            self.running_mean, self.running_var, self.num_batches_tracked, self.momentum = kept
+        return torch.stack(parts, 1).flatten(0, 1)
+
+    return type(f"Shard{kind.__name__}", (ShardBatchNorm, kind), {"forward": forward, "__module__": __name__})
 
 
 @dataclass(frozen=True)
@@ -76,7 +145,7 @@ class ShardStatistics:
     number of shards of the global batch, and calls `update_running(average)`.
     """
 
-    layers: Sequence[ShardBatchNorm2d]
+    layers: Sequence[ShardBatchNorm]
     flat: Tensor
 
     def zero(self) -> None:
@@ -113,28 +182,28 @@ class ShardStatistics:
         torch._foreach_add_(running, torch._foreach_mul(fresh, momenta))
 
     def detach(self) -> None:
-        """Turn every layer back into a plain BatchNorm2d."""
+        """Turn every layer back into a plain batch norm."""
         for layer in self.layers:
             layer._mean_sum = layer._var_sum = None
             layer.shards = 1
 
 
 def attach_statistics(model: nn.Module, device: torch.device | str) -> ShardStatistics:
-    """Attach every `ShardBatchNorm2d` of `model` to one flat tensor of zeros on `device`."""
-    layers = [part for part in model.modules() if isinstance(part, ShardBatchNorm2d)]
+    """Attach every `ShardBatchNorm` of `model` to one flat tensor of zeros on `device`."""
+    layers = [part for part in model.modules() if isinstance(part, ShardBatchNorm)]
     flat = torch.zeros(sum(2 * _room(layer) for layer in layers), dtype=torch.float32, device=device)
     for layer, (mean, var) in zip(layers, _views(flat, layers), strict=True):
         layer._mean_sum, layer._var_sum = mean, var
     return ShardStatistics(layers, flat)
 
 
-def _views(flat: Tensor, layers: Sequence[ShardBatchNorm2d]) -> list[tuple[Tensor, Tensor]]:
+def _views(flat: Tensor, layers: Sequence[ShardBatchNorm]) -> list[tuple[Tensor, Tensor]]:
     """(mean, variance) of each layer within `flat`."""
     parts = flat.split([_room(layer) for layer in layers for _ in range(2)]) if layers else ()
     pairs = zip(layers, parts[::2], parts[1::2], strict=True)
     return [(mean[: layer.num_features], var[: layer.num_features]) for layer, mean, var in pairs]
 
 
-def _room(layer: ShardBatchNorm2d) -> int:
+def _room(layer: ShardBatchNorm) -> int:
     """Number of float32 values reserved for C values: a multiple of four (16 bytes)."""
     return -(-layer.num_features // 4) * 4

@@ -4,7 +4,7 @@ Module names are torchvision's, so the static network's state_dict is compatible
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Literal
@@ -152,8 +152,15 @@ def static_resnet18(
     return ResNet18(num_classes, stem=stem, width=width, dropout=dropout, convolution=_ordinary)
 
 
-def build_model(config: ModelConfig, num_classes: int) -> ResNet18:
-    """The network that `config` describes, its weights drawn from torch's default generator."""
+def build_model(config: ModelConfig, num_classes: int, image_shape: Sequence[int] = (3, 32, 32)) -> nn.Module:
+    """The network that `config` describes, its weights drawn from torch's default generator.
+
+    `image_shape` [C, H, W] is for a network of the user's own: the ResNet takes 3-channel images of any size.
+    """
+    if config.factory is not None:
+        from dydist.models.factory import build_network
+
+        return build_network(config, num_classes, image_shape)
     if config.kind == "static":
         return static_resnet18(num_classes, stem=config.stem, width=config.width, dropout=config.dropout)
     return dy_resnet18(

@@ -63,6 +63,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     from dydist.monitor.probes.probe import RunProbe
     from dydist.run.end import SummaryBuilder, tell_already_done, with_rollback_advice
     from dydist.run.folder import Provenance, make_run_folder, public_values
+    from dydist.run.own_network import examine_network
     from dydist.run.session import Session, build_model_for
     from dydist.run.strategies import assign_strategies
 
@@ -75,6 +76,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
     session = monitor = loop = None
     try:
         model = build_model_for(config, splits.train)
+        doubts = examine_network(config, model, splits.train, world)
         layers = dynamic_layers(model, splits.train.images.shape[1:])
         engine = build_engine(config, model, world)
         terminal = terminal_of(config, world)
@@ -102,6 +104,8 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
         values = public_values(config) if to_do else session.trained_with
         monitor = monitors_of(config, run_dir, world, terminal, values, session.said)
         session.report_to(monitor)
+        for doubt in doubts:
+            monitor.note(doubt, level="warning")
         session.strategies = assign_strategies(
             config, engine.model, layers, world, monitor, recorded=session.strategies
         )

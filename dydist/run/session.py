@@ -25,12 +25,15 @@ from dydist.engine import Engine, Progress, World, total_steps
 from dydist.errors import UserError
 from dydist.machine import processor_name
 from dydist.models import build_model
+from dydist.models.pretrained import classifier_of_others
 from dydist.models.strategies import native
 from dydist.process.report import Job
 from dydist.randomness import derived_seed
 from dydist.records import CheckpointRecord, Monitor
 from dydist.run.folder import RunFolder, public_values
+from dydist.run.own_network import network_identity, network_with_weights
 from dydist.schedules import learning_rate
+from dydist.text.redaction import scrub
 
 IDENTITY = (
     "seed",
@@ -46,6 +49,8 @@ IDENTITY = (
     "model.attention_norm",
     "model.attention_min_hidden",
     "model.channel_attention",
+    "model.factory",
+    "model.convert",
     "data.name",
     "data.limit",
     "data.validation",
@@ -55,6 +60,8 @@ IDENTITY = (
     "parallel.shards",
 )
 """The run's identity: with another value of one of these fields, step N would mean something else."""
+INITIAL = ("model.weights", "model.weights_classes")
+"""Fields that matter to a new run alone."""
 
 LEAVING_S = 5.0
 """Seconds reserved after a final save for reporting, exiting and being requeued."""
@@ -82,6 +89,8 @@ class Session:
         self.config, self.engine, self.world, self.order = config, engine, world, splits.order
         held_out = splits.order.size - splits.order.dealt
         self.data = world.first(lambda: DataDescription.of(splits.train, held_out=held_out))
+        self.network = network_identity(config)
+        self._train_set = splits.train
         self._job_end = job.end
         check_kernels(config, world)
         self.strategies: dict[str, str] = {}
@@ -119,6 +128,7 @@ class Session:
         """Load the checkpoint that `checkpoint.resume` selects into the engine; returns the run's progress."""
         state = self._checkpointer.restore(self._folder.admit)
         if state is None:
+            self._start_from_weights()
             return Progress()
         fresh = state.step == 0  # another run's weights, as initial values
         if not fresh:
@@ -143,18 +153,22 @@ class Session:
             test_accuracy=extra.get("test_accuracy"),
         )
 
+    def _start_from_weights(self) -> None:
+        """Load `model.weights`, if given, as the first weights of a new run."""
+        if self.config.model.weights is None:
+            return
+        network, left = network_with_weights(self.config, self._train_set)
+        self.engine.load(network.state_dict(), {}, {}, {})
+        kept = f", but for {', '.join(left)}, which are initialized anew" if left else ""
+        self._note(f"The weights are those of {scrub(self.config.model.weights)}{kept}.")
+
     def _with_own_classifier(self, model: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Another run's weights; with a new classifier if `resume_classes` allows another number of classes."""
         if self.config.checkpoint.resume_classes == "same":
             return model
-        own = self.engine.model_state()
-        other = [
-            name
-            for name in ("fc.weight", "fc.bias")
-            if name in model and model[name].shape != own[name].shape
-        ]
-        if other:
-            self._note(f"The classifier is initialized anew, for {len(own['fc.bias'])} classes.")
+        own, classes = self.engine.model_state(), len(self.data.classes)
+        if other := classifier_of_others(own, model, classes):
+            self._note(f"The classifier is initialized anew, for {classes} classes.")
         return {**model, **{name: own[name] for name in other}}
 
     def save(self, progress: Progress, *, final: bool) -> None:
@@ -203,6 +217,7 @@ class Session:
                 "run": self._checkpointer.run_id,
                 "config": public_values(self.config),
                 "strategies": self.strategies,
+                "network": self.network,
                 "data": self.data.to_dict(),
                 "world_size": self.world.size,
                 "environment": environment(self.world),
@@ -226,6 +241,11 @@ class Session:
                     for name in broken
                 )
             )
+        if other := [name for name, was in extra.get("network", {}).items() if was != self.network.get(name)]:
+            raise UserError(
+                f"model.factory: {self.config.model.factory} is not as it was when this run was started: other "
+                f"{', '.join(other)}; bring that back, or give another run.name, or checkpoint.resume=never"
+            )
         if other := list(self.data.differences(extra.get("data") or {})):
             raise UserError(
                 f"data.root: these are not the images that this run was started with: {'; '.join(other)}; "
@@ -234,7 +254,7 @@ class Session:
         if step >= total_steps(self.config, self.order):
             return
         for name in changed:
-            if not is_local(name):
+            if not is_local(name) and name not in INITIAL:
                 self._note(f"{name} was {before[name]} until now, and is {now[name]} from here on.")
         self._tell_rate(extra.get("config", {}), step)
         if self.config.parallel.reduce == "exact":
@@ -289,7 +309,7 @@ def build_model_for(config: Config, dataset: ImageDataset) -> nn.Module:
     """The network with its initial weights, which depend only on the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(config.seed, "weights"))
-        return build_model(config.model, len(dataset.classes))
+        return build_model(config.model, len(dataset.classes), dataset.images.shape[1:])
 
 
 def environment(world: World) -> dict[str, Any]:

@@ -100,9 +100,22 @@ def redact_url(url: str) -> str:
     return _hide_rest(_QUERY_VALUE.sub(rf"\1{HIDDEN}", without_login))
 
 
-def redact(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of fsspec storage options in which texts that may be secret are HIDDEN."""
-    return {key: _redact_value(value, shown=key in _OPEN_OPTIONS) for key, value in options.items()}
+def redact(options: Mapping[str, Any], *, open_: bool = False) -> dict[str, Any]:
+    """A copy of fsspec storage options in which texts that may be secret are HIDDEN.
+
+    `open_`: of other options, in which only texts with a secret's name are.
+    """
+    return {
+        key: _redact_value(
+            value, shown=not is_secret_name(key) if open_ else key in _OPEN_OPTIONS, open_=open_
+        )
+        for key, value in options.items()
+    }
+
+
+def is_open(field: dataclasses.Field[Any]) -> bool:
+    """Whether a configuration's field is a mapping of plain options, not of credentials."""
+    return bool(field.metadata.get("open"))
 
 
 def redacted(config: T) -> T:
@@ -113,7 +126,7 @@ def redacted(config: T) -> T:
         if dataclasses.is_dataclass(value):
             changes[field.name] = redacted(value)
         elif isinstance(value, Mapping):
-            changes[field.name] = redact(value)
+            changes[field.name] = redact(value, open_=is_open(field))
         elif isinstance(value, str):
             changes[field.name] = redact_url(value)
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
@@ -127,7 +140,7 @@ def secrets_of(config: Any, prefix: str = "") -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             found |= secrets_of(value, f"{path}.")
         elif isinstance(value, Mapping):
-            if hidden := _only_hidden(value, redact(value)):
+            if hidden := _only_hidden(value, redact(value, open_=is_open(field))):
                 found[path] = hidden
         elif isinstance(value, str) and redact_url(value) != value:
             found[path] = value
@@ -229,11 +242,11 @@ def _parts_of_url(url: str) -> Iterator[str]:
         yield from (url[match.end(1) : match.end()] for match in pair.finditer(url))
 
 
-def _redact_value(value: Any, *, shown: bool) -> Any:
+def _redact_value(value: Any, *, shown: bool, open_: bool) -> Any:
     if isinstance(value, Mapping):
-        return redact(value)
+        return redact(value, open_=open_)
     if isinstance(value, list | tuple):
-        return [_redact_value(one, shown=shown) for one in value]
+        return [_redact_value(one, shown=shown, open_=open_) for one in value]
     if value is None or isinstance(value, bool | int | float):
         return value
     return scrub(value) if shown and isinstance(value, str) else HIDDEN

@@ -44,6 +44,8 @@ def page(runs: Sequence[RunData]) -> str:
 
 def _subtitle(runs: Sequence[RunData]) -> str:
     config = runs[0].config
+    if (factory := config.get("model.factory")) is not None:
+        return f"{factory} on {config.get('data.name')}; times are UTC."
     network = f"{config.get('model.kind', '?')} ResNet-18"
     if config.get("model.kind") == "dynamic":
         network += f", {config.get('model.kernels')} kernels"

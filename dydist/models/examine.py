@@ -1,0 +1,201 @@
+"""Examines somebody's network in one forward and backward pass: what it returns, draws, changes and leaves unused.
+
+A network trains to the same bits on any number of processes if a pass depends on the weights, the images and (seed,
+step, shard) alone. What breaks that is found here and told with the name of its module.
+"""
+
+from __future__ import annotations
+
+import random
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dydist.errors import UserError
+from dydist.models.batchnorm import attach_statistics
+from dydist.models.draws import KEYED
+
+IMAGES = 2
+
+
+@dataclass(frozen=True)
+class Examined:
+    """`draws`: whether it draws masks, which are keyed. `unkeyed`: sentences on draws that cannot be keyed. `changing`:
+    sentences on buffers that a forward pass changes. `unused`: parameters that get no gradient.
+    """
+
+    draws: bool
+    unkeyed: tuple[str, ...]
+    changing: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def examine(network: nn.Module, classes: int, image_shape: Sequence[int], who: str) -> Examined:
+    """Run `network` forward and backward in training mode on two images of `image_shape` [C, H, W].
+
+    Nothing of it is changed: neither weights, buffers, gradients nor modes; nor are torch's, numpy's and Python's
+    generators. Raises UserError, which begins with `who`, if it does not give logits float [2, `classes`].
+    """
+    size = (IMAGES, *image_shape)
+    images = torch.linspace(-1, 1, torch.Size(size).numel()).view(size)
+    watch, statistics = _Watch(network), attach_statistics(network, "cpu")
+    modes = {part: part.training for part in network.modules()}
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers() if buffer is not None}
+    with _generators_kept():
+        try:
+            with watch:
+                logits = _logits(network.train(), images, classes, who)
+                watch.backward = True
+                logits.square().sum().backward()
+            unused = [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None]
+            changing = list(_changed(network, buffers))
+        except RuntimeError as error:
+            raise UserError(
+                f"{who} cannot train on images of {_shown(size)}: {describe_error(error)}"
+            ) from error
+        finally:
+            statistics.detach()
+            network.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                for name, buffer in network.named_buffers():
+                    buffer.copy_(buffers[name])
+            for part, training in modes.items():
+                part.training = training
+    return Examined(watch.keyed > 0, tuple(watch.unkeyed), tuple(changing), tuple(unused))
+
+
+def _logits(network: nn.Module, images: Tensor, classes: int, who: str) -> Tensor:
+    try:
+        logits = network(images)
+    except Exception as error:
+        raise UserError(
+            f"{who} cannot take images of {_shown(images.shape)}: {describe_error(error)}"
+        ) from error
+    if not isinstance(logits, Tensor):
+        raise UserError(
+            f"{who} gives a {type(logits).__name__} in training; it must give one tensor of logits [images, classes]: "
+            "take them out of it in the network's forward"
+        )
+    if logits.shape != (len(images), classes) or not logits.is_floating_point():
+        raise UserError(
+            f"{who} gives {logits.dtype} of {_shown(logits.shape)} for {len(images)} images; it must give "
+            f"floating-point logits of {_shown((len(images), classes))}, one for each class"
+        )
+    return logits
+
+
+class _Watch(TorchDispatchMode):
+    """Notes what draws, with the module in whose forward it does."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.keyed = 0
+        self.unkeyed: list[str] = []
+        self.backward = False
+        self._network = network
+        self._inside: list[str] = []
+        self._hooks = ExitStack()
+        self._states = _others()
+
+    def __enter__(self) -> _Watch:
+        for name, part in self._network.named_modules():
+            before, after = self._entering(name, type(part).__name__), self._leaving()
+            self._hooks.callback(part.register_forward_pre_hook(before).remove)
+            self._hooks.callback(part.register_forward_hook(after, always_call=True).remove)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._hooks.close()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            name = func.overloadpacket.__name__
+            if kwargs.get("generator") is not None:
+                self._tell(f"draws by torch's {name} from a generator of its own")
+            elif func not in KEYED:
+                self._tell(f"draws by torch's {name}")
+            elif self.backward:
+                self._tell("draws its masks again in the backward pass, as activation checkpointing does")
+            else:
+                self.keyed += 1
+        return func(*args, **kwargs)
+
+    def _entering(self, name: str, kind: str) -> Callable[..., None]:
+        text = f"module {name} ({kind})" if name else f"the network ({kind})"
+
+        def enter(_module: nn.Module, _inputs: Any) -> None:
+            self._note_others()
+            self._inside.append(text)
+
+        return enter
+
+    def _leaving(self) -> Callable[..., None]:
+        def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+            self._note_others()
+            self._inside.pop()
+
+        return leave
+
+    def _note_others(self) -> None:
+        for name, state in _others().items():
+            if state != self._states[name]:
+                self._states[name] = state
+                self._tell(f"draws by {name}")
+
+    def _tell(self, what: str) -> None:
+        text = f"{self._inside[-1] if self._inside else 'the network'} {what}"
+        if text not in self.unkeyed:
+            self.unkeyed.append(text)
+
+
+def _others() -> dict[str, Any]:
+    """The states of the generators of Python and numpy that everybody shares."""
+    _, numbers, *position = cast("tuple[Any, ...]", np.random.get_state())
+    return {"Python's random": random.getstate(), "numpy.random": (bytes(numbers.data), *position)}
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    ours, numpys = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(ours)
+        np.random.set_state(numpys)
+
+
+def _changed(network: nn.Module, before: Mapping[str, Tensor]) -> Iterator[str]:
+    """A sentence for each module of which the pass changed a buffer; batch norm by shard does not."""
+    kinds = dict(network.named_modules())
+    told = set()
+    for name, buffer in network.named_buffers():
+        owner, _, last = name.rpartition(".")
+        if owner not in told and not torch.equal(buffer.nan_to_num(), before[name].nan_to_num()):
+            told.add(owner)
+            where = f"module {owner}" if owner else "the network"
+            yield f"{where} ({type(kinds[owner]).__name__}) changes its buffer {last} in a forward pass"
+
+
+def describe_error(error: BaseException) -> str:
+    """The error in one line, with the place in somebody's code where it was raised."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
+    last = frames[-1] if frames else None
+    where = "" if last is None else f" ({last.filename}, line {last.lineno})"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+
+
+def _shown(size: Sequence[int]) -> str:
+    return "×".join(map(str, size)) or "a single number"

@@ -1,0 +1,170 @@
+"""A network of the user's own: `model.factory` names the function that makes it.
+
+The network keeps its class, its names and its parameters. Batch norms take their statistics by shard (`batchnorm`), and
+with `model.convert` its convolutions become dynamic (`convert`). Masks that it draws are keyed by the engine (`draws`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import os
+import random
+import sys
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from dydist.config import ModelConfig
+from dydist.data.torchvision_shim import declare_operators
+from dydist.errors import UserError
+from dydist.models.batchnorm import batch_norm_by_shard
+from dydist.models.convert import convert_to_dynamic
+from dydist.models.examine import describe_error
+
+Factory = Callable[..., Any]
+
+
+def build_network(
+    config: ModelConfig,
+    num_classes: int,
+    image_shape: Sequence[int],
+    *,
+    before_conversion: Callable[[nn.Module], None] = lambda network: None,
+) -> nn.Module:
+    """The network of `model.factory` for images [N, C, H, W] of `image_shape` [C, H, W], with its first weights.
+
+    `before_conversion(network)` may change its weights while its convolutions are still its own.
+
+    Random numbers come from the default generator of torch; those of numpy and Python are seeded by it. Raises
+    UserError if the factory cannot be called with `model.options`, fails, or returns something else.
+    """
+    factory = load_factory(config)
+    arguments, keywords = _call(factory, config, num_classes, image_shape)
+    with _numpy_and_python_seeded():
+        try:
+            network = factory(*arguments, **keywords)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"model.factory: {config.factory} failed: {describe_error(error)}") from error
+    if not isinstance(network, nn.Module):
+        raise UserError(
+            f"model.factory: {config.factory} returned a {type(network).__name__}; it must return a torch.nn.Module"
+        )
+    if any(map(is_lazy, (*network.parameters(), *network.buffers()))):
+        raise UserError(
+            f"model.factory: {config.factory} returned a network whose lazy layers have no weights yet; call it once "
+            "in the factory, on zeros of the images' shape"
+        )
+    before_conversion(network)
+    if config.convert:
+        network = convert_to_dynamic(
+            network,
+            kernels=config.kernels,
+            reduction=config.reduction,
+            attention=config.attention,
+            strategy=config.strategy,
+            attention_norm=config.attention_norm,
+            attention_min_hidden=config.attention_min_hidden,
+            channel_attention=config.channel_attention,
+            spread=0.1 if config.spread is None else config.spread,
+            predicate=None if config.dynamic == "*" else lambda name, _: fnmatchcase(name, config.dynamic),
+        )
+    return batch_norm_by_shard(network)
+
+
+def load_factory(config: ModelConfig) -> Factory:
+    """The function that `model.factory` names. Raises UserError if there is none.
+
+    Its module is imported as Python does, then from the working folder.
+    """
+    assert config.factory is not None
+    module_name, _, name = config.factory.partition(":")
+    declare_operators()  # timm and many networks import torchvision
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == module_name.split(".")[0]
+        why = f"there is no module {error.name}" if missing else f"its import failed: {describe_error(error)}"  # type: ignore[attr-defined]
+        raise UserError(
+            f"model.factory: {config.factory}: {why}; put its folder on PYTHONPATH, start in that folder, or install it"
+        ) from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise UserError(
+                f"model.factory: {config.factory}: {module_name} has no {name}; name a function that it has"
+            )
+        found = getattr(found, part)
+    if not callable(found):
+        raise UserError(
+            f"model.factory: {config.factory} is a {type(found).__name__}; it must be a function that returns a network"
+        )
+    factory: Factory = found
+    return factory
+
+
+def source_hash(config: ModelConfig) -> str | None:
+    """SHA-256 of the file in which the factory is written; None if in none, or for dydist's own network."""
+    if config.factory is None:
+        return None
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(load_factory(config)))
+        return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except (OSError, TypeError):
+        return None
+
+
+def _call(
+    factory: Factory, config: ModelConfig, num_classes: int, image_shape: Sequence[int]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of the call: `num_classes` and `image_shape` by name where it knows these names, else in order."""
+    shape = tuple(image_shape)
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # written in C
+        return (num_classes, shape), dict(config.options)
+    known = signature.parameters
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in known.values())
+    arguments: tuple[Any, ...] = ()
+    keywords = dict(config.options)
+    if "num_classes" in known or takes_any:
+        keywords.setdefault("num_classes", num_classes)
+        if "image_shape" in known:
+            keywords.setdefault("image_shape", shape)
+    else:
+        places = [
+            one for one in known.values() if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+        ]
+        arguments = (num_classes, shape)[: len([one for one in places if one.name not in keywords])]
+    try:
+        signature.bind(*arguments, **keywords)
+    except TypeError as error:
+        raise UserError(
+            f"model.options: {config.factory}{signature} cannot be called with the number of classes, the shape "
+            f"of images and {config.options}: {error}"
+        ) from error
+    return arguments, keywords
+
+
+class _numpy_and_python_seeded:  # noqa: N801 - reads as a function
+    """Within, numpy's and Python's shared generators are seeded from torch's."""
+
+    def __enter__(self) -> None:
+        self._kept = random.getstate(), np.random.get_state()
+        seed = int(torch.initial_seed())
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+
+    def __exit__(self, *_: object) -> None:
+        random.setstate(self._kept[0])
+        np.random.set_state(self._kept[1])

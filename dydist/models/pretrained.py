@@ -1,0 +1,91 @@
+"""Weights that a run starts from: `model.weights`, a safetensors file at a path or URL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from dydist.config import ModelConfig
+from dydist.errors import UserError
+from dydist.storage.opening import open_storage
+from dydist.text.redaction import scrub
+
+SHOWN = 3
+"""Number of names of each kind in a message."""
+
+
+def read_weights(place: str, options: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name. Raises UserError if it cannot be read or is none.
+
+    `options`: of the storage, as in `checkpoint.storage_options`.
+    """
+    folder, _, name = place.rpartition("/")
+    try:
+        content = b"".join(
+            open_storage(folder or ("/" if place.startswith("/") else "."), options).read(name)
+        )
+        return load(content)
+    except SafetensorError as error:
+        raise UserError(
+            f"model.weights: {scrub(place)} is not a safetensors file ({error}); write one with "
+            "safetensors.torch.save_file(network.state_dict(), PATH)"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"model.weights: cannot read {scrub(place)} ({scrub(error.strerror or str(error))}); give the path or URL "
+            "of a safetensors file"
+        ) from error
+
+
+def load_weights(
+    network: nn.Module, weights: Mapping[str, Tensor], config: ModelConfig, num_classes: int
+) -> tuple[str, ...]:
+    """Load `weights` into `network`; returns the names of those left as they were.
+
+    Names and shapes must be the network's. With `model.weights_classes` any, a tensor is left out if only its first
+    dimension differs, and is `num_classes` here: the classifier's. Raises UserError, which names what differs.
+    """
+    own = network.state_dict()
+    left = classifier_of_others(own, weights, num_classes) if config.weights_classes == "any" else ()
+    missing = [name for name in own if name not in weights]
+    extra = [name for name in weights if name not in own]
+    shapes = [
+        f"{name} {tuple(weights[name].shape)}, here {tuple(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape and name not in left
+    ]
+    found = {"missing": missing, "not in the network": extra, "of another shape": shapes}
+    if problems := [f"{len(names)} {what} ({_some(names)})" for what, names in found.items() if names]:
+        heads = classifier_of_others(own, weights, num_classes)
+        hint = (
+            ", or set model.weights_classes=any for another number of classes" if heads and not left else ""
+        )
+        raise UserError(
+            f"model.weights: {scrub(config.weights or '')} does not fit the network: {'; '.join(problems)}; give "
+            f"weights with the names and shapes of its state_dict{hint}"
+        )
+    network.load_state_dict({**weights, **{name: own[name] for name in left}})
+    return tuple(left)
+
+
+def classifier_of_others(
+    own: Mapping[str, Tensor], other: Mapping[str, Tensor], num_classes: int
+) -> list[str]:
+    """Names of tensors in which `other` has another number of classes: all but the first dimension agree."""
+    return [
+        name
+        for name, tensor in own.items()
+        if name in other
+        and tensor.ndim > 0
+        and tensor.shape != other[name].shape
+        and tensor.shape[0] == num_classes
+        and tensor.shape[1:] == other[name].shape[1:]
+    ]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

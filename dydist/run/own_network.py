@@ -1,0 +1,85 @@
+"""A network of the user's own in a run: what identifies it, how it is examined, and the weights it starts from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from dydist.config import Config
+from dydist.data import ImageDataset
+from dydist.engine import World
+from dydist.errors import UserError
+from dydist.models import build_model
+from dydist.models.examine import examine
+from dydist.models.factory import build_network, source_hash
+from dydist.models.pretrained import load_weights, read_weights
+from dydist.randomness import derived_seed
+from dydist.run.folder import public_values
+
+
+def network_identity(config: Config) -> dict[str, Any]:
+    """What a resumed run compares: the factory's options, and a hash of its file; empty for dydist's own network."""
+    if config.model.factory is None:
+        return {}
+    return {"options": public_values(config)["model"]["options"], "source": source_hash(config.model)}
+
+
+def examine_network(config: Config, model: nn.Module, dataset: ImageDataset, world: World) -> list[str]:
+    """Examine a network of the user's own (dydist/models/examine.py), once it is built; returns warnings.
+
+    Raises UserError if what it does cannot be trained as configured: with reduce=exact, whatever makes its bits depend
+    on the number of processes; with several processes, buffers that would differ between them.
+    """
+    if config.model.factory is None:
+        return []
+    who = f"model.factory: the network of {config.model.factory}"
+    found = examine(model, len(dataset.classes), dataset.images.shape[1:], who)
+    model.draws_masks = found.draws  # type: ignore[assignment]
+    exact = config.parallel.reduce == "exact"
+    doubts = [*found.unkeyed, *found.changing]
+    if exact and doubts:
+        raise UserError(
+            f"model.factory: {doubts[0]}, which does not depend on (seed, step, shard) alone, so that parallel.reduce="
+            "exact cannot keep its promise; draw by dropout or torch.rand, keep no state, or use parallel.reduce=fast"
+        )
+    if world.size > 1 and found.changing:
+        raise UserError(
+            f"model.factory: {found.changing[0]}, which would differ between processes; train with one process, or "
+            "without that module"
+        )
+    if config.train.compile and found.draws:
+        raise UserError(
+            f"train.compile: true cannot be used with {config.model.factory}, which draws masks (dropout) in its "
+            "forward pass; set its dropout to 0, or leave compiling out"
+        )
+    if world.size > 1 and not exact and found.unused:
+        raise UserError(
+            f"model.factory: parameter {found.unused[0]} is not used in a forward pass, which parallel.reduce=fast "
+            "cannot train on several processes; remove it, set its requires_grad to False, or use parallel.reduce=exact"
+        )
+    return [f"model.factory: {text}: such values depend on the number of processes" for text in doubts]
+
+
+def network_with_weights(config: Config, dataset: ImageDataset) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network with the weights of `model.weights`, and the names of tensors that keep their initial values.
+
+    Raises UserError if they cannot be read, or do not fit.
+    """
+    assert config.model.weights is not None
+    weights = read_weights(config.model.weights, config.checkpoint.storage_options)
+    classes = len(dataset.classes)
+    left: list[str] = []
+
+    def load(network: nn.Module) -> None:
+        left.extend(load_weights(network, weights, config.model, classes))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(config.seed, "weights"))
+        if config.model.factory is None:
+            network = build_model(config.model, classes)
+            load(network)
+        else:
+            network = build_network(config.model, classes, dataset.images.shape[1:], before_conversion=load)
+    return network, tuple(left)
