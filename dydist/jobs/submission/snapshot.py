@@ -8,9 +8,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Mapping
 from importlib import metadata
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,38 @@ def take_snapshot(
         }
     write_json(target / "snapshot.json", record)
     return record
+
+
+def copy_module(name: str, target: Path, *, limit_bytes: int = LIMIT_BYTES) -> bool:
+    """Copy the top-level module or package `name` of somebody's code to `target`/code; returns whether it was copied.
+
+    What belongs to Python or to an installed package, or is in the copy already, is not. A module that is not found is
+    none of ours to tell: the run does. Raises UserError where it would be larger than `limit_bytes`.
+    """
+    spec = PathFinder.find_spec(name, [*sys.path, os.getcwd()])
+    if spec is None or not spec.origin or (target / "code" / name).exists():
+        return False
+    origin = Path(spec.origin)
+    if any(
+        origin.resolve().is_relative_to(Path(place).resolve())
+        for place in set(sysconfig.get_paths().values())
+    ):
+        return False
+    if origin.name != "__init__.py":
+        files = [origin] if origin.suffix == ".py" else []
+    else:
+        files = [path for path in origin.parent.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    if (total := sum(path.stat().st_size for path in files)) > limit_bytes:
+        raise UserError(
+            f"model.factory: {name} is {total / 2**20:.0f} MiB, {limit_bytes / 2**20:.0f} MiB are copied into a job; "
+            "keep data out of the package's folder"
+        )
+    top = origin.parent.parent if origin.name == "__init__.py" else origin.parent
+    for path in files:
+        copy = target / "code" / path.relative_to(top)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, copy)
+    return bool(files)
 
 
 def record_environment(target: Path) -> None:

@@ -13,10 +13,11 @@ import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from dydist.config.reader import read_config, redacted_arguments
+from dydist.config.reader import read_config, read_yaml, redacted_arguments
 from dydist.config.rules import check_config
 from dydist.config.shipped import RECIPES, find_file
 from dydist.errors import UserError
@@ -29,7 +30,7 @@ from dydist.jobs.submission.job_secrets import in_environment, job_variables, op
 from dydist.jobs.submission.profile import Profile
 from dydist.jobs.submission.registry import registry_file, remember
 from dydist.jobs.submission.sbatch import Cluster, Submission, sbatch_text
-from dydist.jobs.submission.snapshot import package_root, record_environment, take_snapshot
+from dydist.jobs.submission.snapshot import copy_module, package_root, record_environment, take_snapshot
 from dydist.machine import try_to_write
 from dydist.text.display import tell
 
@@ -233,6 +234,8 @@ def _fill_folder(submission: Submission, recipe: Path | None) -> None:
     content = None if recipe is None else recipe_to_write(recipe)
     hidden = {} if recipe is None or content == recipe.read_bytes() else {recipe: content or b""}
     take_snapshot(package_root(), folder, instead=hidden)
+    for name in _own_modules(submission, recipe):
+        copy_module(name, folder)
     record_environment(folder)
     if content is not None:
         (folder / "recipe.yaml").write_bytes(content)
@@ -240,6 +243,16 @@ def _fill_folder(submission: Submission, recipe: Path | None) -> None:
     # the job unpickles a file from here, so nobody else may write to it
     submission.submitit.chmod(0o700)
     try_to_write(submission.submitit, _ROOM * (1 + len(submission.specs)))
+
+
+def _own_modules(submission: Submission, recipe: Path | None) -> set[str]:
+    """The top-level modules of `model.factory` in the recipe and the flags of each run."""
+    given = {} if recipe is None else read_yaml(recipe).get("model", {})
+    factories = {given.get("factory")}
+    for spec in submission.specs:
+        words = [word for argument in spec.arguments for word in argument.split("=", 1)]
+        factories |= {value for flag, value in pairwise(words) if flag == "--model.factory"}
+    return {factory.partition(":")[0].partition(".")[0] for factory in factories if factory}
 
 
 def _tell_disk(error: BaseException, submission: Submission) -> None:
