@@ -109,7 +109,7 @@ def test_every_field_has_a_line_under_it() -> None:
 
 PATHS = [
     "run.dir", "data.root", "checkpoint.url", "checkpoint.resume", "checkpoint.stage_dir", "monitor.logdir",
-    "monitor.prometheus_file",
+    "monitor.prometheus_file", "model.weights",
 ]  # fmt: skip
 
 
