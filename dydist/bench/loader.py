@@ -115,7 +115,7 @@ def _drain(dataset: ImageDataset, batch_size: int) -> None:
 def _dataset(images: int) -> ImageDataset:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (images, 3, 32, 32), dtype=np.uint8)
-    return ImageDataset(pixels, rng.integers(0, 10, images), tuple("0123456789"), MEAN, STD)
+    return ImageDataset(pixels, rng.integers(0, 10, images), tuple("0123456789"), MEAN, STD, flip=True)
 
 
 class PilImages(Dataset[Any]):

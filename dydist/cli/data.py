@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
+from dydist.config.data_sets import DataName
 from dydist.config.types import FilePath
 from dydist.text.display import show
 
 
 def prepare(
     *,
-    name: Literal["cifar10", "cifar100", "digits", "synthetic"] = "cifar10",
+    name: DataName = "cifar10",
     root: FilePath = "data",
     json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
@@ -34,7 +35,7 @@ def prepare(
     from dydist.config import DataConfig
     from dydist.data import open_dataset
     from dydist.data.cifar import LAYOUTS, data_root
-    from dydist.data.store import verified_cifar
+    from dydist.data.prepare_cifar import verified_cifar
 
     report: dict[str, object] = {"name": name, "source": None, "converted": None}
     if name in LAYOUTS:

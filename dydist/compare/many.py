@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dydist.compare.statistics import Difference, difference
 from dydist.config import Config, ModelConfig
+from dydist.config.data_sets import DATA_SETS, DataName
 from dydist.config.reader import build, flatten, read_yaml, redacted_values, to_dict
 from dydist.config.rules import is_local
 from dydist.errors import UserError
@@ -144,35 +145,34 @@ def cost_of(settings: dict[str, Any]) -> Cost:
     model = {name.partition(".")[2]: value for name, value in settings.items() if name.startswith("model.")}
     options = {name.partition(".")[2]: model.pop(name) for name in [*model] if name.startswith("options.")}
     if model.get("factory") is not None:
-        return _own_cost({**model, "options": options}, str(settings.get("data.name", "cifar10")))
-    return _cost(build(ModelConfig, model), str(settings.get("data.name", "cifar10")))
+        return _own_cost({**model, "options": options}, settings.get("data.name", "cifar10"))
+    return _cost(build(ModelConfig, model), settings.get("data.name", "cifar10"))
 
 
 @lru_cache(maxsize=64)
-def _cost(model: ModelConfig, data: str) -> Cost:
+def _cost(model: ModelConfig, data: DataName) -> Cost:
     import torch
 
-    from dydist.data.description import known_sizes
     from dydist.models import build_model
     from dydist.models.cost import network_cost
 
-    classes, side = known_sizes(data)
+    known = DATA_SETS[data]
     with torch.device("meta"):  # shapes only: no values are drawn or computed
-        return network_cost(build_model(model, classes), side)
+        return network_cost(build_model(model, known.classes), known.side)
 
 
-def _own_cost(model: dict[str, Any], data: str) -> Cost:
+def _own_cost(model: dict[str, Any], data: DataName) -> Cost:
     """The same of a network of the user's own; zeros if it cannot be built here."""
     import torch
 
-    from dydist.data.description import known_sizes
     from dydist.models import build_model
     from dydist.models.cost import Cost, network_cost
 
-    classes, side = known_sizes(data)
+    known = DATA_SETS[data]
+    shape = (3, known.side, known.side)
     try:
         with torch.random.fork_rng(devices=[]):
-            return network_cost(build_model(build(ModelConfig, model), classes, (3, side, side)), side)
+            return network_cost(build_model(build(ModelConfig, model), known.classes, shape), known.side)
     except UserError:
         return Cost(0, 0)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from dydist.config.data_sets import DataName
 from dydist.config.types import FilePath
 
 
@@ -83,14 +84,14 @@ class ModelConfig:
 class DataConfig:
     """The images."""
 
-    name: Literal["cifar10", "cifar100", "digits", "synthetic"] = "cifar10"
+    name: DataName = "cifar10"
     """Data set. digits: 1,797 handwritten digits of scikit-learn; synthetic: random images for benchmarks."""
     root: FilePath = "data"
     """Folder that contains cifar-10-batches-py/ or cifar-100-python/; missing data is downloaded to it."""
     download: bool = True
     """Download the published archive when it is not under `root`."""
     augment: bool = True
-    """Random crop and flip (digits: only crop). Cutout, mixup and cutmix have their own fields."""
+    """Random crop, and flip for CIFAR. Cutout, mixup and cutmix have their own fields."""
     crop_padding: int = 4
     """Pixels of zero padding for the random crop."""
     cutout: int = 0

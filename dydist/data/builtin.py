@@ -9,6 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from dydist.config import DataConfig
+from dydist.data.dataset import Arrays
 from dydist.errors import UserError
 from dydist.randomness import generator
 
@@ -16,15 +18,8 @@ SYNTHETIC_SIZES = {"train": 50_000, "test": 10_000}
 DIGITS_TEST = 360
 """Number of test images of the digits; the other 1,437 are for training."""
 
-DIGITS_MEAN = (0.3052,) * 3
-DIGITS_STD = (0.3757,) * 3
-SYNTHETIC_MEAN = (0.5,) * 3
-SYNTHETIC_STD = (0.2,) * 3
-DIGIT_CLASSES = tuple(str(digit) for digit in range(10))
-SYNTHETIC_CLASSES = tuple(f"class{number}" for number in range(10))
 
-
-def digits(split: Literal["train", "test"]) -> tuple[np.ndarray, np.ndarray]:
+def digits(config: DataConfig, split: Literal["train", "test"], **_: object) -> Arrays:
     """The 1,797 digits of scikit-learn as uint8 [N, 3, 8, 8] (grey in all channels) and int64 labels [N].
 
     The split is fixed and stratified by digit. (E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits,
@@ -32,7 +27,7 @@ def digits(split: Literal["train", "test"]) -> tuple[np.ndarray, np.ndarray]:
     """
     images, labels = _all_digits()
     rows = _digit_rows(tuple(labels.tolist()))[split]
-    return _read_only(images[rows], labels[rows])
+    return Arrays(images[rows], labels[rows], tuple(str(digit) for digit in range(10)))
 
 
 @lru_cache(maxsize=1)
@@ -62,12 +57,12 @@ def _digit_rows(labels: tuple[int, ...]) -> dict[str, np.ndarray]:
     return {"test": np.sort(order[:DIGITS_TEST]), "train": np.sort(order[DIGITS_TEST:])}
 
 
-def synthetic(split: Literal["train", "test"], *, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
+def synthetic(config: DataConfig, split: Literal["train", "test"], **_: object) -> Arrays:
     """Smooth blobs of noise, one pattern a class plus noise: uint8 [N, 3, 32, 32] and int64 labels [N].
 
-    Learnable, fast to generate, and equal on every machine. `limit`: generate only the first images.
+    Learnable, fast to generate, and equal on every machine. Only the first `config.limit` images are generated.
     """
-    count = min(SYNTHETIC_SIZES[split], limit or SYNTHETIC_SIZES[split])
+    count = min(SYNTHETIC_SIZES[split], config.limit or SYNTHETIC_SIZES[split])
     patterns = generator(0, "synthetic patterns").integers(64, 192, (10, 3, 4, 4), dtype=np.int16)
     labels = generator(0, f"synthetic {split} labels").integers(0, 10, count)
     noise = generator(0, f"synthetic {split} noise").integers(-64, 64, (count, 3, 32, 32), dtype=np.int8)
@@ -76,11 +71,4 @@ def synthetic(split: Literal["train", "test"], *, limit: int | None) -> tuple[np
     for start in range(0, count, 5_000):  # in blocks: int16 arrays of all images would need a gigabyte
         rows = slice(start, start + 5_000)
         images[rows] = large[labels[rows]] + noise[rows]
-    return _read_only(images, labels)
-
-
-def _read_only(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Make the arrays read-only, like the memory-mapped ones."""
-    images.setflags(write=False)
-    labels.setflags(write=False)
-    return images, labels
+    return Arrays(images, labels, tuple(f"class{number}" for number in range(10)))

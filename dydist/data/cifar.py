@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from dydist.config.data_sets import DATA_SETS
 from dydist.data.unpickle import read_pickled_dict
 from dydist.errors import UserError
 
@@ -37,10 +38,6 @@ class Layout:
     label_key: str
     names_key: str
     num_classes: int
-    mean: tuple[float, float, float]
-    """Mean of each channel over the training images, 0..1, as commonly used."""
-    std: tuple[float, float, float]
-    """Standard deviation likewise."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -57,9 +54,7 @@ CIFAR10 = Layout(
     meta="batches.meta",
     label_key="labels",
     names_key="label_names",
-    num_classes=10,
-    mean=(0.4914, 0.4822, 0.4465),
-    std=(0.2470, 0.2435, 0.2616),
+    num_classes=DATA_SETS["cifar10"].classes,
 )
 CIFAR100 = Layout(
     name="cifar100",
@@ -71,9 +66,7 @@ CIFAR100 = Layout(
     meta="meta",
     label_key="fine_labels",
     names_key="fine_label_names",
-    num_classes=100,
-    mean=(0.5071, 0.4865, 0.4409),
-    std=(0.2673, 0.2564, 0.2762),
+    num_classes=DATA_SETS["cifar100"].classes,
 )
 LAYOUTS = {layout.name: layout for layout in (CIFAR10, CIFAR100)}
 

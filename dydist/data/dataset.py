@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from dydist.config import DataConfig
-from dydist.data import builtin
-from dydist.data.cifar import LAYOUTS
-from dydist.data.store import open_cifar
+from dydist.config.data_sets import DATA_SETS
+
+
+class Arrays(NamedTuple):
+    """One split as its opener returns it: `images` uint8 [N,3,H,W], `labels` int64 [N], names of the classes."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+
+class Opener(Protocol):
+    """Opens one split of a data set; the arguments are those of `open_dataset`.
+
+    Called at the same time by all processes of a node. Raises UserError.
+    """
+
+    def __call__(
+        self,
+        config: DataConfig,
+        split: Literal["train", "test"],
+        *,
+        cache_dir: Path | None,
+        progress: Callable[[str], None],
+    ) -> Arrays: ...
 
 
 @dataclass(frozen=True)
@@ -20,7 +43,7 @@ class ImageDataset:
     """One split, in memory shared between processes.
 
     `images`: uint8 [N,3,H,W], read-only. `labels`: int64 [N], read-only, 0 ≤ label < len(classes). `mean`, `std`: per
-    channel over the training images, for values divided by 255 (0..1).
+    channel over the training images, for values divided by 255 (0..1). `flip`: whether training flips images.
     """
 
     images: np.ndarray
@@ -28,6 +51,7 @@ class ImageDataset:
     classes: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    flip: bool = False
 
     def __len__(self) -> int:
         return len(self.images)
@@ -54,23 +78,11 @@ def open_dataset(
     Raises:
         UserError: files are missing, damaged or unreadable, the download failed, or an extra is not installed.
     """
-    if config.name == "digits":
-        images, labels = builtin.digits(split)
-        dataset = ImageDataset(images, labels, builtin.DIGIT_CLASSES, builtin.DIGITS_MEAN, builtin.DIGITS_STD)
-    elif config.name == "synthetic":
-        images, labels = builtin.synthetic(split, limit=config.limit)
-        dataset = ImageDataset(
-            images, labels, builtin.SYNTHETIC_CLASSES, builtin.SYNTHETIC_MEAN, builtin.SYNTHETIC_STD
-        )
-    else:
-        layout = LAYOUTS[config.name]
-        cached = open_cifar(
-            layout, Path(config.root), allow_download=config.download, cache_dir=cache_dir, progress=progress
-        )
-        arrays = cached.splits[split]
-        dataset = ImageDataset(arrays.images, arrays.labels, cached.classes, layout.mean, layout.std)
-    if config.limit is not None:
-        dataset = replace(
-            dataset, images=dataset.images[: config.limit], labels=dataset.labels[: config.limit]
-        )
-    return dataset
+    known = DATA_SETS[config.name]
+    module, _, function = known.opener.partition(":")
+    opener: Opener = getattr(importlib.import_module(module), function)
+    images, labels, classes = opener(config, split, cache_dir=cache_dir, progress=progress)
+    images, labels = images[: config.limit], labels[: config.limit]
+    for array in (images, labels):
+        array.setflags(write=False)
+    return ImageDataset(images, labels, classes, known.mean, known.std, known.flip)

@@ -9,14 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dydist.data.cifar import LAYOUTS
 from dydist.data.dataset import ImageDataset
-
-
-def known_sizes(name: str) -> tuple[int, int]:
-    """Number of classes, and height and width in pixels, of a data set by name."""
-    classes = LAYOUTS[name].num_classes if name in LAYOUTS else 10
-    return classes, 8 if name == "digits" else 32
 
 
 @dataclass(frozen=True, kw_only=True)

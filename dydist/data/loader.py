@@ -98,7 +98,6 @@ class ShardedLoader:
         self.shards, self.device, self.together = tuple(shards), device, together
         self.wait_s = 0.0
         self._steps = range(start, stop)
-        self._flip = config.name.startswith("cifar")
         self._fill = tuple(round(255 * value) for value in dataset.mean)
         self._queue: queue.Queue[tuple[_HostGroup | ShardGroup, ...] | BaseException] = queue.Queue(depth)
         self._closed = threading.Event()
@@ -176,7 +175,7 @@ class ShardedLoader:
                         generator(self.order.seed, "augment", step, shard),
                         count=count,
                         size=size,
-                        flip=self._flip,
+                        flip=self.dataset.flip,
                     )
                     for shard in shards
                 ]

@@ -9,23 +9,13 @@ from typing import Any
 
 from dydist import __version__
 from dydist.config import Config
+from dydist.config.data_sets import DATA_SETS
 from dydist.config.reader import flatten, to_dict
 from dydist.inference.formats import FORMATS
 from dydist.inference.trained import TrainedModel
 from dydist.models.cost import network_cost
 from dydist.text.display import code, markdown, plain
 
-_CIFAR = (
-    "The weights were trained on {}, whose authors give no licence; they ask to cite A. Krizhevsky, Learning Multiple "
-    "Layers of Features from Tiny Images, 2009. Its images were collected from the web: check whether your use allows "
-    "for that."
-)
-DATA_NOTES = {
-    "cifar10": _CIFAR.format("CIFAR-10"),
-    "cifar100": _CIFAR.format("CIFAR-100"),
-    "digits": "The weights were trained on the digits of Alpaydin and Kaynak (UCI, 1998), which are under CC BY 4.0.",
-    "synthetic": "The weights were trained on made-up images: they are for tests and benchmarks.",
-}
 CODE_NOTE = "dydist itself is under the Apache License 2.0, which does not decide about weights."
 
 
@@ -71,7 +61,7 @@ def model_card(
         "configuration": _recipe(config),
         "trained_with": {name: value for name, value in model.environment.items() if name != "host"},
         "exported_with": exporter_versions(format),
-        "licence": f"{CODE_NOTE} {DATA_NOTES[config.data.name]}",
+        "licence": f"{CODE_NOTE} {DATA_SETS[config.data.name].note}",
     }
 
 

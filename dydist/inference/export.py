@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dydist.data.builtin import synthetic
+from dydist.config import DataConfig
+from dydist.data import open_dataset
 from dydist.errors import UserError
 from dydist.inference.card import model_card, to_markdown
 from dydist.inference.formats import FORMATS, FormatName, Run
@@ -80,7 +81,9 @@ def export_trained(model: TrainedModel, to: FormatName, path: Path) -> Exported:
 def check(model: TrainedModel, run: Run) -> float:
     """Compare an export with the original; returns the maximum difference. Raises ExportError above `TOLERANCE`."""
     side = model.data.side
-    images = synthetic("test", limit=CHECKED_IMAGES)[0][:, :, :side, :side].copy()
+    small = open_dataset(DataConfig(name="synthetic", limit=CHECKED_IMAGES), "test").images
+    tiles = -(-side // small.shape[-1])
+    images = np.tile(small, (tiles, tiles))[:, :, :side, :side].copy()
     original = PackagedNetwork(model.network.cpu(), model.data.mean, model.data.std)
     with torch.no_grad():
         expected = original(torch.from_numpy(images)).numpy()

@@ -13,7 +13,7 @@ import pytest
 
 from dydist.checkpoint._stage import NAMES, check_stage, open_stage, prepare_stage
 from dydist.data.cifar import LAYOUTS
-from dydist.data.store import open_cifar
+from dydist.data.prepare_cifar import open_cifar
 from dydist.jobs.node.scratch import PREFIX, Scratch, sweep
 from dydist.models.measured import TimingCache
 from dydist.models.strategies.native import build

@@ -7,9 +7,11 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import filelock
 
+from dydist.config import DataConfig
 from dydist.data.cache import (
     CachedArrays,
     discard_cached,
@@ -19,6 +21,7 @@ from dydist.data.cache import (
     write_cached,
 )
 from dydist.data.cifar import (
+    LAYOUTS,
     Layout,
     data_root,
     download_remedy,
@@ -27,12 +30,32 @@ from dydist.data.cifar import (
     read_split,
     unreadable,
 )
+from dydist.data.dataset import Arrays
 from dydist.data.download import download
 from dydist.errors import UserError
 from dydist.machine import user_folder
 from dydist.private_files import is_made_by
 
 CACHE_FOLDER = ".dydist-cache"
+
+
+def cifar(
+    config: DataConfig,
+    split: Literal["train", "test"],
+    *,
+    cache_dir: Path | None,
+    progress: Callable[[str], None],
+) -> Arrays:
+    """Open a split of `config.name`, one of `LAYOUTS`. Raises UserError."""
+    cached = open_cifar(
+        LAYOUTS[config.name],
+        Path(config.root),
+        allow_download=config.download,
+        cache_dir=cache_dir,
+        progress=progress,
+    )
+    arrays = cached.splits[split]
+    return Arrays(arrays.images, arrays.labels, cached.classes)
 
 
 def open_cifar(

@@ -1,0 +1,79 @@
+"""A data set is one entry in dydist/config/data_sets.py: whatever asks about it finds it there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+
+from dydist.cli import data
+from dydist.cli.main import main
+from dydist.compare.many import cost_of
+from dydist.config import DataConfig, data_sets, schema
+from dydist.config.data_sets import DATA_SETS, DataName, DataSet
+from dydist.data import open_dataset
+from dydist.data.dataset import Arrays
+from helpers.support import train
+
+
+@pytest.mark.parametrize("name", ["digits", "synthetic"])
+def test_an_entry_says_what_the_images_are(name: DataName) -> None:
+    found = open_dataset(DataConfig(name=name, limit=8), "train")
+    known = DATA_SETS[name]
+    assert (len(found.classes), found.images.shape[1:]) == (known.classes, (3, known.side, known.side))
+
+
+def test_every_name_has_an_entry() -> None:
+    assert get_args(DataName) == tuple(DATA_SETS)
+
+
+def test_only_photographs_are_flipped() -> None:
+    assert [name for name, known in DATA_SETS.items() if known.flip] == ["cifar10", "cifar100"]
+
+
+def stripes(config: DataConfig, split: Literal["train", "test"], **_: Any) -> Arrays:
+    """Upright and level stripes, 16 pixels a side."""
+    labels = np.arange(64 if split == "train" else 16) % 2
+    upright = np.broadcast_to(np.arange(16, dtype=np.uint8) // 2 % 2 * 255, (16, 16))
+    images = np.where(labels[:, None, None, None], upright, upright.T).repeat(3, axis=1)
+    return Arrays(images.astype(np.uint8), labels, ("level", "upright"))
+
+
+def add_stripes() -> None:
+    """What a name and an entry more in dydist/config/data_sets.py do."""
+    names: Any = Literal["cifar10", "cifar100", "digits", "synthetic", "stripes"]
+    data_sets.DataName = schema.DataName = data.DataName = names  # type: ignore[misc]
+    DATA_SETS["stripes"] = DataSet(  # type: ignore[index]
+        opener=f"{__name__}:stripes",
+        classes=2,
+        side=16,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        flip=True,
+        note="Stripes are nobody's.",
+    )
+
+
+def test_a_data_set_with_an_entry_is_trained_on_exported_and_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--data.name", "stripes", "--model.width", "0.0625", "--train.batch_size", "16"]
+    flags += ["--train.max_steps", "1", "--parallel.threads", "1", "--monitor.quiet", "true"]
+    train([*flags, "--run.dir", tmp_path], 1, tmp_path / "log", before=add_stripes)
+    names = [patch.object(module, "DataName", DataName) for module in (data_sets, schema, data)]
+    with patch.dict(DATA_SETS), names[0], names[1], names[2]:
+        add_stripes()
+        assert main(["data", "prepare", "--name", "stripes", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["image_shape"] == [3, 16, 16]
+        run = str(tmp_path / "run")
+        assert main(["export", run, "--to", "safetensors", "--output", str(tmp_path / "x.safetensors")]) == 0
+        assert (
+            cost_of({"data.name": "stripes"}).multiply_adds
+            == cost_of({"data.name": "cifar10"}).multiply_adds // 4
+        )
+    (card,) = tmp_path.glob("x*.md")
+    assert "Stripes are nobody's." in card.read_text()
