@@ -20,6 +20,11 @@ def processor_name() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
 
 
+def usable_cores() -> int:
+    """Number of cores on which this process may run."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check_working_folder() -> None:
     """Raise UserError if the working folder was removed: MKL aborts the process there."""
     try:

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from dydist.config.data_sets import DataName
-from dydist.config.types import FilePath
+from dydist.config.types import Count, FilePath, Index
 from dydist.text.display import show
 
 
@@ -17,33 +17,66 @@ def prepare(
     *,
     name: DataName = "cifar10",
     root: FilePath = "data",
+    side: Count = 64,
+    test_fraction: float = 0.2,
+    split_seed: Index = 0,
     json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Download a data set if it is missing, convert it, verify every byte, and print its location.
 
-    On a cluster whose nodes have no network, run it once on the login node, with the root that runs will use.
+    On a cluster whose nodes have no network, run it once on the login node, with the root that runs will use. A folder
+    of images is converted with all cores; bad files are named, all of them at once.
 
     Example: dydist data prepare --name cifar10 --root data
+
+    Example: dydist data prepare --name folder --root photos --side 64
 
     Args:
         name: Which data set.
         root: Folder of the data, as data.root of a run. An archive that lies there is unpacked, not downloaded.
+        side: Height and width to which the images of a folder are scaled, as data.side of a run.
+        test_fraction: Share of each class for the test, in a folder without val/ or test/.
+        split_seed: Seed of that split.
         json_: Print JSON.
     """
     from pathlib import Path
 
-    from dydist.config import DataConfig
+    from dydist.config import Config, DataConfig
+    from dydist.config.rules import check_config
     from dydist.data import open_dataset
+    from dydist.data.cache import verified
     from dydist.data.cifar import LAYOUTS, data_root
-    from dydist.data.prepare_cifar import verified_cifar
+    from dydist.data.prepare_cifar import open_cifar
+    from dydist.data.prepare_folder import open_folder
 
+    def progress(line: str) -> None:
+        show(line, file=sys.stderr)
+
+    config = DataConfig(name=name, root=root, side=side, test_fraction=test_fraction, split_seed=split_seed)
+    check_config(Config(data=config))
     report: dict[str, object] = {"name": name, "source": None, "converted": None}
+    use = f"--data.name {name}"
     if name in LAYOUTS:
-        cached = verified_cifar(LAYOUTS[name], Path(root), progress=lambda line: show(line, file=sys.stderr))
-        root = str(data_root(LAYOUTS[name], Path(root)))
-        report["source"] = str((Path(root) / LAYOUTS[name].folder).resolve())
-        report["converted"] = str(cached.folder.resolve())
-    config = DataConfig(name=name, root=root)
+        layout = LAYOUTS[name]
+        cached = verified(
+            lambda: open_cifar(layout, Path(root), allow_download=True, cache_dir=None, progress=progress),
+            progress,
+        )
+        parent = data_root(layout, Path(root))
+        report |= {
+            "source": str((parent / layout.folder).resolve()),
+            "converted": str(cached.folder.resolve()),
+        }
+        use += f" --data.root {parent.resolve()}"
+    elif name == "folder":
+        cached = verified(lambda: open_folder(config, cache_dir=None, progress=progress), progress)
+        report |= {"source": str(Path(root).resolve()), "converted": str(cached.folder.resolve())}
+        use += f" --data.root {Path(root).resolve()} --data.side {side}"
+        for field, value, default in (
+            ("test_fraction", test_fraction, 0.2),
+            ("split_seed", split_seed, 0),
+        ):
+            use += f" --data.{field} {value}" * (value != default)
     train, test = open_dataset(config, "train"), open_dataset(config, "test")
     report |= {
         "train_images": len(train),
@@ -62,9 +95,7 @@ def prepare(
     show(f"source     {report['source'] or 'none: made where it is used, nothing to keep'}")
     if report["converted"]:
         show(f"converted  {report['converted']} (verified by SHA-256, memory-mapped by every run)")
-        show(f"use it     --data.name {name} --data.root {Path(root).resolve()}")
-    else:
-        show(f"use it     --data.name {name}")
+    show(f"use it     {use}")
 
 
 COMMANDS = {"data prepare": prepare}

@@ -33,7 +33,7 @@ def predict(
 ) -> int:
     """Say what is in pictures: class names and probabilities, and the attention of every dynamic layer.
 
-    PNG and JPEG of any size: turned upright by EXIF, made RGB, the largest square in the middle scaled to the
+    PNG, JPEG and WebP of any size: turned upright by EXIF, made RGB, the largest square in the middle scaled to the
     network's size. A picture that cannot be read is named, the others go on, and the exit code is 2.
 
     Example: dydist predict runs/cifar10 cat.png holiday/ 'shots/*.jpg' --top 3
@@ -75,7 +75,7 @@ def _read(
     found: Iterator[tuple[str, str | None]], side: int, paths: list[str], failed: list[dict[str, str]]
 ) -> Iterator[np.ndarray]:
     """The pictures that can be read; `paths` gains the name of each, `failed` those that cannot."""
-    from dydist.inference.pictures import PictureError, read_picture
+    from dydist.data.picture import PictureError, read_picture
 
     for path, problem in found:
         try:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from dydist.compare.statistics import Difference, difference
 from dydist.config import Config, ModelConfig
-from dydist.config.data_sets import DATA_SETS, DataName
+from dydist.config.data_sets import DATA_SETS
 from dydist.config.reader import build, flatten, read_yaml, redacted_values, to_dict
 from dydist.config.rules import is_local
+from dydist.data.description import FILE
 from dydist.errors import UserError
 from dydist.monitor.outputs.jsonlines import evaluations, read_lines
 from dydist.named_run import run_folder
@@ -99,7 +100,7 @@ def read_result(run_dir: Path) -> Result | None:
         return None
     # a field added after the run had its present default
     settings = flatten(to_dict(Config())) | flatten(redacted_values(read_yaml(run_dir / "config.yaml")))
-    cost = cost_of(settings)
+    cost = cost_of(settings, _described(run_dir))
     return Result(
         run=run_dir.resolve().name,
         settings=settings,
@@ -140,39 +141,56 @@ def training_seconds(steps: Sequence[dict[str, Any]]) -> float:
     return seconds
 
 
-def cost_of(settings: dict[str, Any]) -> Cost:
-    """Parameters and multiply-adds of the network of a run's settings."""
+def cost_of(settings: dict[str, Any], described: tuple[int, int] | None = None) -> Cost:
+    """Parameters and multiply-adds of the network of a run's settings.
+
+    `described`: number of classes and side of the run's images, of which a data set of dydist's own needs none.
+    """
     model = {name.partition(".")[2]: value for name, value in settings.items() if name.startswith("model.")}
     options = {name.partition(".")[2]: model.pop(name) for name in [*model] if name.startswith("options.")}
+    known = DATA_SETS[settings.get("data.name", "cifar10")]
+    if known.classes is not None and known.side is not None:
+        described = known.classes, known.side
+    if described is None:
+        raise UserError(
+            f"compare: {FILE} of a run is missing or damaged, which tells how large its images are; copy the run "
+            "folder again, or leave the run out"
+        )
     if model.get("factory") is not None:
-        return _own_cost({**model, "options": options}, settings.get("data.name", "cifar10"))
-    return _cost(build(ModelConfig, model), settings.get("data.name", "cifar10"))
+        return _own_cost({**model, "options": options}, *described)
+    return _cost(build(ModelConfig, model), *described)
+
+
+def _described(run_dir: Path) -> tuple[int, int] | None:
+    """Number of classes and side of the images of a run, from its folder."""
+    try:
+        found = json.loads((run_dir / FILE).read_text(encoding="utf-8"))
+        return len(found["classes"]), int(found["side"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @lru_cache(maxsize=64)
-def _cost(model: ModelConfig, data: DataName) -> Cost:
+def _cost(model: ModelConfig, classes: int, side: int) -> Cost:
     import torch
 
     from dydist.models import build_model
     from dydist.models.cost import network_cost
 
-    known = DATA_SETS[data]
     with torch.device("meta"):  # shapes only: no values are drawn or computed
-        return network_cost(build_model(model, known.classes), known.side)
+        return network_cost(build_model(model, classes), side)
 
 
-def _own_cost(model: dict[str, Any], data: DataName) -> Cost:
+def _own_cost(model: dict[str, Any], classes: int, side: int) -> Cost:
     """The same of a network of the user's own; zeros if it cannot be built here."""
     import torch
 
     from dydist.models import build_model
     from dydist.models.cost import Cost, network_cost
 
-    known = DATA_SETS[data]
-    shape = (3, known.side, known.side)
     try:
         with torch.random.fork_rng(devices=[]):
-            return network_cost(build_model(build(ModelConfig, model), known.classes, shape), known.side)
+            return network_cost(build_model(build(ModelConfig, model), classes, (3, side, side)), side)
     except UserError:
         return Cost(0, 0)
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-DataName = Literal["cifar10", "cifar100", "digits", "synthetic"]
+DataName = Literal["cifar10", "cifar100", "digits", "synthetic", "folder"]
 """The values of `data.name`."""
 
 _CIFAR = (
     "The weights were trained on {}, whose authors give no licence; they ask to cite A. Krizhevsky, Learning Multiple "
     "Layers of Features from Tiny Images, 2009. Its images were collected from the web: check whether your use allows "
     "for that."
+)
+
+_OWN = (
+    "The weights were trained on images that are not published with dydist: their licence decides about use."
 )
 
 
@@ -21,14 +25,15 @@ class DataSet:
 
     `opener`: `package.module:function`, called as `dydist.data.dataset.Opener`. `classes`: their number. `side`: height
     and width in pixels. `mean`, `std`: of each channel over the training images, 0..1. `flip`: whether a mirror image
-    has the same class, so that training flips images. `note`: what the model card says of the images' licence.
+    has the same class, so that training flips images. `note`: what the model card says of the images' licence. None:
+    known when the images are opened.
     """
 
     opener: str
-    classes: int
-    side: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    classes: int | None = None
+    side: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     flip: bool
     note: str
 
@@ -70,4 +75,5 @@ DATA_SETS: dict[DataName, DataSet] = {
         flip=False,
         note="The weights were trained on made-up images: they are for tests and benchmarks.",
     ),
+    "folder": DataSet(opener="dydist.data.prepare_folder:folder", flip=True, note=_OWN),
 }

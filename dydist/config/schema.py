@@ -85,13 +85,23 @@ class DataConfig:
     """The images."""
 
     name: DataName = "cifar10"
-    """Data set. digits: 1,797 handwritten digits of scikit-learn; synthetic: random images for benchmarks."""
+    """Data set. folder: image files, a folder per class; digits: of scikit-learn; synthetic: random, for benchmarks."""
     root: FilePath = "data"
-    """Folder that contains cifar-10-batches-py/ or cifar-100-python/; missing data is downloaded to it."""
+    """Folder with cifar-10-batches-py/ or cifar-100-python/ (downloaded when missing), or with the class folders."""
+    side: int = 64
+    """Height and width to which the images of a folder are scaled."""
+    test_fraction: float = 0.2
+    """Share of each class that is for the test, in a folder without val/ or test/."""
+    split_seed: int = 0
+    """Seed of that split."""
+    normalisation: Literal["data", "imagenet"] = "data"
+    """Mean and standard deviation: of the training images, or ImageNet's, as pretrained networks expect."""
+    flip: bool | None = None
+    """Flip training images at random. null: CIFAR and folders, not digits and synthetic."""
     download: bool = True
     """Download the published archive when it is not under `root`."""
     augment: bool = True
-    """Random crop, and flip for CIFAR. Cutout, mixup and cutmix have their own fields."""
+    """Random crop and flip. Cutout, mixup and cutmix have their own fields."""
     crop_padding: int = 4
     """Pixels of zero padding for the random crop."""
     cutout: int = 0

@@ -1,8 +1,9 @@
 """Data sets, the order of images, augmentation, and loading to the device.
 
-- `ImageDataset`, `open_dataset` (`dataset`): the data sets of `dydist.config.data_sets`. `cifar`, `unpickle`: safe
-  reading of the published files; `prepare_cifar`, `cache`: conversion, once per node; `download`; `builtin`: data sets
-  without files.
+- `ImageDataset`, `open_dataset` (`dataset`): the data sets of `dydist.config.data_sets`
+- CIFAR: `cifar`, `unpickle`: safe reading of the published files; `prepare_cifar`: conversion; `download`
+- folders of images: `folder` finds the files, `convert` converts them (`prepare_folder`), `picture` reads one
+- `cache`: converted arrays on disk, once per node; `cache_places`: where. `builtin`: data sets without files
 - `description`: the properties of a data set that a network needs, saved in checkpoints.
 - `splits`: a run's splits and their order. `order`: the images of each shard of each step.
 - `augment` (imports torch): crop, flip, cutout, mixup, cutmix.

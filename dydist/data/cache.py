@@ -1,9 +1,10 @@
 """Converted data sets: one uint8 array per split on disk, memory-mapped by every process of a node.
 
-    <cache>/cifar10-<fingerprint>/train-images.npy  uint8 [N,3,32,32]
+    <cache>/cifar10-<fingerprint>/train-images.npy  uint8 [N,3,H,W]
                                   train-labels.npy  int64 [N]
                                   test-images.npy, test-labels.npy
-                                  index.json        class names; size and SHA-256 of each array file
+                                  index.json        class names; size and SHA-256 of each array file; mean and
+                                                    standard deviation, if they were computed
 
 The fingerprint covers the names, sizes and modification times of the source files, so changed sources are
 converted anew. The folder is written under a temporary name and renamed when it is whole: it is there entirely
@@ -32,17 +33,24 @@ from dydist.errors import UserError
 
 FORMAT = 1
 _INDEX = "index.json"
-_PARTIAL = ".partial-"
+PARTIAL = ".partial-"
 _DAY_S = 24 * 3600
 
 
 @dataclass(frozen=True, kw_only=True)
 class CachedArrays:
-    """A converted data set: `splits` has read-only arrays, the images memory-mapped."""
+    """A converted data set: `splits` has read-only arrays, the images memory-mapped.
+
+    `mean`, `std`: per channel over the training images, 0..1, if they were computed. `content`: changes when a pixel
+    or a label does.
+    """
 
     folder: Path
     classes: tuple[str, ...]
     splits: Mapping[str, Split]
+    content: str
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
 
 def fingerprint(sources: Sequence[Path]) -> str:
@@ -63,7 +71,16 @@ def open_cached(folder: Path) -> CachedArrays | None:
                 return None
             labels.setflags(write=False)
             splits[split] = Split(images=images, labels=labels)
-        return CachedArrays(folder=folder, classes=tuple(index["classes"]), splits=splits)
+        mean, std = (index.get(name) for name in ("mean", "std"))
+        return CachedArrays(
+            folder=folder,
+            classes=tuple(index["classes"]),
+            splits=splits,
+            content=index["files"]["train-images.npy"]["sha256"]
+            + index["files"]["train-labels.npy"]["sha256"],
+            mean=None if mean is None else (float(mean[0]), float(mean[1]), float(mean[2])),
+            std=None if std is None else (float(std[0]), float(std[1]), float(std[2])),
+        )
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
 
@@ -87,6 +104,16 @@ def discard_cached(folder: Path) -> None:
     (folder / _INDEX).unlink(missing_ok=True)
 
 
+def verified(opened: Callable[[], CachedArrays], progress: Callable[[str], None]) -> CachedArrays:
+    """What `opened` opens, with the SHA-256 of every array verified. A changed one is reported and converted again."""
+    cached = opened()
+    if damaged := verify_cached(cached.folder):
+        progress(f"{cached.folder}: {', '.join(damaged)} changed since it was written; converting again")
+        discard_cached(cached.folder)
+        cached = opened()
+    return cached
+
+
 def write_cached(
     folder: Path, classes: Sequence[str], splits: Mapping[str, Split], *, log: Callable[[str], None]
 ) -> None:
@@ -96,7 +123,7 @@ def write_cached(
     files. Raises UserError if it cannot be written, as on a full disk.
     """
     sweep(folder, now=time.time())
-    partial = folder.parent / f"{_PARTIAL}{folder.name}-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+    partial = folder.parent / f"{PARTIAL}{folder.name}-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
     try:
         partial.mkdir()
         files = {}
@@ -109,32 +136,64 @@ def write_cached(
                     os.fsync(file.fileno())
                 files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
                 log(f"wrote {path.name}: {len(array):,} {kind}, {path.stat().st_size / 2**20:.1f} MiB")
-        with (partial / _INDEX).open("w", encoding="utf-8") as file:
-            json.dump({"format": FORMAT, "classes": list(classes), "files": files}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
+        _write_index(partial, {"classes": list(classes), "files": files})
         _rename_whole(partial, folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         size = sum(arrays.images.nbytes + arrays.labels.nbytes for arrays in splits.values())
-        raise UserError(
-            f"{folder.parent}: the converted images cannot be written: {error.strerror or error}. "
-            f"{size / 2**20:.0f} MiB must fit there; free some space, or set XDG_CACHE_HOME to a roomier place "
-            "(it is used where data.root cannot be written)"
-        ) from None
+        raise unwritable(folder.parent, size, error) from None
 
 
-def sweep(folder: Path, *, now: float) -> None:
+def finish_cached(
+    partial: Path,
+    folder: Path,
+    classes: Sequence[str],
+    labels: Mapping[str, np.ndarray],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> None:
+    """Make a converted data set of `partial`, which has the images of all splits. Hold the lock. Raises OSError."""
+    for split, array in labels.items():
+        np.save(partial / f"{split}-labels.npy", array, allow_pickle=False)
+    files = {}
+    for path in sorted(partial.glob("*.npy")):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    _write_index(partial, {"classes": list(classes), "files": files, "mean": list(mean), "std": list(std)})
+    _rename_whole(partial, folder)
+
+
+def unwritable(place: Path, size: int, error: OSError) -> UserError:
+    """The error for converted images of `size` bytes that cannot be written to `place`."""
+    return UserError(
+        f"{place}: the converted images cannot be written: {error.strerror or error}. "
+        f"{size / 2**20:.0f} MiB must fit there; free some space, or set XDG_CACHE_HOME to a roomier place "
+        "(it is used where data.root cannot be written)"
+    )
+
+
+def _write_index(folder: Path, values: dict[str, Any]) -> None:
+    with (folder / _INDEX).open("w", encoding="utf-8") as file:
+        json.dump({"format": FORMAT, **values}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sweep(folder: Path, *, now: float, keep: Path | None = None) -> None:
     """Remove files of killed conversions, and conversions of earlier versions of the source files.
 
     Unfinished conversions of other hosts are kept for a day: on some network file systems their lock is not visible.
-    `now`: seconds since the epoch.
+    `now`: seconds since the epoch. `keep`: a partial folder that stays.
     """
     name = folder.name.rsplit("-", 1)[0]
     for old in folder.parent.glob(f"{name}-*"):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)
-    for partial in folder.parent.glob(f"{_PARTIAL}{name}-*"):
+    for partial in folder.parent.glob(f"{PARTIAL}{name}-*"):
+        if partial == keep:
+            continue
         ours = f"-{socket.gethostname()}-" in partial.name
         with suppress(OSError):
             if ours or now - partial.stat().st_mtime > _DAY_S:

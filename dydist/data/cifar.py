@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from dydist.config.data_sets import DATA_SETS
 from dydist.data.unpickle import read_pickled_dict
 from dydist.errors import UserError
 
@@ -54,7 +53,7 @@ CIFAR10 = Layout(
     meta="batches.meta",
     label_key="labels",
     names_key="label_names",
-    num_classes=DATA_SETS["cifar10"].classes,
+    num_classes=10,
 )
 CIFAR100 = Layout(
     name="cifar100",
@@ -66,7 +65,7 @@ CIFAR100 = Layout(
     meta="meta",
     label_key="fine_labels",
     names_key="fine_label_names",
-    num_classes=DATA_SETS["cifar100"].classes,
+    num_classes=100,
 )
 LAYOUTS = {layout.name: layout for layout in (CIFAR10, CIFAR100)}
 

@@ -13,13 +13,23 @@ import numpy as np
 from dydist.config import DataConfig
 from dydist.config.data_sets import DATA_SETS
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of torchvision's pretrained networks."""
+
 
 class Arrays(NamedTuple):
-    """One split as its opener returns it: `images` uint8 [N,3,H,W], `labels` int64 [N], names of the classes."""
+    """One split as its opener returns it: `images` uint8 [N,3,H,W], `labels` int64 [N], names of the classes.
+
+    `mean`, `std`: as in `ImageDataset`, unless the data set's entry has them. `content`: a text that changes when a
+    pixel or a label of the split does, where it is known without reading all images.
+    """
 
     images: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    content: str | None = None
 
 
 class Opener(Protocol):
@@ -44,6 +54,7 @@ class ImageDataset:
 
     `images`: uint8 [N,3,H,W], read-only. `labels`: int64 [N], read-only, 0 ≤ label < len(classes). `mean`, `std`: per
     channel over the training images, for values divided by 255 (0..1). `flip`: whether training flips images.
+    `content`: as in `Arrays`.
     """
 
     images: np.ndarray
@@ -52,6 +63,7 @@ class ImageDataset:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     flip: bool = False
+    content: str | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -70,10 +82,10 @@ def open_dataset(
 ) -> ImageDataset:
     """Open one split, limited to `config.limit` images.
 
-    CIFAR is downloaded if it is missing, and converted once to memory-mapped arrays (both splits, so that damage to
-    either is reported before training). Processes of a node may call this concurrently: one converts, the others
-    wait. `cache_dir` overrides the folder of converted arrays; `progress` is called with a line on each long
-    operation.
+    A folder of images is converted once, to memory-mapped arrays of `config.side` pixels a side. CIFAR is downloaded if
+    it is missing, and converted likewise (both splits, so that damage to either is reported before training).
+    Processes of a node may call this concurrently: one converts, the others wait. `cache_dir` overrides the folder of
+    converted arrays; `progress` is called with a line on each long operation.
 
     Raises:
         UserError: files are missing, damaged or unreadable, the download failed, or an extra is not installed.
@@ -81,8 +93,21 @@ def open_dataset(
     known = DATA_SETS[config.name]
     module, _, function = known.opener.partition(":")
     opener: Opener = getattr(importlib.import_module(module), function)
-    images, labels, classes = opener(config, split, cache_dir=cache_dir, progress=progress)
-    images, labels = images[: config.limit], labels[: config.limit]
+    opened = opener(config, split, cache_dir=cache_dir, progress=progress)
+    images, labels = opened.images[: config.limit], opened.labels[: config.limit]
     for array in (images, labels):
         array.setflags(write=False)
-    return ImageDataset(images, labels, classes, known.mean, known.std, known.flip)
+    mean, std = known.mean or opened.mean, known.std or opened.std
+    if config.normalisation == "imagenet":
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+    assert mean is not None, f"{known.opener} gives no mean"
+    assert std is not None, f"{known.opener} gives no standard deviation"
+    return ImageDataset(
+        images,
+        labels,
+        opened.classes,
+        mean,
+        std,
+        flip=known.flip if config.flip is None else config.flip,
+        content=None if opened.content is None else f"{opened.content}:{config.limit}",
+    )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from dydist.data.dataset import ImageDataset
+
+FILE = "data.json"
+"""Name of the file in a run's folder with its description."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +27,8 @@ class DataDescription:
     train_images: int
     side: int
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
     content: str | None = None
 
     @classmethod
@@ -48,8 +51,8 @@ class DataDescription:
             train_images=values["train_images"],
             side=values["side"],
             classes=tuple(values["classes"]),
-            mean=tuple(values["mean"]),
-            std=tuple(values["std"]),
+            mean=_three(values["mean"]),
+            std=_three(values["std"]),
             content=values.get("content"),
         )
 
@@ -75,12 +78,20 @@ class DataDescription:
                 yield f"{name} {_plain(here)}, not {_plain(was)}"
 
 
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue
+
+
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
 def _hash(dataset: ImageDataset) -> str:
     digest = hashlib.blake2b(digest_size=16)
+    if dataset.content is not None:
+        digest.update(dataset.content.encode())
+        return digest.hexdigest()
     for array in (dataset.images, dataset.labels):
         digest.update(np.ascontiguousarray(array).data.cast("B"))
     return digest.hexdigest()

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
-
-import filelock
 
 from dydist.config import DataConfig
 from dydist.data.cache import (
     CachedArrays,
-    discard_cached,
     fingerprint,
     open_cached,
-    verify_cached,
     write_cached,
 )
+from dydist.data.cache_places import CACHE_FOLDER, locked, trusted, user_cache, writable
 from dydist.data.cifar import (
     LAYOUTS,
     Layout,
@@ -33,10 +28,6 @@ from dydist.data.cifar import (
 from dydist.data.dataset import Arrays
 from dydist.data.download import download
 from dydist.errors import UserError
-from dydist.machine import user_folder
-from dydist.private_files import is_made_by
-
-CACHE_FOLDER = ".dydist-cache"
 
 
 def cifar(
@@ -72,20 +63,18 @@ def open_cifar(
     replaces both. Raises UserError.
     """
     root = data_root(layout, Path(os.path.expanduser(root)))
-    places = (
-        [cache_dir] if cache_dir is not None else _trusted([root / CACHE_FOLDER, _user_cache(root)], root)
-    )
+    places = [cache_dir] if cache_dir is not None else trusted([root / CACHE_FOLDER, user_cache(root)], root)
     if _complete(layout, root, allow_download=allow_download):
         places = [
             place
             for place in places
-            if _trusted([_converted(layout, root, place)], root, root / layout.folder)
+            if trusted([_converted(layout, root, place)], root, root / layout.folder)
         ]
         for place in places:
             if (found := open_cached(_converted(layout, root, place))) is not None:
                 return found
-    cache = _writable(places)
-    with _lock(cache / f"{layout.name}.lock", layout, progress):
+    cache = writable(places)
+    with locked(cache / f"{layout.name}.lock", layout.name, progress):
         if not _complete(layout, root, allow_download=allow_download):
             download(layout, root, progress=progress)
         folder = _converted(layout, root, cache)
@@ -101,19 +90,6 @@ def open_cifar(
         found = open_cached(folder)
         assert found is not None, f"{folder} was just written"
         return found
-
-
-def verified_cifar(layout: Layout, root: Path, *, progress: Callable[[str], None]) -> CachedArrays:
-    """As `open_cifar`, and verify the SHA-256 of the converted arrays.
-
-    A changed conversion (a bit flipped on disk) is reported and converted again. Raises UserError.
-    """
-    cached = open_cifar(layout, root, allow_download=True, cache_dir=None, progress=progress)
-    if damaged := verify_cached(cached.folder):
-        progress(f"{cached.folder}: {', '.join(damaged)} changed since it was written; converting again")
-        discard_cached(cached.folder)
-        cached = open_cifar(layout, root, allow_download=True, cache_dir=None, progress=progress)
-    return cached
 
 
 def _complete(layout: Layout, root: Path, *, allow_download: bool) -> bool:
@@ -150,53 +126,3 @@ def _converted(layout: Layout, root: Path, cache: Path) -> Path:
             f"{error.filename} vanished or became unreadable while it was opened ({error.strerror}); leave the "
             f"files of {layout.name} in place while runs start, and start again"
         ) from None
-
-
-def _trusted(folders: Sequence[Path], *sources: Path) -> list[Path]:
-    """The folders that belong to this user, to root, or to the owner of the source data."""
-    owners = {os.geteuid(), 0, *(source.stat().st_uid for source in sources if source.exists())}
-    return [folder for folder in folders if is_made_by(folder, owners)]
-
-
-def _user_cache(root: Path) -> Path:
-    """The user's own cache folder for this root (XDG Base Directory Specification)."""
-    return (
-        user_folder("XDG_CACHE_HOME", ".cache")
-        / hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    )
-
-
-def _writable(places: Sequence[Path]) -> Path:
-    """The first folder that can be created and written."""
-    for place in places:
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            continue
-        if os.access(place, os.W_OK | os.X_OK):
-            return place
-    raise UserError(
-        f"converted images have no place to go: none of {', '.join(map(str, places))} can be written. "
-        "Make data.root writable, or set XDG_CACHE_HOME to a folder that is"
-    )
-
-
-@contextmanager
-def _lock(path: Path, layout: Layout, progress: Callable[[str], None]) -> Iterator[None]:
-    """Admit one process per node, and report the wait to the others. The lock is released if its holder dies."""
-    lock = filelock.FileLock(path, mode=0o666)  # users of a shared folder share the lock
-    try:
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            progress(f"waiting for another process to prepare {layout.name} ({path})")
-            lock.acquire()
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be locked: {error.strerror or error}. Its folder must be writable and on a file "
-            "system with locks; remove the file, or set XDG_CACHE_HOME to a folder of your own"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()

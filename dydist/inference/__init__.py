@@ -2,16 +2,17 @@
 
 - `trained`: a network loaded from a checkpoint (`TrainedModel`, `load_trained`)
 - `evaluation`: accuracy, loss, per-class accuracy, calibration (`evaluate_trained`); `calibration`: calibration error
-- `pictures`: reading image files; `prediction`: classes, probabilities, attention (`predict`)
+- `pictures`: which image files are meant; `prediction`: classes, probabilities, attention (`predict`)
 - `packaged`: a network with uint8 images as input (`PackagedNetwork`, `load_packaged`); `formats`: ONNX,
   torch.export, safetensors; `export`: writes and checks a file, with a model card (`export_trained`); `card`: that
   card
 """
 
+from dydist.data.picture import read_picture
 from dydist.inference.evaluation import EvaluationReport, evaluate_trained
 from dydist.inference.export import Exported, ExportError, export_trained
 from dydist.inference.packaged import PackagedNetwork, load_packaged
-from dydist.inference.pictures import find_pictures, read_picture
+from dydist.inference.pictures import find_pictures
 from dydist.inference.prediction import Prediction, predict
 from dydist.inference.trained import TrainedModel, load_trained
 

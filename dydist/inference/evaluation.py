@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dydist.data import ImageDataset
+from dydist.data.folder import listed
 from dydist.engine import World
 from dydist.engine.evaluate import evaluate
 from dydist.errors import UserError
@@ -76,14 +77,20 @@ def evaluate_trained(
 
     Blocks, precision and temperature are those of the run's own evaluation, so the number of correct images equals
     the logged one on any number of processes. `flip`: average the probabilities of each image and its mirror image.
-    `seen(images)` is called after each block of this process. Raises UserError if the data set and the network differ
-    in their number of classes.
+    Images are normalised as in training. `seen(images)` is called after each block of this process. Raises UserError
+    if the data set and the network differ in their classes.
     """
     if len(dataset.classes) != len(model.data.classes):
         raise UserError(
             f"--data-root: the data set has {len(dataset.classes)} classes, but the network was trained on "
             f"{len(model.data.classes)}; give the root of {model.config.data.name}"
         )
+    if model.config.data.name == "folder" and dataset.classes != model.data.classes:
+        raise UserError(
+            f"--data-root: the classes are {listed(dataset.classes)}, and the network was trained on "
+            f"{listed(model.data.classes)}; give a folder with the same class folders"
+        )
+    dataset = replace(dataset, mean=model.data.mean, std=model.data.std)
     network = model.network.to(world.device)
     outcomes = _Outcomes(seen)
     with autocast(model.config, world.device):

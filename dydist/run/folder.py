@@ -6,12 +6,14 @@ import hashlib
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dydist.checkpoint import StoredRun
 from dydist.config import Config
 from dydist.config.reader import to_dict
+from dydist.data.description import FILE, DataDescription
 from dydist.engine import World
 from dydist.errors import UserError
 from dydist.machine import try_to_write
@@ -55,6 +57,12 @@ def check_run_folder(config: Config) -> None:
 
 def _unwritable(run_dir: Path, error: OSError) -> str:
     return f"run.dir: cannot write {run_dir} ({error.strerror}); give a folder that can be written"
+
+
+def write_description(run_dir: Path, data: DataDescription) -> None:
+    """Write FILE, what the run's images are, for those who look at the run without them. Raises nothing."""
+    with suppress(OSError):  # a later start writes it
+        replace_file(run_dir / FILE, json_bytes(data.to_dict()))
 
 
 def public_values(config: Config) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from dydist.models.strategies import native
 from dydist.process.report import Job
 from dydist.randomness import derived_seed
 from dydist.records import CheckpointRecord, Monitor
-from dydist.run.folder import RunFolder, public_values
+from dydist.run.folder import RunFolder, public_values, write_description
 from dydist.run.own_network import network_identity, network_with_weights
 from dydist.schedules import learning_rate
 from dydist.text.redaction import scrub
@@ -52,6 +52,10 @@ IDENTITY = (
     "model.factory",
     "model.convert",
     "data.name",
+    "data.side",
+    "data.test_fraction",
+    "data.split_seed",
+    "data.normalisation",
     "data.limit",
     "data.validation",
     "data.validation_seed",
@@ -91,7 +95,7 @@ class Session:
         self.data = world.first(lambda: DataDescription.of(splits.train, held_out=held_out))
         self.network = network_identity(config)
         self._train_set = splits.train
-        self._job_end = job.end
+        self._job_end, self._run_dir = job.end, run_dir
         check_kernels(config, world)
         self.strategies: dict[str, str] = {}
         """Strategy by dynamic layer: saved, and read back by `restore`."""
@@ -119,6 +123,8 @@ class Session:
     def record_claim(self) -> None:
         """Record the folder's owner, once a step is about to be taken."""
         self._checkpointer.together(self._folder.record)
+        if self.world.rank == 0:
+            write_description(self._run_dir, self.data)
 
     def report_to(self, monitor: Monitor) -> None:
         """Report to `monitor` from now on. The caller has already given it the notes in `said`."""

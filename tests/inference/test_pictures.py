@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dydist.inference.pictures import PictureError, find_pictures, read_picture
+from dydist.data.picture import PictureError, read_picture
+from dydist.inference.pictures import find_pictures
 
 
 @pytest.fixture
@@ -77,9 +78,9 @@ def test_any_size_is_cut_to_the_middle_and_scaled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("text.png", b"hello", "not a PNG or JPEG image"),
-        ("empty.jpg", b"", "not a PNG or JPEG image"),
-        ("gif.png", b"GIF89a" + bytes(40), "not a PNG or JPEG image"),
+        ("text.png", b"hello", "not a PNG, JPEG or WebP image"),
+        ("empty.jpg", b"", "not a PNG, JPEG or WebP image"),
+        ("gif.png", b"GIF89a" + bytes(40), "not a PNG, JPEG or WebP image"),
         ("gone.png", None, "there is no such file"),
     ],
 )
@@ -88,6 +89,16 @@ def test_what_is_no_picture_is_said(name: str, content: bytes | None, said: str,
         (tmp_path / name).write_bytes(content)
     with pytest.raises(PictureError, match=said):
         read_picture(str(tmp_path / name), 32)
+
+
+def test_a_large_jpeg_is_the_same_to_the_eye_as_its_pixels(tmp_path: Path) -> None:
+    """It is decoded at a fraction of its size."""
+    y, x = np.indices((640, 960))
+    smooth = np.stack([x / 960, y / 640, (x + y) / 1600], axis=2) * 255
+    image = Image.fromarray(smooth.astype(np.uint8))
+    exact = read(image, tmp_path / "a.png").astype(int)
+    assert abs(read(image, tmp_path / "a.jpg", quality=95) - exact).max() <= 4
+    assert abs(read(image, tmp_path / "a.webp", quality=95) - exact).max() <= 4
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])

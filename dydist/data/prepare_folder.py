@@ -1,0 +1,100 @@
+"""`data.name=folder`: converts a folder of images once a node, and opens the conversion."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from dydist.config import DataConfig
+from dydist.data.cache import PARTIAL, CachedArrays, open_cached, sweep, unwritable
+from dydist.data.cache_places import CACHE_FOLDER, locked, trusted, user_cache, writable
+from dydist.data.convert import convert_images
+from dydist.data.dataset import Arrays
+from dydist.data.folder import Found, find_images
+from dydist.errors import UserError
+from dydist.machine import usable_cores
+
+CONVERTER = 1
+"""Version of the conversion: images converted by another are converted again."""
+ABANDONED_S = 600.0
+"""Age after which another host's unfinished conversion is taken over, if its lock is not held."""
+
+
+def folder(
+    config: DataConfig,
+    split: Literal["train", "test"],
+    *,
+    cache_dir: Path | None,
+    progress: Callable[[str], None],
+) -> Arrays:
+    """Open a split of the folder `config.root`. Raises UserError."""
+    cached = open_folder(config, cache_dir=cache_dir, progress=progress)
+    arrays = cached.splits[split]
+    return Arrays(
+        arrays.images, arrays.labels, cached.classes, mean=cached.mean, std=cached.std, content=cached.content
+    )
+
+
+def open_folder(
+    config: DataConfig, *, cache_dir: Path | None, progress: Callable[[str], None]
+) -> CachedArrays:
+    """Open the converted images of both splits; converts them first if the folder is new or has changed.
+
+    Places are those of CIFAR's conversion (`cache_places`). Raises UserError.
+    """
+    root = Path(os.path.expanduser(config.root))
+    found = _find(root, config)
+    name = f"folder{config.side}-{found.fingerprint()}v{CONVERTER}"
+    places = [cache_dir] if cache_dir is not None else trusted([root / CACHE_FOLDER, user_cache(root)], root)
+    for place in places:
+        if trusted([place / name], root) and (cached := open_cached(place / name)) is not None:
+            return cached
+    place = writable(places)
+    with locked(place / "folder.lock", f"the images of {root}", progress):
+        if (cached := open_cached(place / name)) is not None:
+            return cached
+        if found.left_out:
+            counts = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(found.left_out.items())[:10])
+            progress(f"files that are no images are left out: {counts}")
+        _convert(found, place / name, config, progress)
+        cached = open_cached(place / name)
+        assert cached is not None, f"{place / name} was just written"
+        return cached
+
+
+def _find(root: Path, config: DataConfig) -> Found:
+    return find_images(root, test_fraction=config.test_fraction, seed=config.split_seed)
+
+
+def _convert(found: Found, target: Path, config: DataConfig, progress: Callable[[str], None]) -> None:
+    """Convert to `target`, going on with what an earlier attempt left. Raises UserError."""
+    partial = _partial(target)
+    sweep(target, now=time.time(), keep=partial)
+    size = sum(map(len, found.splits.values())) * 3 * config.side**2
+    try:
+        convert_images(found, config.side, partial, target, threads=usable_cores(), progress=progress)
+    except OSError as error:
+        raise unwritable(target.parent, size, error) from None
+    if _find(found.root, config).fingerprint() != found.fingerprint():
+        raise UserError(
+            f"data.root: files in {found.root} changed while they were converted; start again when they are all there"
+        )
+
+
+def _partial(target: Path) -> Path:
+    """This host's folder for the unfinished conversion; another host's is taken over if it was abandoned."""
+    own = target.parent / f"{PARTIAL}{target.name}-{socket.gethostname()}-0"
+    if not own.exists():
+        for other in target.parent.glob(f"{PARTIAL}{target.name}-*"):
+            try:
+                touched = max(path.stat().st_mtime for path in other.iterdir())
+                if time.time() - touched > ABANDONED_S and trusted([other]):
+                    other.rename(own)
+                    break
+            except (OSError, ValueError):
+                continue
+    return own
