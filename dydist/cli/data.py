@@ -35,7 +35,7 @@ def prepare(
         name: Which data set.
         root: Folder of the data, as data.root of a run. An archive that lies there is unpacked, not downloaded.
         side: Height and width to which the images of a folder are scaled, as data.side of a run.
-        test_fraction: Share of each class for the test, in a folder without val/ or test/.
+        test_fraction: Share of each class for the test, where a folder or an .npz file has no split.
         split_seed: Seed of that split.
         json_: Print JSON.
     """
@@ -44,6 +44,7 @@ def prepare(
     from dydist.config import Config, DataConfig
     from dydist.config.rules import check_config
     from dydist.data import open_dataset
+    from dydist.data.arrays import open_npz
     from dydist.data.cache import verified
     from dydist.data.cifar import LAYOUTS, data_root
     from dydist.data.prepare_cifar import open_cifar
@@ -68,10 +69,11 @@ def prepare(
             "converted": str(cached.folder.resolve()),
         }
         use += f" --data.root {parent.resolve()}"
-    elif name == "folder":
-        cached = verified(lambda: open_folder(config, cache_dir=None, progress=progress), progress)
+    elif name in ("folder", "npz"):
+        opened = open_folder if name == "folder" else open_npz
+        cached = verified(lambda: opened(config, cache_dir=None, progress=progress), progress)
         report |= {"source": str(Path(root).resolve()), "converted": str(cached.folder.resolve())}
-        use += f" --data.root {Path(root).resolve()} --data.side {side}"
+        use += f" --data.root {Path(root).resolve()}" + f" --data.side {side}" * (name == "folder")
         for field, value, default in (
             ("test_fraction", test_fraction, 0.2),
             ("split_seed", split_seed, 0),

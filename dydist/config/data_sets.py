@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-DataName = Literal["cifar10", "cifar100", "digits", "synthetic", "folder"]
+DataName = Literal["cifar10", "cifar100", "digits", "synthetic", "folder", "npz", "factory"]
 """The values of `data.name`."""
 
 _CIFAR = (
@@ -76,4 +76,6 @@ DATA_SETS: dict[DataName, DataSet] = {
         note="The weights were trained on made-up images: they are for tests and benchmarks.",
     ),
     "folder": DataSet(opener="dydist.data.prepare_folder:folder", flip=True, note=_OWN),
+    "npz": DataSet(opener="dydist.data.arrays:npz", flip=True, note=_OWN),
+    "factory": DataSet(opener="dydist.data.arrays:factory", flip=True, note=_OWN),
 }

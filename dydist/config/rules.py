@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from fnmatch import fnmatchcase
@@ -142,6 +143,12 @@ def _combinations(config: Config, world_size: int) -> Iterator[str]:
         )
     if config.optim.nesterov and config.optim.momentum == 0:
         yield "optim.nesterov: needs optim.momentum above 0"
+    if (config.data.name == "factory") != (config.data.factory is not None):
+        yield "data.factory: goes with data.name=factory; give both, or neither"
+    elif config.data.factory is not None and not re.fullmatch(r"[\w.]+:\w+", config.data.factory):
+        yield f"data.factory: {config.data.factory!r} is not allowed; write package.module:function"
+    if config.data.options and config.data.factory is None:
+        yield "data.options: they are those of data.factory; give both, or neither"
     if config.data.mixup > 0 and config.data.cutmix > 0:
         yield "data.mixup: cannot be used together with data.cutmix; set one of them to 0"
     held_out, limit = config.data.validation, config.data.limit

@@ -85,19 +85,23 @@ class DataConfig:
     """The images."""
 
     name: DataName = "cifar10"
-    """Data set. folder: image files, a folder per class; digits: of scikit-learn; synthetic: random, for benchmarks."""
+    """Data set. folder, npz, factory: your own (docs/your-images.md); synthetic: random images, for benchmarks."""
     root: FilePath = "data"
-    """Folder with cifar-10-batches-py/ or cifar-100-python/ (downloaded when missing), or with the class folders."""
+    """Folder with cifar-10-batches-py/ or cifar-100-python/ (downloaded when missing), or class folders, or .npz."""
+    factory: str | None = None
+    """Function package.module:function(split, **options) that returns images and labels, with name=factory."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of `factory`."""
     side: int = 64
     """Height and width to which the images of a folder are scaled."""
     test_fraction: float = 0.2
-    """Share of each class that is for the test, in a folder without val/ or test/."""
+    """Share of each class that is for the test, where a folder or an .npz file has no split."""
     split_seed: int = 0
     """Seed of that split."""
     normalisation: Literal["data", "imagenet"] = "data"
     """Mean and standard deviation: of the training images, or ImageNet's, as pretrained networks expect."""
     flip: bool | None = None
-    """Flip training images at random. null: CIFAR and folders, not digits and synthetic."""
+    """Flip training images at random. null: not digits and synthetic."""
     download: bool = True
     """Download the published archive when it is not under `root`."""
     augment: bool = True

@@ -115,7 +115,13 @@ def verified(opened: Callable[[], CachedArrays], progress: Callable[[str], None]
 
 
 def write_cached(
-    folder: Path, classes: Sequence[str], splits: Mapping[str, Split], *, log: Callable[[str], None]
+    folder: Path,
+    classes: Sequence[str],
+    splits: Mapping[str, Split],
+    *,
+    log: Callable[[str], None],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> None:
     """Write a converted data set; `folder` appears atomically.
 
@@ -136,7 +142,8 @@ def write_cached(
                     os.fsync(file.fileno())
                 files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
                 log(f"wrote {path.name}: {len(array):,} {kind}, {path.stat().st_size / 2**20:.1f} MiB")
-        _write_index(partial, {"classes": list(classes), "files": files})
+        measured = {} if mean is None or std is None else {"mean": list(mean), "std": list(std)}
+        _write_index(partial, {"classes": list(classes), "files": files, **measured})
         _rename_whole(partial, folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)

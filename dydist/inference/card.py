@@ -70,7 +70,7 @@ def _recipe(config: Config) -> dict[str, Any]:
     values = to_dict(config)
     for name in ("run", "checkpoint", "monitor"):
         del values[name]
-    for name in ("root", "download"):
+    for name in ("root", "download", "options"):
         del values["data"][name]
     return values
 

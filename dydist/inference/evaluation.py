@@ -85,10 +85,10 @@ def evaluate_trained(
             f"--data-root: the data set has {len(dataset.classes)} classes, but the network was trained on "
             f"{len(model.data.classes)}; give the root of {model.config.data.name}"
         )
-    if model.config.data.name == "folder" and dataset.classes != model.data.classes:
+    if dataset.classes != model.data.classes:
         raise UserError(
             f"--data-root: the classes are {listed(dataset.classes)}, and the network was trained on "
-            f"{listed(model.data.classes)}; give a folder with the same class folders"
+            f"{listed(model.data.classes)}; give images of the same classes"
         )
     dataset = replace(dataset, mean=model.data.mean, std=model.data.std)
     network = model.network.to(world.device)

@@ -52,6 +52,7 @@ IDENTITY = (
     "model.factory",
     "model.convert",
     "data.name",
+    "data.factory",
     "data.side",
     "data.test_fraction",
     "data.split_seed",

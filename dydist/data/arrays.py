@@ -1,0 +1,274 @@
+"""`data.name=npz` and `data.name=factory`: arrays of the user's own.
+
+data.npz: train_images, train_labels, test_images, test_labels, class_names      (MedMNIST has val_images, too)
+          or x_train, y_train, x_test, y_test                                     (Keras)
+          or images, labels                                                       (split by a seed)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from dydist.config import DataConfig
+from dydist.data.cache import CachedArrays, fingerprint, open_cached, write_cached
+from dydist.data.cache_places import CACHE_FOLDER, locked, trusted, user_cache, writable
+from dydist.data.cifar import Split
+from dydist.data.dataset import Arrays
+from dydist.errors import UserError
+from dydist.randomness import generator
+from dydist.text.display import plain
+
+KEYS = {
+    "train": (("train_images", "train_labels"), ("x_train", "y_train"), ("train_x", "train_y")),
+    "test": (
+        *(("val_images", "val_labels"), ("x_val", "y_val"), ("val_x", "val_y")),
+        *(("test_images", "test_labels"), ("x_test", "y_test"), ("test_x", "test_y")),
+    ),
+    "all": (("images", "labels"), ("x", "y"), ("data", "labels"), ("data", "targets")),
+}
+"""Names of images and labels in a file; the first that are there are used."""
+CLASS_KEYS = ("class_names", "classes", "label_names")
+BLOCK = 4096
+
+
+def npz(
+    config: DataConfig,
+    split: Literal["train", "test"],
+    *,
+    cache_dir: Path | None,
+    progress: Callable[[str], None],
+) -> Arrays:
+    """Open a split of the file `config.root`. Raises UserError."""
+    cached = open_npz(config, cache_dir=cache_dir, progress=progress)
+    arrays = cached.splits[split]
+    return Arrays(
+        arrays.images, arrays.labels, cached.classes, mean=cached.mean, std=cached.std, content=cached.content
+    )
+
+
+def open_npz(config: DataConfig, *, cache_dir: Path | None, progress: Callable[[str], None]) -> CachedArrays:
+    """Open both splits of an .npz file, unpacked once a node to memory-mapped arrays. Raises UserError."""
+    path = Path(os.path.expanduser(config.root))
+    try:
+        source = fingerprint([path])
+    except OSError as error:
+        raise UserError(
+            f"data.root: {path} cannot be read ({error.strerror}); with data.name=npz it must be an .npz file"
+        ) from None
+    split = json.dumps([source, config.test_fraction, config.split_seed])
+    name = f"npz-{hashlib.sha256(split.encode()).hexdigest()[:16]}"
+    root = path.parent
+    places = [cache_dir] if cache_dir is not None else trusted([root / CACHE_FOLDER, user_cache(path)], path)
+    places = [place / path.name for place in places]  # a folder a file: others' conversions stay
+    for place in places:
+        if trusted([place / name], path) and (cached := open_cached(place / name)) is not None:
+            return cached
+    place = writable(places)
+    with locked(place / "npz.lock", str(path), progress):
+        if (cached := open_cached(place / name)) is not None:
+            return cached
+        progress(f"converting {path} to {place / name} (once for this machine)")
+        splits, classes = read_npz(path, config)
+        mean, std = mean_and_std(splits["train"].images)
+        write_cached(place / name, classes, splits, log=progress, mean=mean, std=std)
+        cached = open_cached(place / name)
+        assert cached is not None, f"{place / name} was just written"
+        return cached
+
+
+def read_npz(path: Path, config: DataConfig) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """Both splits of an .npz file, and the classes. Pickled arrays are refused. Raises UserError."""
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            found = {key: _Entry(file, key) for key in file.files}
+            parts = {part: next((k for k in KEYS[part] if set(k) <= set(found)), None) for part in KEYS}
+            if parts["train"] and parts["test"]:
+                splits = {part: _split(path, found, parts[part]) for part in ("train", "test")}
+            elif keys := parts["train"] or parts["all"]:
+                splits = _divided(path, _split(path, found, keys), config)
+            else:
+                known = "; ".join(", ".join(pair) for pairs in KEYS.values() for pair in pairs)
+                raise UserError(
+                    f"data.root: {path} holds {', '.join(map(plain, list(found)[:10])) or 'nothing'}; it must hold "
+                    f"images and labels under one of these pairs of names: {known}"
+                )
+            names = next((found[key].array() for key in CLASS_KEYS if key in found), None)
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"data.root: {path} is not a whole .npz file of plain arrays ({' '.join(str(error).split())[:200]}); "
+            "write it with numpy.savez, with dtype uint8 for images and whole numbers for labels"
+        ) from None
+    classes = _classes(splits, None if names is None else [str(name) for name in names], f"{path}")
+    return splits, classes
+
+
+class _Entry:
+    """An array of a file, read when it is asked for."""
+
+    def __init__(self, file: Mapping[str, Any], key: str) -> None:
+        self._file, self._key = file, key
+
+    def array(self) -> np.ndarray:
+        found: np.ndarray = self._file[self._key]
+        return found
+
+
+def _split(path: Path, found: Mapping[str, _Entry], keys: tuple[str, str] | None) -> Split:
+    assert keys is not None
+    images, labels = (found[key].array() for key in keys)
+    return checked(images, labels, f"{path}: {keys[0]}, {keys[1]}")
+
+
+def checked(images: Any, labels: Any, where: str) -> Split:
+    """Images as uint8 [N, 3, H, W] and labels as int64 [N], of arrays in a usual layout.
+
+    Images uint8: [N, H, W], [N, H, W, C] or [N, C, H, W], where H = W and C is 1 or 3. Labels: whole numbers [N] or
+    [N, 1]. A memory map [N, 3, H, W] stays one. Raises UserError.
+    """
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or not _square(images):
+        told = (
+            f"{images.dtype} {list(images.shape)}"
+            if isinstance(images, np.ndarray)
+            else type(images).__name__
+        )
+        raise UserError(
+            f"data.root: {where}: the images are {told}; they must be a numpy array uint8 [N, H, W], [N, H, W, C] or "
+            "[N, C, H, W] of square images with one or three channels"
+        )
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or not len(labels) or labels.min() < 0:
+        raise UserError(
+            f"data.root: {where}: the labels are {labels.dtype} {list(labels.shape)} for {len(images)} images; they "
+            "must be one whole number of at least 0 for each image"
+        )
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.shape[3] in (1, 3) and images.shape[1] == images.shape[2]:
+        images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    if images.shape[1] == 1:
+        images = images.repeat(3, axis=1)
+    return Split(images=images, labels=labels.astype(np.int64))
+
+
+def _square(images: np.ndarray) -> bool:
+    shape = images.shape
+    if images.ndim == 3:
+        return shape[1] == shape[2] > 0
+    if images.ndim != 4:
+        return False
+    last = shape[1] == shape[2] > 0 and shape[3] in (1, 3)
+    return last or (shape[2] == shape[3] > 0 and shape[1] in (1, 3))
+
+
+def _divided(path: Path, every: Split, config: DataConfig) -> dict[str, Split]:
+    """Both splits of one array, `config.test_fraction` of each class for the test."""
+    test = []
+    for label in np.unique(every.labels):
+        places = generator(config.split_seed, "npz split", int(label)).permutation(
+            np.flatnonzero(every.labels == label)
+        )
+        if len(places) == 1:
+            raise UserError(
+                f"data.root: {path}: class {label} has a single image and cannot be split; add images, or give "
+                "train_images and test_images"
+            )
+        test.append(places[: min(max(1, round(config.test_fraction * len(places))), len(places) - 1)])
+    chosen = np.zeros(len(every.labels), dtype=bool)
+    chosen[np.concatenate(test)] = True
+    return {
+        "train": Split(images=every.images[~chosen], labels=every.labels[~chosen]),
+        "test": Split(images=every.images[chosen], labels=every.labels[chosen]),
+    }
+
+
+def _classes(splits: Mapping[str, Split], names: list[str] | None, where: str) -> tuple[str, ...]:
+    """Names of the classes; numbers without names. Raises UserError if labels or sizes do not fit."""
+    count = len(names) if names is not None else int(splits["train"].labels.max()) + 1
+    for split, arrays in splits.items():
+        if (highest := int(arrays.labels.max())) >= count or count < 2:
+            raise UserError(
+                f"data.root: {where}: label {highest} in {split}, and there are {count} classes; labels must be 0 to "
+                "the number of classes - 1, of at least two classes"
+            )
+    if splits["train"].images.shape[1:] != splits["test"].images.shape[1:]:
+        sizes = [list(splits[split].images.shape[1:]) for split in ("train", "test")]
+        raise UserError(
+            f"data.root: {where}: training images are {sizes[0]} and test images {sizes[1]}; they must have one size"
+        )
+    return tuple(names) if names is not None else tuple(map(str, range(count)))
+
+
+def mean_and_std(
+    images: np.ndarray,
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Per channel of uint8 [N, 3, H, W], 0..1, from sums of whole numbers.
+
+    A channel of one colour has no deviation: it gets that of one grey level.
+    """
+    counts = np.zeros((3, 256), dtype=np.int64)
+    for start in range(0, len(images), BLOCK):
+        for channel in range(3):
+            counts[channel] += np.bincount(images[start : start + BLOCK, channel].reshape(-1), minlength=256)
+    levels, pixels = np.arange(256), counts[0].sum()
+    mean = counts @ levels / (255 * pixels)
+    std = np.sqrt((counts @ levels**2 / (255**2 * pixels) - mean**2).clip(1 / 255**2))
+    (a, b, c), (d, e, f) = ([round(float(value), 6) for value in values] for values in (mean, std))
+    return (a, b, c), (d, e, f)
+
+
+def factory(
+    config: DataConfig,
+    split: Literal["train", "test"],
+    *,
+    cache_dir: Path | None,
+    progress: Callable[[str], None],
+) -> Arrays:
+    """Open a split by the user's own function, `config.factory`, called with "train" and "test". Raises UserError."""
+    function = _function(config.factory or "")
+    splits, names = {}, None
+    for part in ("train", "test"):
+        try:
+            returned = function(part, **config.options)
+            images, labels, *rest = returned
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"data.factory: {config.factory} failed for {part!r} ({type(error).__name__}: {error}); it is called "
+                "with 'train' or 'test' and data.options, and returns images, labels and, if they have names, classes"
+            ) from error
+        splits[part] = checked(images, labels, f"{config.factory}({part!r})")
+        names = [str(name) for name in rest[0]] if rest else None
+    classes = _classes(splits, names, config.factory or "")
+    mean, std = (None, None) if config.normalisation == "imagenet" else mean_and_std(splits["train"].images)
+    return Arrays(splits[split].images, splits[split].labels, classes, mean=mean, std=std)
+
+
+def _function(name: str) -> Callable[..., Any]:
+    """The function `package.module:function`, also of the working folder. Raises UserError."""
+    module, _, attribute = name.partition(":")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        raise UserError(
+            f"data.factory: {name} cannot be imported ({type(error).__name__}: {error}); write "
+            "package.module:function, of a module that is installed or in the working folder"
+        ) from error
+    if not callable(found):
+        raise UserError(f"data.factory: {name} is a {type(found).__name__}; it must be a function")
+    function: Callable[..., Any] = found
+    return function
