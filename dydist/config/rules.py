@@ -75,6 +75,9 @@ CONVOLUTIONS = tuple(
 )
 """Names of ResNet-18's convolutions, its stem's apart."""
 
+AUGMENTATIONS = ("resized_crop", "colour_jitter", "cutout", "mixup", "cutmix")
+"""Fields of `data` that need data.augment."""
+
 
 def is_local(path: str) -> bool:
     """Whether the field `section.name` is one of LOCAL."""
@@ -154,8 +157,9 @@ def _combinations(config: Config, world_size: int) -> Iterator[str]:
     held_out, limit = config.data.validation, config.data.limit
     if held_out is not None and limit is not None and held_out >= limit >= 1:
         yield f"data.validation: {held_out} leaves nothing of data.limit={limit}; it must be smaller"
-    if not config.data.augment and (config.data.cutout or config.data.mixup or config.data.cutmix):
-        yield "data.augment: false contradicts data.cutout, data.mixup or data.cutmix; set those to 0, or augment"
+    wanted = [name for name in AUGMENTATIONS if getattr(config.data, name)]
+    if wanted and not config.data.augment:
+        yield f"data.augment: false contradicts data.{', data.'.join(wanted)}; set those to 0, or augment"
     if config.parallel.zero and config.parallel.engine != "deepspeed":
         yield f"parallel.zero: {config.parallel.zero} needs parallel.engine=deepspeed"
     lowest_stage = {"none": 0, "optimizer": 1, "param": 3, "all": 3}[config.parallel.offload]

@@ -105,9 +105,13 @@ class DataConfig:
     download: bool = True
     """Download the published archive when it is not under `root`."""
     augment: bool = True
-    """Random crop and flip. Cutout, mixup and cutmix have their own fields."""
+    """Random crop and flip, and what the fields below say."""
     crop_padding: int = 4
     """Pixels of zero padding for the random crop."""
+    resized_crop: float = 0.0
+    """Random resized crop of at least this share of the area (ImageNet: 0.08), in place of crop_padding; 0 is off."""
+    colour_jitter: float = 0.0
+    """Brightness, contrast and saturation change by a random factor of 1 ± this (0.4 is common); 0 is off."""
     cutout: int = 0
     """Side of the square set to the mean in each image (DeVries & Taylor, arXiv:1708.04552); 0 is off."""
     mixup: float = 0.0

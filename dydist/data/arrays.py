@@ -163,13 +163,13 @@ def checked(images: Any, labels: Any, where: str) -> Split:
 
 
 def _square(images: np.ndarray) -> bool:
-    shape = images.shape
+    shape: tuple[int, ...] = images.shape
     if images.ndim == 3:
-        return shape[1] == shape[2] > 0
+        return 0 < shape[1] == shape[2]
     if images.ndim != 4:
         return False
-    last = shape[1] == shape[2] > 0 and shape[3] in (1, 3)
-    return last or (shape[2] == shape[3] > 0 and shape[1] in (1, 3))
+    last = 0 < shape[1] == shape[2] and shape[3] in (1, 3)
+    return last or (0 < shape[2] == shape[3] and shape[1] in (1, 3))
 
 
 def _divided(path: Path, every: Split, config: DataConfig) -> dict[str, Split]:

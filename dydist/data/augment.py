@@ -7,7 +7,7 @@ of shards per batch and on any device. Nothing loops over images.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dydist.config import DataConfig
+from dydist.data.photos import draw_jitter, draw_windows, jitter, resized_crop
 from dydist.data.pinned import pinned
 
 
@@ -22,7 +23,8 @@ from dydist.data.pinned import pinned
 class Augmentation:
     """The operations on each of N images, by row; None if an operation is off.
 
-    `crop` int64 [N, 2]: top and left of the window in the padded image. `padding`: pixels around it. `flip` bool [N].
+    `crop` int64 [N, 2]: top and left of the window in the padded image. `padding`: pixels around it. `window` int64
+    [N, 4] and `jitter` int64 [N, 3]: as in `photos`. `flip` bool [N].
     `cutout` int64 [N, 4]: top, bottom, left, right of the square (bottom, right not included). `partner` int64 [N]:
     the row with which each image is mixed; `share` float32 [N]: the image's own weight. `box` int64 [N, 4]: as
     `cutout`, the part taken from the partner (cutmix); with `box` None: mixup.
@@ -35,6 +37,8 @@ class Augmentation:
     partner: np.ndarray | None = None
     share: np.ndarray | None = None
     box: np.ndarray | None = None
+    window: np.ndarray | None = None
+    jitter: np.ndarray | None = None
 
 
 def draw_augmentation(
@@ -42,15 +46,22 @@ def draw_augmentation(
 ) -> Augmentation:
     """Draw the augmentation of the `count` images of one shard, each `size` × `size` pixels.
 
-    The order of draws is fixed: crop, flip, cutout, mixing partner, mixing share, mixing box. Images are mixed within
-    the shard, with one share and one box for all of them, as in the papers for a batch.
+    The order of draws is fixed: crop, flip, cutout, colour, mixing partner, mixing share, mixing box. Images are mixed
+    within the shard, with one share and one box for all of them, as in the papers for a batch.
     """
-    crop = rng.integers(0, 2 * config.crop_padding + 1, (count, 2)) if config.crop_padding else None
+    crop = window = colour = None
+    if config.resized_crop:
+        window = draw_windows(rng, count=count, size=size, least=config.resized_crop)
+    elif config.crop_padding:
+        crop = rng.integers(0, 2 * config.crop_padding + 1, (count, 2))
     flips = rng.random(count) < 0.5 if flip else None
     cutout = _squares(rng.integers(0, size, (count, 2)), config.cutout, size) if config.cutout else None
+    if config.colour_jitter:
+        colour = draw_jitter(rng, count=count, strength=config.colour_jitter)
+    drawn = Augmentation(config.crop_padding, crop, flips, cutout, window=window, jitter=colour)
     alpha = config.mixup or config.cutmix
     if not alpha:
-        return Augmentation(config.crop_padding, crop, flips, cutout)
+        return drawn
     partner = rng.permutation(count)
     share = rng.beta(alpha, alpha)
     box = None
@@ -58,9 +69,7 @@ def draw_augmentation(
         side = round(size * float(np.sqrt(1 - share)))
         box = np.repeat(_squares(rng.integers(0, size, (1, 2)), side, size), count, axis=0)
         share = 1 - (box[0, 1] - box[0, 0]) * (box[0, 3] - box[0, 2]) / size**2
-    return Augmentation(
-        config.crop_padding, crop, flips, cutout, partner, np.full(count, share, dtype=np.float32), box
-    )
+    return replace(drawn, partner=partner, share=np.full(count, share, dtype=np.float32), box=box)
 
 
 def _squares(centres: np.ndarray, side: int, size: int) -> np.ndarray:
@@ -84,7 +93,7 @@ def interleave(augmentations: Sequence[Augmentation]) -> Augmentation:
 
 
 def apply_augmentation(images: Tensor, plan: Augmentation, *, fill: tuple[int, ...]) -> Tensor:
-    """Crop, flip and cut out: uint8 [N, 3, H, W] on any device → the same shape, a new tensor.
+    """Crop, flip, change colours and cut out: uint8 [N, 3, H, W] on any device → the same shape, a new tensor.
 
     Padding is black, as in torchvision's RandomCrop; cut-out squares get `fill` (0..255 per channel).
     """
@@ -94,8 +103,12 @@ def apply_augmentation(images: Tensor, plan: Augmentation, *, fill: tuple[int, .
         windows = padded.unfold(2, size, 1).unfold(3, size, 1)  # [N, 3, 2p+1, 2p+1, H, W], no copy
         top, left = _to(plan.crop, images).unbind(1)
         images = windows[torch.arange(len(images), device=images.device), :, top, left]
+    if plan.window is not None:
+        images = resized_crop(images, _to(plan.window, images))
     if plan.flip is not None:
         images = torch.where(_to(plan.flip, images)[:, None, None, None], images.flip(3), images)
+    if plan.jitter is not None:
+        images = jitter(images, _to(plan.jitter, images))
     if plan.cutout is not None:
         colour = _constant(fill, torch.uint8, images.device)[:, None, None]
         images = torch.where(_inside(_to(plan.cutout, images), size), colour, images)

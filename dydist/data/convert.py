@@ -97,7 +97,8 @@ def convert_images(
         cancelled.set()
         pool.shutdown(wait=True, cancel_futures=True)
     if bad:
-        raise UserError(_complaint(found, sorted(bad), partial.parent / f"{folder.name}-bad-files.txt"))
+        listing = partial.parent / f"{folder.name}-bad-files.txt"
+        raise _unusable(found.root, sorted(bad), listing)
     labels = {
         split: np.array([one.label for one in sources], dtype=np.int64)
         for split, sources in found.splits.items()
@@ -187,17 +188,19 @@ def _convert(
     return _Done(zlib.crc32(images.data), tuple(values.tolist()), tuple(squares.tolist()))
 
 
-def _complaint(found: Found, bad: list[tuple[str, str]], file: Path) -> str:
-    """The message about bad files, bounded; `file` gets all of them."""
+def _unusable(root: Path, bad: list[tuple[str, str]], listing: Path) -> UserError:
+    """The error about bad files, with SHOWN of them; the file `listing` gets all."""
     lines = [f"{shown(path)}: {' '.join(reason.split())[:200]}" for path, reason in bad]
     told = ""
     with suppress(OSError):
-        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        told = f" (all of them: {file})"
-    more = f"\n  and {len(lines) - SHOWN:,} more{told}" if len(lines) > SHOWN else ""
-    return (
-        f"data.root: {len(lines):,} files in {shown(found.root)} cannot be used; replace or remove them, and start "
-        "again:\n  " + "\n  ".join(lines[:SHOWN]) + more
+        listing.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        told = f" (all of them: {listing})"
+    if len(lines) > SHOWN:
+        lines[SHOWN:] = [f"and {len(lines) - SHOWN:,} more{told}"]
+    text = "\n  ".join(lines)
+    return UserError(
+        f"data.root: {len(bad):,} files in {shown(root)} cannot be used; replace or remove them, and start again:\n"
+        f"  {text}"
     )
 
 

@@ -137,7 +137,7 @@ def test_files_folders_and_patterns(pixels: np.ndarray, tmp_path: Path) -> None:
         ("in/b.png", None),
         ("x[1].png", None),
         ("gone.png", None),
-        ("empty", "the folder holds no .png or .jpg or .jpeg file"),
+        ("empty", "the folder holds no .png or .jpg or .jpeg or .webp file"),
         ("z*", "the pattern matches no file"),
     ]
 

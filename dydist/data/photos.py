@@ -1,0 +1,104 @@
+"""Augmentation of photographs: random resized crops and colour jitter, on uint8 batches.
+
+In whole numbers, with fractions of 1/256. So an image gets the same bits in any batch and on any device.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+UNIT = 256
+"""1.0 in the fixed-point numbers here."""
+_LOG_ASPECT = math.log(4 / 3)
+_ATTEMPTS = 10
+_GREY = (77, 150, 29)
+"""Weights of red, green and blue in a grey value (ITU-R BT.601), in units of 1/256."""
+
+
+def draw_windows(rng: np.random.Generator, *, count: int, size: int, least: float) -> np.ndarray:
+    """Windows of random resized crops: int64 [count, 4], (top, bottom, left, right), bottom and right not included.
+
+    The area is uniform between `least` and 1 times that of the image, the logarithm of width / height uniform between
+    those of 3/4 and 4/3, as in torchvision's RandomResizedCrop (Szegedy et al., arXiv:1409.4842). Of ten such windows
+    the first that fits is taken; if none does, the whole image.
+    """
+    area = rng.uniform(least, 1, (count, _ATTEMPTS)) * size**2
+    aspect = np.exp(rng.uniform(-_LOG_ASPECT, _LOG_ASPECT, (count, _ATTEMPTS)))
+    width, height = (np.rint(np.sqrt(one)).astype(np.int64).clip(1) for one in (area * aspect, area / aspect))
+    fits = (width <= size) & (height <= size)
+    chosen = np.arange(count), fits.argmax(axis=1)
+    width, height = (np.where(fits.any(axis=1), one[chosen], size) for one in (width, height))
+    top, left = (
+        (place * (size - extent + 1)).astype(np.int64)
+        for place, extent in zip(rng.random((2, count)), (height, width), strict=True)
+    )
+    return np.stack([top, top + height, left, left + width], axis=1)
+
+
+def resized_crop(images: Tensor, windows: Tensor) -> Tensor:
+    """Scale each image's window (int64 [N, 4]) to the image's size, bilinear: uint8 [N, 3, S, S] → the same shape."""
+    count, channels, size, _ = images.shape
+    top, bottom, left, right = windows.unbind(1)
+    low, high, share = _between(top, bottom, size)
+    rows = (count, channels, size, size)
+    upper, lower = (
+        images.gather(2, place[:, None, :, None].expand(rows)).to(torch.int32) for place in (low, high)
+    )
+    tall = upper * (UNIT - share)[:, None, :, None] + lower * share[:, None, :, None]
+    low, high, share = _between(left, right, size)
+    before, after = (tall.gather(3, place[:, None, None, :].expand(rows)) for place in (low, high))
+    wide = before * (UNIT - share)[:, None, None, :] + after * share[:, None, None, :]
+    return ((wide + UNIT**2 // 2) >> 16).to(torch.uint8)
+
+
+def _between(start: Tensor, stop: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The pixels between which each of `size` points lies, spread evenly over [start, stop), and the second's weight.
+
+    Each [N, size]; the weight int32 in units of 1/256.
+    """
+    extent = (stop - start)[:, None]
+    middle = 2 * torch.arange(size, device=start.device)[None] + 1
+    place = (middle * extent * UNIT).div(2 * size, rounding_mode="floor") - UNIT // 2
+    place = torch.minimum(place.clamp(min=0), (extent - 1) * UNIT)
+    low = place >> 8
+    return (
+        start[:, None] + low,
+        start[:, None] + torch.minimum(low + 1, extent - 1),
+        (place & 255).to(torch.int32),
+    )
+
+
+def draw_jitter(rng: np.random.Generator, *, count: int, strength: float) -> np.ndarray:
+    """Factors on brightness, contrast and saturation: int64 [count, 3] in 1/256, uniform in 1 ± `strength`."""
+    return np.rint(rng.uniform(1 - strength, 1 + strength, (count, 3)) * UNIT).astype(np.int64)
+
+
+def jitter(images: Tensor, factors: Tensor) -> Tensor:
+    """Change brightness, then contrast, then saturation of uint8 [N, 3, H, W] by int64 [N, 3].
+
+    As torchvision's ColorJitter, in this order: a factor times the difference to black, to the image's mean grey, and
+    to each pixel's own grey.
+    """
+    brightness, contrast, saturation = factors.to(torch.int32)[:, :, None, None, None].unbind(1)
+    values = images.to(torch.int32)
+    values = _blend(values, torch.zeros_like(values[:, :1]), brightness)
+    mean = _grey(values).sum((2, 3), dtype=torch.int64) // values[0, 0].numel()
+    values = _blend(values, mean.to(torch.int32)[:, :, None, None], contrast)
+    return _blend(values, _grey(values), saturation).to(torch.uint8)
+
+
+def _blend(values: Tensor, base: Tensor, factor: Tensor) -> Tensor:
+    """base + factor · (values - base), rounded and clipped to 0 … 255."""
+    blended: Tensor = base + ((factor * (values - base) + UNIT // 2) >> 8)
+    return blended.clamp(0, 255)
+
+
+def _grey(values: Tensor) -> Tensor:
+    """int32 [N, 3, H, W] → int32 [N, 1, H, W]."""
+    red, green, blue = values.split(1, dim=1)
+    grey: Tensor = (_GREY[0] * red + _GREY[1] * green + _GREY[2] * blue + UNIT // 2) >> 8
+    return grey
