@@ -68,7 +68,7 @@ FAULTS = [
     ),
     Fault(
         "averaged weights: decay the wrong way round", "engine/ema.py",
-        "1 - self.decay)", "self.decay)", "tests/engine/test_engines.py tests/run/test_train.py -k averaged",
+        "1 - self.decay)", "self.decay)", "tests/engine/test_engines.py",
     ),
     Fault(
         "evaluation: every process takes every block", "engine/evaluate.py",
@@ -94,7 +94,7 @@ FAULTS = [
     ),
     Fault(
         "save: the one that waits is not replaced", "checkpoint/_policy.py",
-        "(phases.intersection(WAITING) or (final", "(not phases or (final", "tests/checkpoint/test_checkpointer.py",
+        "(phases.intersection(WAITING) or (final", "(not phases or (final", "tests/checkpoint/test_many_processes.py",
     ),
     Fault(
         "lease: another run's is given back", "checkpoint/_lease.py",
@@ -105,7 +105,7 @@ FAULTS = [
     Fault(
         "disk: swaps of a process that died are not finished", "storage/local.py",
         "sorted(names | self._finish_swaps(names))", "sorted(names)",
-        "tests/checkpoint/test_storage.py tests/checkpoint/test_killing.py -k 'file'",
+        "tests/checkpoint/test_storage.py tests/checkpoint/test_hostile_folders.py",
     ),
     Fault(
         "disk: the manifest is removed last", "storage/local.py",
