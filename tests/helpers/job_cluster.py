@@ -191,10 +191,14 @@ class Cluster:
             time.sleep(0.1)
         return found
 
-    def until_saved(self, moment: float) -> None:
-        """Wait until the controller has saved what it knew at `moment`: if it is killed, it forgets what is newer."""
-        file = self.folder / "state" / "job_state"
-        self.wait(lambda: file.exists() and file.stat().st_mtime > moment, 60, "the controller's save")
+    def stop_controller(self) -> None:
+        """Stop slurmctld as an administrator does: it saves its state, unlike one that is killed."""
+        self.operate("scontrol", "shutdown", "slurmctld")
+        self.wait(
+            lambda: not json.loads(self.testcluster("status"))["daemons"]["slurmctld"],
+            60,
+            "the controller's end",
+        )
 
     def quiet(self) -> None:
         """End every job and bring back every node."""

@@ -8,6 +8,7 @@ import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -224,16 +225,22 @@ def test_a_start_that_srun_cannot_launch_comes_back(
     }  # fmt: skip
     job = cluster.submit(tmp_path, "launch", "--profile", profile(tmp_path / "launch.yaml", **values))
     printed = job.run_dir / "logs" / "tasks" / f"{job.id}_0_log.out"
+
+    def failed(before: int) -> bool:
+        return len(re.findall(f"srun: error: {said}", printed.read_text())) > before
+
     with patient_controller(cluster):
         for number in range(2 if lasting else 1):
             if number:
                 job.start_now()
             waiting = tmp_path / f"waiting-{number}"
             job.until(waiting.exists, 180, "the batch script")
-            cluster.until_saved(waiting.stat().st_mtime)
-            cluster.testcluster("kill", down)
+            if broken == "node":
+                cluster.testcluster("kill", down)
+            else:
+                cluster.stop_controller()
             (tmp_path / f"go-{number}").touch()
-            cluster.wait(lambda: len(re.findall(said, printed.read_text())) > number, 240, "the failure")  # noqa: B023
+            cluster.wait(partial(failed, number), 240, "the failure")
             cluster.testcluster("revive", down)
             if number == 0:
                 job.until(lambda: job.scheduler().startswith("PENDING"), 240, "the queue")
