@@ -2,8 +2,8 @@
 
 - `Checkpointer`, `TrainingState`: what a run uses (`_checkpointer`, `_tensors`; `_context`: what a run tells it)
 - `open_storage`, `Storage`: a place at a path or fsspec URL (`dydist.storage`)
-- `survey`, `inspect`, `verify`, `load`, `Found`: what lies in a place (`_catalog`; `_content`: what files must hold);
-  `find_source`: what a URL means
+- `survey`, `inspect`, `verify`, `load`, `CheckpointFolder`: what is in a store (`_catalog`; `_content`: what files must
+  hold); `find_source`: what a URL means
 - `copy_checkpoint`, `prune`, `Keep`, `remove_attempt`: what people do with it (`_copy`, `_housekeeping`)
 - `check_store`, `refuse_missing_source`: a first look at a place (`_store_check`)
 - `Manifest`, `folder_name`, `step_of`: the format (`_format`)
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dydist.checkpoint._catalog import Found, inspect, load, survey, verify
+from dydist.checkpoint._catalog import CheckpointFolder, inspect, load, survey, verify
 from dydist.checkpoint._claim import StoredRun
 from dydist.checkpoint._context import Clock, LeaseTiming, RankGroup, RunInfo
 from dydist.checkpoint._copy import copy_checkpoint
@@ -48,10 +48,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CheckpointError",
+    "CheckpointFolder",
     "Checkpointer",
     "Clock",
     "DamagedError",
-    "Found",
     "Keep",
     "LeaseHeldError",
     "LeaseLostError",

@@ -26,7 +26,7 @@ AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class CheckpointFolder:
     """A checkpoint's folder. `problem`: why it is not a checkpoint; None if the file sizes match the manifest."""
 
     folder: str
@@ -44,7 +44,7 @@ class Found:
         return self.manifest
 
 
-def survey(storage: Storage) -> list[Found]:
+def survey(storage: Storage) -> list[CheckpointFolder]:
     """Every checkpoint folder of a store, highest step first; reads manifests and sizes, not tensors.
 
     A folder that may not be read is reported as a checkpoint with a problem. If that holds for every folder, the
@@ -56,7 +56,7 @@ def survey(storage: Storage) -> list[Found]:
     if not steps:
         return []
 
-    def look(step: tuple[int, str]) -> tuple[Found, PermissionError | None]:
+    def look(step: tuple[int, str]) -> tuple[CheckpointFolder, PermissionError | None]:
         return _look(storage, step[1], None if listing is None else listing[step[1]])
 
     with ThreadPoolExecutor(min(AT_ONCE, len(steps)), "dydist-survey") as pool:
@@ -69,19 +69,19 @@ def survey(storage: Storage) -> list[Found]:
 
 def _look(
     storage: Storage, folder: str, sizes: dict[str, int] | None
-) -> tuple[Found, PermissionError | None]:
+) -> tuple[CheckpointFolder, PermissionError | None]:
     try:
         return inspect(storage, folder, sizes), None
     except PermissionError as error:
         step = step_of(folder)
         assert step is not None
         problem = f"it may not be read: {error.strerror or error}"
-        return Found(
+        return CheckpointFolder(
             folder=folder, step=step, manifest=None, problem=problem, set_aside=False, bytes=0
         ), error
 
 
-def inspect(storage: Storage, folder: str, sizes: dict[str, int] | None = None) -> Found:
+def inspect(storage: Storage, folder: str, sizes: dict[str, int] | None = None) -> CheckpointFolder:
     """Inspect one checkpoint folder. `sizes`: bytes of its files, if they are known already."""
     step = step_of(folder)
     assert step is not None, folder
@@ -104,7 +104,7 @@ def inspect(storage: Storage, folder: str, sizes: dict[str, int] | None = None) 
                 raise DamagedError(f"{name} has {sizes[name]:,} bytes, not {entry.bytes:,}")
     except DamagedError as error:
         problem = str(error)
-    return Found(
+    return CheckpointFolder(
         folder=folder,
         step=step,
         manifest=manifest,
@@ -128,7 +128,9 @@ def _read_manifest(storage: Storage, folder: str, sizes: dict[str, int]) -> Mani
         return Manifest.decode(b"".join(storage.read(name)))
 
 
-def read_checked(storage: Storage, found: Found, name: str, seen: Seen | None = None) -> Iterator[bytes]:
+def read_checked(
+    storage: Storage, found: CheckpointFolder, name: str, seen: Seen | None = None
+) -> Iterator[bytes]:
     """A file's bytes in chunks. Raises DamagedError after the last one if size or hash differ from the manifest, or
     if the file cannot be loaded. `seen`: the tensors of the checkpoint's files read so far."""
     manifest = found.intact
@@ -160,7 +162,7 @@ def checked(
         raise DamagedError(f"{folder}: {name} cannot be loaded: {error}") from None
 
 
-def verify(storage: Storage, found: Found) -> None:
+def verify(storage: Storage, found: CheckpointFolder) -> None:
     """Read every byte, one chunk at a time. Raises DamagedError, which names the file."""
     seen: Seen = {}
     for name in found.intact.files:
@@ -176,13 +178,13 @@ def verify(storage: Storage, found: Found) -> None:
     require_weights(found, seen)
 
 
-def require_weights(found: Found, seen: Seen) -> None:
+def require_weights(found: CheckpointFolder, seen: Seen) -> None:
     """Raise DamagedError if the files that were read contain no weights."""
     if not any(kind == "model" for kind, _ in seen):
         raise DamagedError(f"{found.folder}: its files hold no weights")
 
 
-def load(storage: Storage, found: Found, kinds: tuple[str, ...] = KINDS) -> TrainingState:
+def load(storage: Storage, found: CheckpointFolder, kinds: tuple[str, ...] = KINDS) -> TrainingState:
     """Read state.json and the tensors of `kinds`; verifies every byte that it reads."""
     from dydist.checkpoint._tensors import TrainingState, decode
 
@@ -198,14 +200,14 @@ def load(storage: Storage, found: Found, kinds: tuple[str, ...] = KINDS) -> Trai
     return TrainingState(step=manifest.step, extra=_state(storage, found), **tensors)
 
 
-def _state(storage: Storage, found: Found) -> dict[str, Any]:
+def _state(storage: Storage, found: CheckpointFolder) -> dict[str, Any]:
     try:
         return read_state(state_bytes(storage, found), found.step)
     except ValueError as error:
         raise DamagedError(f"{found.folder}: {STATE} cannot be loaded: {error}") from None
 
 
-def state_bytes(storage: Storage, found: Found) -> bytes:
+def state_bytes(storage: Storage, found: CheckpointFolder) -> bytes:
     """The verified content of state.json, even if another save has overwritten that file."""
     try:
         return _whole(storage, found, STATE)
@@ -230,7 +232,7 @@ def _embedded(storage: Storage, folder: str, manifest: Manifest) -> bytes:
     raise DamagedError(f"{folder}: {STATE} does not match its SHA-256, and no tensor file holds its bytes")
 
 
-def _whole(storage: Storage, found: Found, name: str, seen: Seen | None = None) -> bytes:
+def _whole(storage: Storage, found: CheckpointFolder, name: str, seen: Seen | None = None) -> bytes:
     try:
         return b"".join(read_checked(storage, found, name, seen))
     except DamagedError:  # believe it the second time

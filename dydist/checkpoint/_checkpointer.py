@@ -74,7 +74,7 @@ class Checkpointer:
         self._on_note = on_note
         self._clock = clock = clock or Clock()
         self._open_at = open_at
-        self._place = self._open(run.url)
+        self._store = self._open(run.url)
         self._stage: LocalStorage | None = open_stage(run.url, config.stage_dir) if is_url(run.url) else None
         self._hosts: tuple[str, ...] = ()
 
@@ -91,7 +91,7 @@ class Checkpointer:
             )
             return made
 
-        leases = [lease(self._place, LEASE, "checkpoint.url")]
+        leases = [lease(self._store, LEASE, "checkpoint.url")]
         if run.folder is not None:
             leases.insert(0, lease(LocalStorage(run.folder, durable=False), FOLDER_LEASE, "run.name"))
         self._claim = Claim(leases)
@@ -138,18 +138,18 @@ class Checkpointer:
         node = tuple(rank for rank, name in enumerate(nodes) if name == nodes[self._rank])
         if self._stage is not None and self._rank == node[0]:
             self._try_stage(lambda stage: prepare_stage(stage, self._run.url, now=self._clock.now()))
-        place = self._retrying(self._place, self._config.deadline_s, given_up=True)
-        options = candidates(agreement, place, self._stage)
+        store = self._retrying(self._store, self._config.deadline_s, given_up=True)
+        options = candidates(agreement, store, self._stage)
         if admit is not None:
-            self.run_id = agreement.on_rank0(lambda: admit(stored_run(place, self._stage, options)))
-        resume = ResumePoint(self._config.resume, job=self._run.job, agreement=agreement, place=place)
+            self.run_id = agreement.on_rank0(lambda: admit(stored_run(store, self._stage, options)))
+        resume = ResumePoint(self._config.resume, job=self._run.job, agreement=agreement, store=store)
         chosen, aside_after = resume.choose(options)
         if aside_after is not None and self._stage is not None and self._rank == node[0]:
             why = resume.why
             self._try_stage(
                 lambda stage: set_aside(stage, [f for f in staged(stage) if f.step > aside_after], why=why)
             )
-        result = newest_valid(agreement, place, self._stage, chosen, self._world_size)
+        result = newest_valid(agreement, store, self._stage, chosen, self._world_size)
         state = resume.fallback(chosen, self._retrying_at) if result is None else result[0]
         self._restored_step = state.step if result is not None and state is not None else None
         pipeline = self._start(node)
@@ -169,7 +169,7 @@ class Checkpointer:
         )
         self._node = node
         self._pipeline = Pipeline(
-            self._place,
+            self._store,
             self._stage,
             TransferContext(
                 identity=identity,
@@ -244,9 +244,9 @@ class Checkpointer:
         Not collective.
         """
         try:
-            found = survey(self._retrying(self._place, seconds))
+            found = survey(self._retrying(self._store, seconds))
         except Exception as error:
-            self._on_note(f"{self._place.url} cannot be listed: {explain(error)}", level="warning")
+            self._on_note(f"{self._store.url} cannot be listed: {explain(error)}", level="warning")
             return None
         return [item.step for item in found if item.problem is None and not item.set_aside]
 
@@ -268,14 +268,14 @@ class Checkpointer:
             self._agreement.note(problem, level="warning")
         decision = decide(statuses, final=final)
         if decision.lost is not None:
-            place, other = decision.lost
-            raise LeaseLostError(f"{place} was taken over by {other}; this run writes no more")
+            store, other = decision.lost
+            raise LeaseLostError(f"{store} was taken over by {other}; this run writes no more")
         self._given_up += pipeline.cancel(decision.cancel)
         if self._given_up and (final or self._clock.monotonic() - self._given_up_told >= GIVEN_UP_EVERY_S):
             steps = ", ".join(map(str, self._given_up[-10:]))
             self._agreement.note(
                 f"{len(self._given_up)} saves were replaced by newer ones, because saves are started faster than "
-                f"{self._place.url} can store them; last: {steps}"
+                f"{self._store.url} can store them; last: {steps}"
             )
             self._given_up, self._given_up_told = [], self._clock.monotonic()
         return decision
@@ -337,7 +337,7 @@ class Checkpointer:
             else ("there is no local copy")
         )
         how = f", or `dydist checkpoint copy {os.path.dirname(copy)} {scrub(self._run.url)}`" if copy else ""
-        raise CheckpointError(f"step {step} was not saved at {self._place.url}: {error}; {where}{how}")
+        raise CheckpointError(f"step {step} was not saved at {self._store.url}: {error}; {where}{how}")
 
     def _running(self) -> Pipeline:
         if self._pipeline is None:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from dydist.checkpoint._catalog import Found, checked, inspect, read_checked, require_weights, state_bytes
+from dydist.checkpoint._catalog import (
+    CheckpointFolder,
+    checked,
+    inspect,
+    read_checked,
+    require_weights,
+    state_bytes,
+)
 from dydist.checkpoint._content import Seen
 from dydist.checkpoint._format import STATE
 from dydist.errors import CheckpointError, DamagedError
@@ -14,7 +21,7 @@ from dydist.storage.protocol import Storage
 def copy_checkpoint(
     source: Storage,
     target: Storage,
-    found: Found,
+    found: CheckpointFolder,
     *,
     may_commit: Callable[[], None] = lambda: None,
     on_file: Callable[[str, int, bool], None] = lambda name, size, copied: None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from dydist.checkpoint._catalog import Found, inspect, survey, verify
+from dydist.checkpoint._catalog import CheckpointFolder, inspect, survey, verify
 from dydist.checkpoint._format import STATE
 from dydist.checkpoint._policy import superseded
 from dydist.errors import DamagedError
@@ -33,7 +33,7 @@ def prune(
     dry_run: bool = False,
     on_damaged: Callable[[str], None] = lambda text: None,
     trusted: set[str] | None = None,
-) -> list[Found]:
+) -> list[CheckpointFolder]:
     """Remove superseded checkpoints, and files of torn saves older than a day; returns the removed checkpoints.
 
     A checkpoint that supersedes others is read back completely before they are removed, since it may be damaged.
@@ -74,7 +74,7 @@ def prune(
     return removed
 
 
-def sweep(storage: Storage, found: list[Found], newest: Found, *, now: float) -> None:
+def sweep(storage: Storage, found: list[CheckpointFolder], newest: CheckpointFolder, *, now: float) -> None:
     """Remove files of torn saves not modified for a day, and files in the newest checkpoint that it does not list."""
 
     def old(folder: str) -> bool:

@@ -20,13 +20,13 @@ LATE_UPLOAD_S = 30.0
 
 
 class Pipeline:
-    """The saves of one process. `place`: the store; `stage`: a folder on the node's own disk, for a remote store."""
+    """The saves of one process. `stage`: a folder on the node's own disk, for a remote store."""
 
-    def __init__(self, place: Storage, stage: LocalStorage | None, context: TransferContext) -> None:
+    def __init__(self, store: Storage, stage: LocalStorage | None, context: TransferContext) -> None:
         self._context = context
-        self._url = place.url
+        self._url = store.url
         self._staging = stage is not None
-        self._transfer = Transfer(place, stage, context, self._tell)
+        self._transfer = Transfer(store, stage, context, self._tell)
         self._changed = threading.Condition()
         self._saves: list[Save] = []
         self._problems: list[str] = []
@@ -136,7 +136,7 @@ class Pipeline:
         if save is None:
             return False
         if not self._staging:
-            self._bring_to_place(save)
+            self._bring_to_store(save)
             return True
         try:
             self._transfer.to_stage(save, lambda: self._staged(save))
@@ -148,17 +148,17 @@ class Pipeline:
         """Upload one staged save, or the newest staged checkpoint whose upload failed."""
         save = self._next("staged", "uploading", late=True)
         if save is not None:
-            self._bring_to_place(save)
+            self._bring_to_store(save)
         elif self._closing:
             return False
         else:
             self._upload_newest_staged()
         return True
 
-    def _bring_to_place(self, save: Save) -> None:
+    def _bring_to_store(self, save: Save) -> None:
         """Run a save's last phase, and end the save whether or not it succeeds."""
         try:
-            self._transfer.to_place(save)
+            self._transfer.to_store(save)
         except CancelledError:
             self._end(save, "cancelled")
         except Exception as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dydist.checkpoint._catalog import Found
+from dydist.checkpoint._catalog import CheckpointFolder
 
 WAITING = ("queued", "staged")
 ACTIVE = ("writing", "uploading")
@@ -69,7 +69,7 @@ def decide(statuses: Sequence[Status], *, final: bool) -> Decision:
 
 
 def superseded(
-    found: Iterable[Found],
+    found: Iterable[CheckpointFolder],
     *,
     verified: int,
     keep: int,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from dydist.checkpoint._agreement import Agreement
-from dydist.checkpoint._catalog import Found, inspect, load, survey
+from dydist.checkpoint._catalog import CheckpointFolder, inspect, load, survey
 from dydist.checkpoint._claim import StoredRun
 from dydist.checkpoint._copy import copy_checkpoint
 from dydist.checkpoint._format import aside_file, encode_json
@@ -30,15 +30,15 @@ T = TypeVar("T")
 class Candidate:
     """A checkpoint to resume from: in the store, or only on the stages of the processes `holders`."""
 
-    found: Found
+    found: CheckpointFolder
     remote: bool
     holders: tuple[int, ...]
 
 
-def candidates(agreement: Agreement, place: Storage, stage: LocalStorage | None) -> list[Candidate]:
+def candidates(agreement: Agreement, store: Storage, stage: LocalStorage | None) -> list[Candidate]:
     """All checkpoints from which a start can choose, newest first; the same on all processes."""
-    remote: list[Found] = agreement.on_rank0(lambda: survey(place))
-    local: list[list[Found]] = agreement.gather(staged(stage)) if stage is not None else []
+    remote: list[CheckpointFolder] = agreement.on_rank0(lambda: survey(store))
+    local: list[list[CheckpointFolder]] = agreement.gather(staged(stage)) if stage is not None else []
     result = [Candidate(found=found, remote=True, holders=_holders(found, local)) for found in remote]
     known = {
         found.manifest.attempt for found in remote if found.manifest is not None and found.problem is None
@@ -51,11 +51,11 @@ def candidates(agreement: Agreement, place: Storage, stage: LocalStorage | None)
     return sorted(result, key=lambda c: (-c.found.step, not c.remote))
 
 
-def stored_run(place: Storage, stage: LocalStorage | None, options: list[Candidate]) -> StoredRun:
+def stored_run(store: Storage, stage: LocalStorage | None, options: list[Candidate]) -> StoredRun:
     """What process 0 finds in its store and on its stage."""
     run = None
     for option in options:
-        where = place if option.remote else stage if 0 in option.holders else None
+        where = store if option.remote else stage if 0 in option.holders else None
         if where is None or option.found.problem is not None:
             continue
         with contextlib.suppress(DamagedError):
@@ -64,7 +64,7 @@ def stored_run(place: Storage, stage: LocalStorage | None, options: list[Candida
     return StoredRun(steps=tuple(option.found.step for option in options), run=run)
 
 
-def _holders(found: Found, local: list[list[Found]]) -> tuple[int, ...]:
+def _holders(found: CheckpointFolder, local: list[list[CheckpointFolder]]) -> tuple[int, ...]:
     if found.manifest is None:
         return ()
     attempt = found.manifest.attempt
@@ -77,7 +77,7 @@ def _holders(found: Found, local: list[list[Found]]) -> tuple[int, ...]:
 
 def newest_valid(
     agreement: Agreement,
-    place: Storage,
+    store: Storage,
     stage: LocalStorage | None,
     options: list[Candidate],
     world_size: int,
@@ -95,19 +95,19 @@ def newest_valid(
             if problem is None and state is not None:
                 return state, option
             agreement.note(f"{found.folder} on the local stage is skipped: {problem}", level="warning")
-        if not option.remote and (everywhere or not _bring(agreement, place, stage, option)):
+        if not option.remote and (everywhere or not _bring(agreement, store, stage, option)):
             continue
-        state, problem = agreement.all_succeed(lambda found=found: load(place, found))  # type: ignore[misc]
+        state, problem = agreement.all_succeed(lambda found=found: load(store, found))  # type: ignore[misc]
         if problem is None and state is not None:
             return state, option
         agreement.note(f"{found.folder} is skipped: {problem}", level="warning")
     return None
 
 
-def _bring(agreement: Agreement, place: Storage, stage: LocalStorage | None, option: Candidate) -> bool:
+def _bring(agreement: Agreement, store: Storage, stage: LocalStorage | None, option: Candidate) -> bool:
     """Upload a checkpoint that exists on one node only, so that all processes can read it. Returns success."""
     try:
-        agreement.on_rank(option.holders[0], lambda: copy_checkpoint(stage, place, option.found))  # type: ignore[arg-type]
+        agreement.on_rank(option.holders[0], lambda: copy_checkpoint(stage, store, option.found))  # type: ignore[arg-type]
     except CheckpointError as error:
         agreement.note(
             f"{option.found.folder} lies on one node alone and cannot be uploaded, so it is skipped: {error}",
@@ -117,7 +117,7 @@ def _bring(agreement: Agreement, place: Storage, stage: LocalStorage | None, opt
     return True
 
 
-def set_aside(storage: Storage, found: list[Found], *, why: str) -> None:
+def set_aside(storage: Storage, found: list[CheckpointFolder], *, why: str) -> None:
     """Mark checkpoints so that they are not chosen automatically, since the user resumes from an earlier one."""
     mark = encode_json({"why": why, "at": time.time()})
     for item in found:
@@ -125,7 +125,7 @@ def set_aside(storage: Storage, found: list[Found], *, why: str) -> None:
             storage.write(f"{item.folder}/{aside_file(item.manifest.attempt)}", lambda: [mark])
 
 
-def undo_set_aside(storage: Storage, found: list[Found]) -> None:
+def undo_set_aside(storage: Storage, found: list[CheckpointFolder]) -> None:
     """Remove the marks of checkpoints that were set aside."""
     for item in found:
         if item.manifest is not None and item.set_aside:
@@ -134,26 +134,26 @@ def undo_set_aside(storage: Storage, found: list[Found]) -> None:
 
 def find_source(
     storage_at: Callable[[str], Storage], url: str, *, field: str = "checkpoint.resume"
-) -> tuple[str, list[Found]]:
+) -> tuple[str, list[CheckpointFolder]]:
     """The store that a URL names, and its checkpoints, newest first: all, or the one whose folder it names.
 
     Raises UserError, which names `field`, if there is none.
     """
     parent, _, last = url.rstrip("/").rpartition("/")
     if step_of(last) is not None:
-        place, found = parent, [inspect(storage_at(parent), last)]
+        store, found = parent, [inspect(storage_at(parent), last)]
     else:
-        place, found = url, survey(storage_at(url))
+        store, found = url, survey(storage_at(url))
     if not any(item.problem is None for item in found):
         why = f"; {found[0].folder}: {found[0].problem}" if found else ""
         raise UserError(
-            f"{field}: no valid checkpoint at {scrub(url)}{why}; give a place or a step's folder, such as "
+            f"{field}: no valid checkpoint at {scrub(url)}{why}; give a store or a step's folder, such as "
             f"{scrub(url.rstrip('/'))}/step-000001234; `dydist checkpoint list {scrub(parent or url)}` shows them"
         )
-    return place, [item for item in found if item.problem is None]
+    return store, [item for item in found if item.problem is None]
 
 
-def load_weights(storage: Storage, found: list[Found]) -> TrainingState:
+def load_weights(storage: Storage, found: list[CheckpointFolder]) -> TrainingState:
     """The weights of the newest valid checkpoint, as the state of a run at step 0.
 
     Raises DamagedError if none is valid.

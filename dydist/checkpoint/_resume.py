@@ -20,11 +20,11 @@ class ResumePoint:
     """The choice of one start. `resume`: auto, never, a step, or another run's path or URL. Methods are
     collective."""
 
-    def __init__(self, resume: str, *, job: str, agreement: Agreement, place: Storage) -> None:
+    def __init__(self, resume: str, *, job: str, agreement: Agreement, store: Storage) -> None:
         self._resume = resume
         self._job = job
         self._agreement = agreement
-        self._place = place
+        self._store = store
 
     @property
     def why(self) -> str:
@@ -36,7 +36,7 @@ class ResumePoint:
 
         Raises UserError if the requested step is not in the store.
         """
-        resume, agreement, place = self._resume, self._agreement, self._place
+        resume, agreement, store = self._resume, self._agreement, self._store
         live = [option for option in options if not option.found.set_aside]
         newest = next((o.found.manifest for o in live if o.found.manifest and o.found.problem is None), None)
         own = newest is not None and bool(self._job) and newest.job == self._job
@@ -47,15 +47,15 @@ class ResumePoint:
         if resume != "never" and not chosen:
             there = ", ".join(str(option.found.step) for option in options[:10]) or "none"
             raise UserError(
-                f"checkpoint.resume: no step {step} at {place.url}; there are: {there}; use one, or auto"
+                f"checkpoint.resume: no step {step} at {store.url}; there are: {there}; use one, or auto"
             )
-        agreement.on_rank0(lambda: undo_set_aside(place, [o.found for o in chosen if o.remote]))
+        agreement.on_rank0(lambda: undo_set_aside(store, [o.found for o in chosen if o.remote]))
         later = [option.found for option in live if option.found.step > step]
         if not later:
             return chosen, None
-        agreement.note(f"{len(later)} checkpoints after step {max(step, 0)} are set aside at {place.url}")
+        agreement.note(f"{len(later)} checkpoints after step {max(step, 0)} are set aside at {store.url}")
         remote = [o.found for o in live if o.remote and o.found.step > step]
-        agreement.on_rank0(lambda: set_aside(place, remote, why=self.why))
+        agreement.on_rank0(lambda: set_aside(store, remote, why=self.why))
         return chosen, step
 
     def fallback(self, chosen: list[Candidate], storage_at: Callable[[str], Storage]) -> TrainingState | None:
@@ -63,7 +63,7 @@ class ResumePoint:
 
         Raises UserError if the requested step is damaged, or the other run has no valid checkpoint.
         """
-        agreement, url = self._agreement, self._place.url
+        agreement, url = self._agreement, self._store.url
         if whole_number(self._resume) is not None and chosen:
             raise UserError(
                 f"checkpoint.resume: step {self._resume} at {url} is damaged; use another step, or auto"

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from dydist.checkpoint._catalog import Found, survey, verify
+from dydist.checkpoint._catalog import CheckpointFolder, survey, verify
 from dydist.checkpoint._format import encode_json
 from dydist.errors import DamagedError
 from dydist.private_files import NotPrivateError, check_private, private_folder
@@ -91,7 +91,7 @@ def prune_stage(stage: LocalStorage, keep: int, *, staged_step: int, trusted: se
             stage.delete_folder(found.folder)
 
 
-def _is_whole(stage: LocalStorage, found: Found, trusted: set[str]) -> bool:
+def _is_whole(stage: LocalStorage, found: CheckpointFolder, trusted: set[str]) -> bool:
     if found.manifest is None or found.problem is not None:
         return False
     if found.manifest.attempt not in trusted:
@@ -103,7 +103,7 @@ def _is_whole(stage: LocalStorage, found: Found, trusted: set[str]) -> bool:
     return True
 
 
-def staged(stage: LocalStorage | None) -> list[Found]:
+def staged(stage: LocalStorage | None) -> list[CheckpointFolder]:
     """Complete checkpoints on the stage, newest first."""
     return [found for found in survey(stage) if found.problem is None] if stage is not None else []
 

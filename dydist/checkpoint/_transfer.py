@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
-from dydist.checkpoint._catalog import Found, verify
+from dydist.checkpoint._catalog import CheckpointFolder, verify
 from dydist.checkpoint._context import TransferContext
 from dydist.checkpoint._copy import copy_checkpoint
 from dydist.checkpoint._housekeeping import prune, remove_attempt
@@ -25,29 +25,29 @@ TIDYING_S = 10.0
 
 
 class Transfer:
-    """Writes the saves of one process. `place`: the store; `stage`: a folder on the node's disk, for a remote store.
+    """Writes the saves of one process. `stage`: a folder on the node's disk, for a remote store.
 
     `tell`: reports a failure of this process to the user.
     """
 
     def __init__(
         self,
-        place: Storage,
+        store: Storage,
         stage: LocalStorage | None,
         context: TransferContext,
         tell: Callable[[str], None],
     ) -> None:
-        self._place = place
+        self._store = store
         self._stage = stage
         self._context = context
         self._tell = tell
         self._read_back: set[str] = set()
         self._staged_back: set[str] = set()
 
-    def to_place(self, save: Save) -> None:
+    def to_store(self, save: Save) -> None:
         """Write this process's share to the store; process 0 then waits for the others and commits."""
         identity = self._context.identity
-        storage = self._retrying(self._place, save, save.deadline)
+        storage = self._retrying(self._store, save, save.deadline)
         if not save.sources:
             save.sources = save.files([identity.rank], identity.world_size, with_state=identity.rank == 0)
         write_part(storage, save, save.sources, identity.rank)
@@ -101,7 +101,7 @@ class Transfer:
         context = self._context
         began = context.clock.monotonic()
         target = Retrying(
-            self._place,
+            self._store,
             deadline=began + context.deadline_s,
             clock=context.clock.monotonic,
             cancelled=cancelled,
@@ -112,7 +112,7 @@ class Transfer:
                 context.on_record(
                     CheckpointRecord(
                         step=left.step,
-                        url=self._place.url,
+                        url=self._store.url,
                         bytes=left.bytes,
                         pause_s=0.0,
                         commit_s=context.clock.monotonic() - began,
@@ -125,7 +125,7 @@ class Transfer:
             return False
         return True
 
-    def _newest_staged(self) -> Found | None:
+    def _newest_staged(self) -> CheckpointFolder | None:
         """The newest staged checkpoint that can be loaded; reports damaged newer ones."""
         assert self._stage is not None
         for found in staged(self._stage):
@@ -142,7 +142,7 @@ class Transfer:
         """After a commit: remove the files of the attempts `torn` (folder and attempt), verify the new checkpoint,
         and remove those that it supersedes. Returns False if interrupted."""
         context = self._context
-        storage = self._retrying(self._place, save, context.clock.monotonic() + TIDYING_S, cancelled)
+        storage = self._retrying(self._store, save, context.clock.monotonic() + TIDYING_S, cancelled)
         try:
             for folder, attempt in torn:
                 remove_attempt(storage, folder, attempt)

@@ -15,7 +15,7 @@ from dydist.config.types import Count, FilePath, Index
 from dydist.text.display import cell, console, plain, show, tell
 
 if TYPE_CHECKING:
-    from dydist.checkpoint import Found, Retrying
+    from dydist.checkpoint import CheckpointFolder, Retrying
 
 Url = Annotated[FilePath, Positional, arg(metavar="FOLDER|URL")]
 
@@ -250,7 +250,7 @@ def open_place(url: str, options: Mapping[str, Any], *, field: str = "url") -> R
     )
 
 
-def _find(url: str, step: Index | None, options: str) -> tuple[Retrying, list[Found]]:
+def _find(url: str, step: Index | None, options: str) -> tuple[Retrying, list[CheckpointFolder]]:
     """The checkpoints of a store or a step's folder. Raises UserError if there are none."""
     from dydist.checkpoint import inspect, survey
     from dydist.errors import UserError
@@ -268,7 +268,7 @@ def _find(url: str, step: Index | None, options: str) -> tuple[Retrying, list[Fo
     return storage, found
 
 
-def _facts(item: Found) -> dict[str, Any]:
+def _facts(item: CheckpointFolder) -> dict[str, Any]:
     manifest = item.manifest
     return {
         "step": item.step,
@@ -286,7 +286,7 @@ def _facts(item: Found) -> dict[str, Any]:
     }
 
 
-def _show(url: str, found: list[Found], *, json: bool) -> int:
+def _show(url: str, found: list[CheckpointFolder], *, json: bool) -> int:
     if json:
         print(json_module.dumps([_facts(item) for item in found], indent=1))
         return 0

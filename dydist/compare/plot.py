@@ -23,12 +23,12 @@ EPOCH = "epoch"
 def draw(rows: Sequence[Row], baseline: str, split: str) -> bytes:
     """A PNG, 1600 pixels wide, best row on top. Raises UserError if matplotlib is missing."""
     figure, axes = _figure(1.4 + 0.45 * len(rows))
-    for place, row in enumerate(reversed(rows)):
+    for height, row in enumerate(reversed(rows)):
         colour = "C1" if row.label == baseline else "C0"
         percent = [100 * accuracy for accuracy in row.accuracies]
         axes.plot(
             percent,
-            [place] * len(percent),
+            [height] * len(percent),
             "o",
             color=colour,
             markersize=6,
@@ -37,7 +37,7 @@ def draw(rows: Sequence[Row], baseline: str, split: str) -> bytes:
         )
         reach = confidence_half_width(percent)
         axes.errorbar(
-            statistics.fmean(percent), place, xerr=reach, fmt="|", color=colour, capsize=4, markersize=14
+            statistics.fmean(percent), height, xerr=reach, fmt="|", color=colour, capsize=4, markersize=14
         )
     labels = [
         f"{display.figure(row.label)}\n{row.parameters / 1e6:.2f} M parameters, n = {row.runs}"

@@ -153,9 +153,9 @@ def _blend(own: Tensor, others: Tensor, share: Tensor) -> Tensor:
 
 def _inside(boxes: Tensor, size: int) -> Tensor:
     """bool [N, 1, size, size]: true inside each row's (top, bottom, left, right)."""
-    place = torch.arange(size, device=boxes.device)
-    rows = (place >= boxes[:, 0:1]) & (place < boxes[:, 1:2])
-    columns = (place >= boxes[:, 2:3]) & (place < boxes[:, 3:4])
+    position = torch.arange(size, device=boxes.device)
+    rows = (position >= boxes[:, 0:1]) & (position < boxes[:, 1:2])
+    columns = (position >= boxes[:, 2:3]) & (position < boxes[:, 3:4])
     return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 

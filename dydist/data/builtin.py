@@ -49,9 +49,9 @@ def _digit_rows(labels: tuple[int, ...]) -> dict[str, np.ndarray]:
     rng = generator(0, "digits split")
     by_digit = [rng.permutation(np.flatnonzero(np.array(labels) == digit)) for digit in range(10)]
     ranked = sorted(
-        ((place + 0.5) / len(rows), digit, row)
+        ((index + 0.5) / len(rows), digit, row)
         for digit, rows in enumerate(by_digit)
-        for place, row in enumerate(rows)
+        for index, row in enumerate(rows)
     )
     order = np.array([row for _, _, row in ranked])
     return {"test": np.sort(order[:DIGITS_TEST]), "train": np.sort(order[DIGITS_TEST:])}

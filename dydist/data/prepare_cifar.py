@@ -63,17 +63,17 @@ def open_cifar(
     replaces both. Raises UserError.
     """
     root = data_root(layout, Path(os.path.expanduser(root)))
-    places = [cache_dir] if cache_dir is not None else trusted([root / CACHE_FOLDER, user_cache(root)], root)
+    folders = [cache_dir] if cache_dir is not None else trusted([root / CACHE_FOLDER, user_cache(root)], root)
     if _complete(layout, root, allow_download=allow_download):
-        places = [
-            place
-            for place in places
-            if trusted([_converted(layout, root, place)], root, root / layout.folder)
+        folders = [
+            folder
+            for folder in folders
+            if trusted([_converted(layout, root, folder)], root, root / layout.folder)
         ]
-        for place in places:
-            if (found := open_cached(_converted(layout, root, place))) is not None:
+        for folder in folders:
+            if (found := open_cached(_converted(layout, root, folder))) is not None:
                 return found
-    cache = writable(places)
+    cache = writable(folders)
     with locked(cache / f"{layout.name}.lock", layout.name, progress):
         if not _complete(layout, root, allow_download=allow_download):
             download(layout, root, progress=progress)

@@ -32,9 +32,9 @@ def rendezvous(process: Process, *, timeout_s: float, stop_requested: Callable[[
     exited.
     """
     deadline = time.monotonic() + timeout_s
-    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     serves = process.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    store = _connect(process, place, serves, deadline, stop_requested)
+    store = _connect(process, address, serves, deadline, stop_requested)
     try:
         if store.add(_ARRIVED, 1) == process.world_size:
             store.compare_set(_DECISION, "", "go")
@@ -43,7 +43,7 @@ def rendezvous(process: Process, *, timeout_s: float, stop_requested: Callable[[
                 store.compare_set(_DECISION, "", "stop")
             elif time.monotonic() > deadline:
                 came = store.add(_ARRIVED, 0)
-                raise _late(place, f"{came} of {process.world_size} processes came")
+                raise _late(address, f"{came} of {process.world_size} processes came")
             else:
                 time.sleep(ROUND_S)  # not `store.wait`, which logs a warning every round
         if store.get(_DECISION) == b"go":
@@ -55,7 +55,7 @@ def rendezvous(process: Process, *, timeout_s: float, stop_requested: Callable[[
     except DistError as error:
         if not stop_requested():
             raise ConnectionError(
-                f"rendezvous: process 0 left {place[0]}:{place[1]} before all {process.world_size} processes were "
+                f"rendezvous: process 0 left {address[0]}:{address[1]} before all {process.world_size} processes were "
                 "there; its output says why"
             ) from error
     raise StopRequestedError
@@ -63,26 +63,28 @@ def rendezvous(process: Process, *, timeout_s: float, stop_requested: Callable[[
 
 def _connect(
     process: Process,
-    place: tuple[str, int],
+    address: tuple[str, int],
     serves: bool,
     deadline: float,
     stop_requested: Callable[[], bool],
 ) -> Store:
     if serves:
-        return TCPStore(*place, process.world_size, True, wait_for_workers=False, multi_tenant=True)
+        return TCPStore(*address, process.world_size, True, wait_for_workers=False, multi_tenant=True)
     while True:
         # first with a plain socket, since torch logs every attempt
-        with suppress(OSError, DistError), socket.create_connection(place, timeout=CONNECT_S):
-            return TCPStore(*place, process.world_size, timeout=timedelta(seconds=5), wait_for_workers=False)
+        with suppress(OSError, DistError), socket.create_connection(address, timeout=CONNECT_S):
+            return TCPStore(
+                *address, process.world_size, timeout=timedelta(seconds=5), wait_for_workers=False
+            )
         if stop_requested():
             raise StopRequestedError
         if time.monotonic() > deadline:
-            raise _late(place, "nobody answered")
+            raise _late(address, "nobody answered")
         time.sleep(ROUND_S)
 
 
-def _late(place: tuple[str, int], what: str) -> TimeoutError:
+def _late(address: tuple[str, int], what: str) -> TimeoutError:
     return TimeoutError(
-        f"rendezvous: {what} at {place[0]}:{place[1]} within parallel.timeout_s; look at the output of the "
+        f"rendezvous: {what} at {address[0]}:{address[1]} within parallel.timeout_s; look at the output of the "
         "processes that are missing, or raise parallel.timeout_s"
     )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dydist.checkpoint import DamagedError, Found, Storage, TrainingState, find_source, load
+from dydist.checkpoint import CheckpointFolder, DamagedError, Storage, TrainingState, find_source, load
 from dydist.config import Config
 from dydist.config.reader import from_dict
 from dydist.data import open_dataset
@@ -121,7 +121,9 @@ def temperature_at(config: Config, data: DataDescription, step: int) -> float:
     )
 
 
-def _candidates(where: str, open_place: OpenPlace, step: int | None) -> tuple[Storage, list[Found]]:
+def _candidates(
+    where: str, open_place: OpenPlace, step: int | None
+) -> tuple[Storage, list[CheckpointFolder]]:
     """The store and its valid checkpoints that `where` and `step` select, in order of preference."""
     url, folder, options = place_of(where, field="checkpoint")
     source = url if folder is None else f"{url}/{folder}"
@@ -139,8 +141,8 @@ def _candidates(where: str, open_place: OpenPlace, step: int | None) -> tuple[St
 
 
 def _read(
-    storage: Storage, found: list[Found], kind: str, note: Callable[[str], None]
-) -> tuple[str, Found, TrainingState]:
+    storage: Storage, found: list[CheckpointFolder], kind: str, note: Callable[[str], None]
+) -> tuple[str, CheckpointFolder, TrainingState]:
     """Load one kind of tensors from the first of `found` that is valid."""
     problem: DamagedError | None = None
     for item in found:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from dydist.checkpoint import (
+    CheckpointFolder,
     DamagedError,
-    Found,
     NewerFormatError,
     inspect,
     load,
@@ -36,7 +36,7 @@ def place(tmp_path: Path) -> LocalStorage:
     return LocalStorage(tmp_path / "place")
 
 
-def read_all(storage: LocalStorage) -> Found:
+def read_all(storage: LocalStorage) -> CheckpointFolder:
     """Trust a checkpoint only after every byte was compared."""
     found = inspect(storage, FOLDER)
     verify(storage, found)

@@ -18,9 +18,9 @@ _STOPS = np.array(
 def colours(values: np.ndarray) -> np.ndarray:
     """Values 0 to 1 of any shape → colours uint8 [..., 3]; NaN is grey."""
     known = np.nan_to_num(np.clip(values, 0.0, 1.0))
-    place = known * (len(_STOPS) - 1)
-    low = np.minimum(place.astype(int), len(_STOPS) - 2)
-    part = (place - low)[..., None]
+    position = known * (len(_STOPS) - 1)
+    low = np.minimum(position.astype(int), len(_STOPS) - 2)
+    part = (position - low)[..., None]
     mixed = _STOPS[low] * (1 - part) + _STOPS[low + 1] * part
     mixed[np.isnan(values)] = 128
     rounded: np.ndarray = np.rint(mixed).astype(np.uint8)
@@ -67,8 +67,8 @@ def table(
     if columns:
         for (row, column), value in np.ndenumerate(values):
             if value >= 0.005:
-                place = (left + column * cell[0] + 6, top + row * cell[1] + (cell[1] - 11) / 2)
-                draw.text(place, f"{value:.0%}", fill=(0, 0, 0) if value > 0.5 else (255, 255, 255))
+                position = (left + column * cell[0] + 6, top + row * cell[1] + (cell[1] - 11) / 2)
+                draw.text(position, f"{value:.0%}", fill=(0, 0, 0) if value > 0.5 else (255, 255, 255))
     for number, name in enumerate(columns):
         draw.text((left + number * cell[0] + 2, 1), name[: max(1, cell[0] // 6)], fill=(0, 0, 0))
     return np.asarray(canvas)
