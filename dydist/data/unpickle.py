@@ -39,7 +39,7 @@ def read_pickled_dict(path: Path) -> dict[str, Any]:
             file.seek(0)
             content = _Unpickler(file, encoding="bytes").load()  # keeps Python 2's str, the images, as bytes
             if not isinstance(content, dict):
-                raise pickle.UnpicklingError("holds no dict")
+                raise pickle.UnpicklingError(f"holds a {type(content).__name__}, not a dict")
             return {_text(key): _finished(value) for key, value in content.items()}
         except (pickle.UnpicklingError, OSError):
             raise
