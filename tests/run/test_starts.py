@@ -114,9 +114,10 @@ def test_notes_of_a_start_are_told_once_and_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_a_divergence_is_told_once_with_the_step_to_go_back_to(world_size: int, tmp_path: Path) -> None:
-    train(flags(tmp_path, "run", *FEW), 1, tmp_path / "log")
+    calm = ("--optim.kernel_lr", "1", "--optim.kernel_decay", "1")
+    train(flags(tmp_path, "run", *FEW, *calm), 1, tmp_path / "log")
     every = ("--checkpoint.every_steps", "1", "--checkpoint.keep", "99", "--train.max_steps", "30")
-    wild = ("--optim.lr", "1e5", "--optim.warmup_epochs", "0")
+    wild = (*calm, "--optim.lr", "1e5", "--optim.warmup_epochs", "0")
     text = train(flags(tmp_path, "run", *FEW, *every, *wild), world_size, tmp_path / "log2", code=1)
     assert text.count("Try a lower optim.lr") == 1, text
     message = json.loads((tmp_path / "run" / "status.json").read_text())["message"]
@@ -127,7 +128,7 @@ def test_a_divergence_is_told_once_with_the_step_to_go_back_to(world_size: int, 
     else:
         assert "The newest checkpoint, step 6, is from before that" in message
     assert message in text
-    back = flags(tmp_path, "run", *FEW, "--checkpoint.resume", STEPS, "--train.max_steps", "9")
+    back = flags(tmp_path, "run", *FEW, "--checkpoint.resume", STEPS, "--train.max_steps", "9", *calm)
     train(back, 1, tmp_path / "log3")
     assert metrics(tmp_path / "run")[-1]["loss"] < 10
 
