@@ -130,7 +130,7 @@ def test_publish_replaces(storage: Storage) -> None:
 
 def test_a_connection_is_not_pickled(storage: Storage) -> None:
     if "://" in storage.url:
-        with pytest.raises(TypeError, match="open the place there"):
+        with pytest.raises(TypeError, match="open the store there"):
             pickle.dumps(storage)
 
 

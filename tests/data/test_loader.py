@@ -62,7 +62,7 @@ def test_starting_in_the_middle_and_owning_fewer_shards_changes_nothing(dataset:
 def test_starting_late_reads_nothing_of_what_came_before(dataset: ImageDataset) -> None:
     class Counting:
         def __init__(self, images: np.ndarray) -> None:
-            self.images, self.reads = images, 0
+            self.images, self.reads, self.shape = images, 0, images.shape
 
         def __getitem__(self, rows: np.ndarray) -> np.ndarray:
             self.reads += len(rows)

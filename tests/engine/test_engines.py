@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from dydist.config import Config, DataConfig, ModelConfig, OptimConfig, ParallelConfig, TrainConfig
 from dydist.data import ImageDataset, open_dataset
@@ -15,6 +16,7 @@ from dydist.data.loader import ShardedLoader, StepBatch
 from dydist.data.order import Order
 from dydist.engine import Engine, Votes, World, build_engine, start_world
 from dydist.engine.core import TorchEngine
+from dydist.engine.forward import shard_forward
 from dydist.run.session import build_model_for
 
 
@@ -144,7 +146,8 @@ def test_a_loaded_engine_goes_on_bit_for_bit(reduce: str, world: World) -> None:
     other, dataset, order = make(replace(config, seed=99), world)
     averaged = {name: tensor.clone() for name, tensor in (half.averaged_state() or {}).items()}
     other.load(half.model_state(), half.optimizer_state(), averaged, half.extra_state())
-    other.config = config  # type: ignore[attr-defined]
+    assert isinstance(other, TorchEngine)
+    other.forward = shard_forward(config, other.model)
     order = replace(order, seed=config.seed)
     for batch in batches(config, dataset, order, 2, 4):
         other.train_step(batch, lr=config.optim.lr, temperature=5.0, votes=Votes())()
@@ -202,20 +205,28 @@ def test_a_missing_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_dropout_is_drawn_for_each_shard_and_keeps_the_mean(world: World) -> None:
     config = configure(model={"dropout": 0.25, "width": 1.0}, parallel={"reduce": "fast"})
-    engine, dataset, order = make(config, world)
-    assert isinstance(engine, TorchEngine)
+    _, dataset, order = make(config, world)
     (batch,) = batches(config, dataset, order, 0, 1)
     (group,) = batch.groups
-    mask = engine._dropout_mask(group, step=0)
-    assert mask is not None
+    masks: list[Tensor] = []
+
+    def network(images: Tensor, *, dropout_mask: Tensor) -> Tensor:
+        masks.append(dropout_mask)
+        return images
+
+    network.features = 512  # type: ignore[attr-defined]
+    forward = shard_forward(config, network)  # type: ignore[arg-type]
+    for one, step in (
+        (group, 0),
+        (replace(group, shards=(2,), labels=group.labels[2::4], images=group.images[2::4]), 0),
+        (group, 1),
+    ):
+        forward(network, one, step)  # type: ignore[arg-type]
+    mask, alone, other = masks
     assert mask.shape == (24, 512)
     assert sorted(mask.unique().tolist()) == pytest.approx([0, 1 / 0.75])
     assert float(mask.mean()) == pytest.approx(1, abs=0.02)
-    alone = engine._dropout_mask(replace(group, shards=(2,), labels=group.labels[2::4]), step=0)
-    assert alone is not None
     assert torch.equal(mask[2::4], alone)
-    other = engine._dropout_mask(group, step=1)
-    assert other is not None
     assert not torch.equal(mask, other)
 
 

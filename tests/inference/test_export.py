@@ -177,7 +177,7 @@ def test_the_card_says_what_the_run_logged(
     assert "host" not in card["trained_with"]
     for private in (run_dir, model.config.data.root):
         assert str(private) not in json.dumps(card)
-    logged = export_trained(replace(model, accuracy=0.25), "safetensors", tmp_path / "a.safetensors")
+    logged = export_trained(replace(model, test_accuracy=0.25), "safetensors", tmp_path / "a.safetensors")
     assert "| test accuracy | 25.00 % |" in logged.card_markdown.read_text()
 
 

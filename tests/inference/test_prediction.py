@@ -15,6 +15,7 @@ from dydist.cli.main import main
 from dydist.data.augment import normalise
 from dydist.errors import UserError
 from dydist.inference import TrainedModel, predict
+from dydist.models import static_resnet18
 
 COUNT = 70
 """More than one batch."""
@@ -62,7 +63,7 @@ def test_attention_is_each_layers_mixture(
     out = capsys.readouterr().out
     assert out.startswith(f"{files[0]}  ")
     assert f"layer4.1.conv2         {' '.join(f'{w:.3f}' for w in first['layer4.1.conv2'])}" in out
-    static = replace(model, config=replace(model.config, model=replace(model.config.model, kind="static")))
+    static = replace(model, network=static_resnet18(10, width=0.0625))
     with pytest.raises(UserError, match="--attention: this network is static"):
         list(predict(static, [], attention=True))
 
