@@ -104,6 +104,8 @@ class Loop:
         stopped = False
         pending: deque[tuple[StepRecord, Callable[[], StepSums]]] = deque()
         self._saved_at = self._window_began = self._clock()
+        if start < self.total_steps:  # a finished run that goes on: what it had is no longer that of its end
+            progress = replace(progress, test_accuracy=None)
         with ShardedLoader(
             self.splits.train,
             self.config.data,
@@ -158,7 +160,8 @@ class Loop:
     def evaluate(self, progress: Progress) -> Progress:
         """Evaluate the weights, and the averaged weights if any; report to the monitor.
 
-        With a validation split on that one, and at the end of the run on the test split too.
+        With a validation split on that one, and at the end of the run on the test split too. The run's test accuracy is
+        then that of the weights or of the averaged ones: those with the higher validation accuracy.
         """
         step = progress.step
         progress = replace(progress, last_accuracy=None, evaluated_step=step)
@@ -178,14 +181,15 @@ class Loop:
             )
             if not ema:
                 self._probe.end_evaluation(step)
+            better = progress.last_accuracy is None or accuracy > progress.last_accuracy
             progress = replace(
                 progress,
                 best_accuracy=max(accuracy, progress.best_accuracy or 0.0),
                 last_accuracy=max(accuracy, progress.last_accuracy or 0.0),
             )
             if self.splits.validation is not None and step == self.total_steps:
-                accuracy = self._evaluate_on(self.splits.test, predict, step, ema=ema, observe=None)
-                progress = replace(progress, test_accuracy=max(accuracy, progress.test_accuracy or 0.0))
+                tested = self._evaluate_on(self.splits.test, predict, step, ema=ema, observe=None)
+                progress = replace(progress, test_accuracy=tested) if better else progress
         self._window_began, self._window_wait, self._window_steps = self._clock(), 0.0, 0
         return progress
 

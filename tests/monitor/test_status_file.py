@@ -43,6 +43,18 @@ def test_status_follows_the_run(tmp_path: Path) -> None:
     assert read(path)["state"] == "done"
 
 
+def test_averaged_weights_on_the_test_split_do_not_replace_their_validation_accuracy(tmp_path: Path) -> None:
+    status = StatusFile(tmp_path / "status.json", world_size=1, heartbeat_s=FOREVER)
+    for split, ema, accuracy in (
+        *(("validation", False, 0.7), ("test", False, 0.6)),
+        *(("validation", True, 0.8), ("test", True, 0.9)),
+    ):
+        status.evaluation(evaluation_record(10, accuracy, split=split, ema=ema))
+    told = read(tmp_path / "status.json")
+    assert (told["accuracy"], told["test_accuracy"], told["ema_accuracy"]) == (0.7, 0.6, 0.8)
+    status.close(summary())
+
+
 def test_the_heartbeat_goes_on_without_records(tmp_path: Path) -> None:
     beats = threading.Semaphore(0)
 

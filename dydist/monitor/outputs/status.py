@@ -80,10 +80,12 @@ class StatusFile(NullMonitor):
         )  # fmt: skip
 
     def evaluation(self, record: EvaluationRecord) -> None:
+        tests = record.split == "test" and self._values["split"] == "validation"
         if record.ema:
-            self._set(ema_accuracy=record.accuracy, progressed=self._now())
+            if not tests:
+                self._set(ema_accuracy=record.accuracy, progressed=self._now())
             return
-        if record.split == "test" and self._values["split"] == "validation":
+        if tests:
             self._set(test_accuracy=record.accuracy, progressed=self._now())
             return
         best = self._values["best_accuracy"]
