@@ -8,6 +8,7 @@ Only looks; `convert` reads the files.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -22,6 +23,8 @@ from dydist.text.display import plain
 
 TEST_FOLDERS = ("val", "valid", "validation", "test")
 """Names of the folder for evaluation, beside `train`. The first that exists is used."""
+SPLIT_NAMES = frozenset({"train", "training", "test", "testing", *TEST_FOLDERS})
+"""Names of folders, in lower case, that are splits rather than classes where there are several."""
 SHOWN = 20
 """Names in a message; the others are counted."""
 
@@ -89,6 +92,12 @@ def _find(root: Path, test_fraction: float, seed: int) -> Found:
     inside = _folders(root)
     others = [name for name in TEST_FOLDERS if name in inside]
     given = "train" in inside and not set(inside) - {"train", *TEST_FOLDERS}
+    looks = [name for name in inside if name.casefold() in SPLIT_NAMES]
+    if not given and len(looks) > 1:
+        raise UserError(
+            f"data.root: {listed(looks)} in {shown(root)} look like splits, and not like classes; name them train and "
+            "val, and move other folders away"
+        )
     top = "train" if given else ""
     classes = _folders(root / top)
     if len(classes) < 2:
@@ -105,6 +114,10 @@ def _find(root: Path, test_fraction: float, seed: int) -> Found:
     test: list[Source] = []
     if given and others:
         evaluated = _folders(root / others[0])
+        if not evaluated:
+            raise UserError(
+                f"data.root: {shown(root / others[0])} holds no class folders; give it those of train/, or remove it"
+            )
         if unknown := sorted(set(evaluated) - set(classes)):
             raise UserError(
                 f"data.root: {shown(root / others[0])} has classes that train/ lacks: {listed(unknown)}; give both the "
@@ -116,7 +129,7 @@ def _find(root: Path, test_fraction: float, seed: int) -> Found:
             f"data.root: {len(links):,} links in {shown(root)} lead nowhere: {listed(links)}; remove them, or restore "
             "what they point at"
         )
-    if not test:
+    if not (given and others):
         train, test = _divided(train, len(classes), test_fraction, seed)
     ordered = {
         name: tuple(sorted(sources, key=lambda one: _rank(0, one.path)))
@@ -126,9 +139,17 @@ def _find(root: Path, test_fraction: float, seed: int) -> Found:
 
 
 def _folders(folder: Path) -> list[str]:
-    """Names of the visible folders in a folder, sorted by code point. Raises OSError."""
+    """Names of the visible folders in a folder, sorted by code point. Raises OSError, also for links to nothing."""
+    found = []
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if not _hidden(entry.name) and entry.is_dir())
+        for entry in entries:
+            if _hidden(entry.name):
+                continue
+            if entry.is_symlink() and not os.path.exists(entry.path):
+                raise FileNotFoundError(errno.ENOENT, "the link leads nowhere", entry.path)
+            if entry.is_dir():
+                found.append(entry.name)
+    return sorted(found)
 
 
 def _sources(

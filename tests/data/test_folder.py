@@ -139,6 +139,19 @@ def test_what_is_hidden_linked_nested_or_no_image(tmp_path: Path) -> None:
             "2 links in",
         ),
         (lambda root: pictures(root, "ant", os.fsdecode(b"\xff")), r"not UTF-8: \xff"),
+        (
+            lambda root: (pictures(root / "train", "ant", "bee"), picture(root / "val" / "1.png", 1)),
+            "/val holds no class folders",
+        ),
+        (
+            lambda root: (pictures(root / "Training", "a", "b"), pictures(root / "Testing", "a", "b")),
+            "Testing, Training in",
+        ),
+        (
+            lambda root: [pictures(root / name, "a", "b") for name in ("train", "val", "to predict")],
+            "train, val in",
+        ),
+        (lambda root: (pictures(root, "ant", "bee") / "cow").symlink_to("gone"), "the link leads nowhere"),
     ],
 )
 def test_a_folder_that_cannot_be_meant_is_refused(make: Any, said: str, tmp_path: Path) -> None:
