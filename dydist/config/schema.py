@@ -90,7 +90,7 @@ class DataConfig:
     """Folder with cifar-10-batches-py/ or cifar-100-python/ (downloaded when missing), or class folders, or .npz."""
     factory: str | None = None
     """Function package.module:function(split, **options) that returns images and labels, with name=factory."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict, hash=False, metadata={"open": True})
     """Keyword arguments of `factory`."""
     side: int = 64
     """Height and width to which the images of a folder are scaled."""

@@ -17,6 +17,7 @@ from dydist.config.reader import fields, from_dict, read_config, to_yaml
 from dydist.config.rules import check_config
 from dydist.config.types import is_path
 from dydist.errors import UserError
+from dydist.run.folder import public_values
 from helpers.support import REPOSITORY
 
 RECIPES = sorted((REPOSITORY / "launch" / "recipes").glob("*.yaml"))
@@ -169,3 +170,14 @@ def test_paths_that_are_none(path: str, text: str, message: str) -> None:
 
 def test_of_a_flag_that_is_given_twice_the_last_counts() -> None:
     assert read_config(["--seed", "1", "--train.epochs", "3", "--seed=2"]).seed == 2
+
+
+def test_options_of_a_factory_are_shown_but_for_those_with_a_secrets_name() -> None:
+    config = read_config(
+        ["--data.name", "factory", "--data.factory", "a:b", "--data.options", "{folder: scans, token: abc}"]
+    )
+    assert from_dict(public_values(config), "config.yaml").data.options == {
+        "folder": "scans",
+        "token": "<hidden>",
+    }
+    assert hash(config.data) == hash(read_config(["--data.name", "factory", "--data.factory", "a:b"]).data)

@@ -61,6 +61,11 @@ WRONG_FLAGS = [
     ("--data.name mnist", "it must be one of cifar10, cifar100, digits, synthetic"),
     ("--data.augment maybe", "data.augment: 'maybe' is not allowed; it must be true or false"),
     ("--data.limit 0", "data.limit: 0 is not allowed"),
+    ("--data.resized_crop 1.5", "data.resized_crop: 1.5 is not allowed; it must be a number of at most 1"),
+    (
+        "--data.colour_jitter -0.1",
+        "data.colour_jitter: -0.1 is not allowed; it must be a number of at least 0",
+    ),
     ("--data.mixup 0.2 --data.cutmix 1", "data.mixup: cannot be used together with data.cutmix"),
     ("--data.augment false --data.cutout 8", "data.augment: false contradicts data.cutout"),
     (
