@@ -7,20 +7,17 @@ data.npz: train_images, train_labels, test_images, test_labels, class_names     
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
 import os
 import sys
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from dydist.config import DataConfig
-from dydist.data.cache import CachedArrays, fingerprint, open_cached, write_cached
+from dydist.data.cache import CachedArrays, fingerprint, open_cached, split_name, write_cached
 from dydist.data.cache_places import CACHE_FOLDER, locked, trusted, user_cache, writable
 from dydist.data.cifar import Split
 from dydist.data.dataset import Arrays
@@ -38,7 +35,8 @@ KEYS = {
 }
 """Names of images and labels in a file; the first that are there are used."""
 CLASS_KEYS = ("class_names", "classes", "label_names")
-BLOCK = 4096
+BLOCK_PIXELS = 1 << 22
+"""Pixels that are counted at a time; counting takes 8 bytes for each."""
 
 
 def npz(
@@ -65,25 +63,27 @@ def open_npz(config: DataConfig, *, cache_dir: Path | None, progress: Callable[[
         raise UserError(
             f"data.root: {path} cannot be read ({error.strerror}); with data.name=npz it must be an .npz file"
         ) from None
-    split = json.dumps([source, config.test_fraction, config.split_seed])
-    name = f"npz-{hashlib.sha256(split.encode()).hexdigest()[:16]}"
+    name = f"npz-{split_name(config)}-{source}"
     root = path.parent
     places = [cache_dir] if cache_dir is not None else trusted([root / CACHE_FOLDER, user_cache(path)], path)
     places = [place / path.name for place in places]  # a folder a file: others' conversions stay
+    places = [place for place in places if trusted([place / name], path)]
     for place in places:
-        if trusted([place / name], path) and (cached := open_cached(place / name)) is not None:
+        if (cached := open_cached(place / name)) is not None:
             return cached
     place = writable(places)
     with locked(place / "npz.lock", str(path), progress):
-        if (cached := open_cached(place / name)) is not None:
+        if trusted([place / name], path):
+            if (cached := open_cached(place / name)) is not None:
+                return cached
+            progress(f"converting {path} to {place / name} (once for this machine)")
+            splits, classes = read_npz(path, config)
+            mean, std = mean_and_std(splits["train"].images)
+            write_cached(place / name, classes, splits, log=progress, mean=mean, std=std)
+            cached = open_cached(place / name)
+            assert cached is not None, f"{place / name} was just written"
             return cached
-        progress(f"converting {path} to {place / name} (once for this machine)")
-        splits, classes = read_npz(path, config)
-        mean, std = mean_and_std(splits["train"].images)
-        write_cached(place / name, classes, splits, log=progress, mean=mean, std=std)
-        cached = open_cached(place / name)
-        assert cached is not None, f"{place / name} was just written"
-        return cached
+    return open_npz(config, cache_dir=cache_dir, progress=progress)  # another user was faster: the next place
 
 
 def read_npz(path: Path, config: DataConfig) -> tuple[dict[str, Split], tuple[str, ...]]:
@@ -103,12 +103,14 @@ def read_npz(path: Path, config: DataConfig) -> tuple[dict[str, Split], tuple[st
                     f"images and labels under one of these pairs of names: {known}"
                 )
             names = next((found[key].array() for key in CLASS_KEYS if key in found), None)
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of zipfile, zlib, numpy and tokenize, by what is damaged
         raise UserError(
             f"data.root: {path} is not a whole .npz file of plain arrays ({' '.join(str(error).split())[:200]}); "
             "write it with numpy.savez, with dtype uint8 for images and whole numbers for labels"
         ) from None
-    classes = _classes(splits, None if names is None else [str(name) for name in names], f"{path}")
+    classes = _classes(splits, None if names is None else _texts(np.ravel(names)), f"data.root: {path}")
     return splits, classes
 
 
@@ -126,7 +128,7 @@ class _Entry:
 def _split(path: Path, found: Mapping[str, _Entry], keys: tuple[str, str] | None) -> Split:
     assert keys is not None
     images, labels = (found[key].array() for key in keys)
-    return checked(images, labels, f"{path}: {keys[0]}, {keys[1]}")
+    return checked(images, labels, f"data.root: {path}: {keys[0]}, {keys[1]}")
 
 
 def checked(images: Any, labels: Any, where: str) -> Split:
@@ -142,7 +144,7 @@ def checked(images: Any, labels: Any, where: str) -> Split:
             else type(images).__name__
         )
         raise UserError(
-            f"data.root: {where}: the images are {told}; they must be a numpy array uint8 [N, H, W], [N, H, W, C] or "
+            f"{where}: the images are {told}; they must be a numpy array uint8 [N, H, W], [N, H, W, C] or "
             "[N, C, H, W] of square images with one or three channels"
         )
     labels = np.asarray(labels)
@@ -150,7 +152,7 @@ def checked(images: Any, labels: Any, where: str) -> Split:
         labels = labels[:, 0]
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or not len(labels) or labels.min() < 0:
         raise UserError(
-            f"data.root: {where}: the labels are {labels.dtype} {list(labels.shape)} for {len(images)} images; they "
+            f"{where}: the labels are {labels.dtype} {list(labels.shape)} for {len(images)} images; they "
             "must be one whole number of at least 0 for each image"
         )
     if images.ndim == 3:
@@ -196,18 +198,27 @@ def _divided(path: Path, every: Split, config: DataConfig) -> dict[str, Split]:
 def _classes(splits: Mapping[str, Split], names: list[str] | None, where: str) -> tuple[str, ...]:
     """Names of the classes; numbers without names. Raises UserError if labels or sizes do not fit."""
     count = len(names) if names is not None else int(splits["train"].labels.max()) + 1
+    if names is None and count > (images := len(splits["train"].labels)):
+        raise UserError(
+            f"{where}: the labels go up to {count - 1}, but there are only {images} training images; number the "
+            "classes from 0, or give their names"
+        )
     for split, arrays in splits.items():
         if (highest := int(arrays.labels.max())) >= count or count < 2:
             raise UserError(
-                f"data.root: {where}: label {highest} in {split}, and there are {count} classes; labels must be 0 to "
+                f"{where}: label {highest} in {split}, and there are {count} classes; labels must be 0 to "
                 "the number of classes - 1, of at least two classes"
             )
     if splits["train"].images.shape[1:] != splits["test"].images.shape[1:]:
         sizes = [list(splits[split].images.shape[1:]) for split in ("train", "test")]
         raise UserError(
-            f"data.root: {where}: training images are {sizes[0]} and test images {sizes[1]}; they must have one size"
+            f"{where}: training images are {sizes[0]} and test images {sizes[1]}; they must have one size"
         )
     return tuple(names) if names is not None else tuple(map(str, range(count)))
+
+
+def _texts(names: Iterable[Any]) -> list[str]:
+    return [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in names]
 
 
 def mean_and_std(
@@ -218,9 +229,10 @@ def mean_and_std(
     A channel of one colour has no deviation: it gets that of one grey level.
     """
     counts = np.zeros((3, 256), dtype=np.int64)
-    for start in range(0, len(images), BLOCK):
+    rows = max(1, BLOCK_PIXELS // (images.shape[2] * images.shape[3]))
+    for start in range(0, len(images), rows):
         for channel in range(3):
-            counts[channel] += np.bincount(images[start : start + BLOCK, channel].reshape(-1), minlength=256)
+            counts[channel] += np.bincount(images[start : start + rows, channel].reshape(-1), minlength=256)
     levels, pixels = np.arange(256), counts[0].sum()
     mean = counts @ levels / (255 * pixels)
     std = np.sqrt((counts @ levels**2 / (255**2 * pixels) - mean**2).clip(1 / 255**2))
@@ -237,11 +249,13 @@ def factory(
 ) -> Arrays:
     """Open a split by the user's own function, `config.factory`, called with "train" and "test". Raises UserError."""
     function = _function(config.factory or "")
-    splits, names = {}, None
+    splits: dict[str, Split] = {}
+    names: list[str] | None = None
     for part in ("train", "test"):
         try:
-            returned = function(part, **config.options)
-            images, labels, *rest = returned
+            images, labels, *rest = function(part, **config.options)
+            splits[part] = checked(images, labels, f"data.factory: {config.factory}({part!r})")
+            names = _texts(rest[0]) if rest and rest[0] is not None else None
         except UserError:
             raise
         except Exception as error:
@@ -249,9 +263,7 @@ def factory(
                 f"data.factory: {config.factory} failed for {part!r} ({type(error).__name__}: {error}); it is called "
                 "with 'train' or 'test' and data.options, and returns images, labels and, if they have names, classes"
             ) from error
-        splits[part] = checked(images, labels, f"{config.factory}({part!r})")
-        names = [str(name) for name in rest[0]] if rest else None
-    classes = _classes(splits, names, config.factory or "")
+    classes = _classes(splits, names, f"data.factory: {config.factory}")
     mean, std = (None, None) if config.normalisation == "imagenet" else mean_and_std(splits["train"].images)
     return Arrays(splits[split].images, splits[split].labels, classes, mean=mean, std=std)
 

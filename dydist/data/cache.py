@@ -28,12 +28,16 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dydist.config import DataConfig
 from dydist.data.cifar import Split
 from dydist.errors import UserError
+from dydist.private_files import is_made_by
 
 FORMAT = 1
 _INDEX = "index.json"
 PARTIAL = ".partial-"
+BAD_FILES = "-bad-files.txt"
+"""End of the name of the file, beside a conversion, that lists what could not be converted."""
 _DAY_S = 24 * 3600
 
 
@@ -57,6 +61,11 @@ def fingerprint(sources: Sequence[Path]) -> str:
     """16 hexadecimal digits that change when a source file is replaced or touched. Raises OSError."""
     facts = [(path.name, status.st_size, status.st_mtime_ns) for path in sources for status in [path.stat()]]
     return hashlib.sha256(json.dumps([FORMAT, facts]).encode()).hexdigest()[:16]
+
+
+def split_name(config: DataConfig) -> str:
+    """8 hexadecimal digits of how one array is split, for the name of a conversion: another split's stays."""
+    return hashlib.sha256(f"{config.test_fraction} {config.split_seed}".encode()).hexdigest()[:8]
 
 
 def open_cached(folder: Path) -> CachedArrays | None:
@@ -196,7 +205,10 @@ def sweep(folder: Path, *, now: float, keep: Path | None = None) -> None:
     """
     name = folder.name.rsplit("-", 1)[0]
     for old in folder.parent.glob(f"{name}-*"):
-        if old != folder:
+        if old.name.endswith(BAD_FILES):
+            with suppress(OSError):
+                old.unlink()
+        elif old != folder:
             shutil.rmtree(old, ignore_errors=True)
     for partial in folder.parent.glob(f"{PARTIAL}{name}-*"):
         if partial == keep:
@@ -208,14 +220,17 @@ def sweep(folder: Path, *, now: float, keep: Path | None = None) -> None:
 
 
 def _rename_whole(partial: Path, folder: Path) -> None:
-    if folder.exists():  # it is damaged, else it would have been used
+    if is_made_by(folder, {os.geteuid(), 0}) and open_cached(folder) is not None:
+        shutil.rmtree(partial, ignore_errors=True)  # another host was faster, with the same content
+        return
+    if folder.exists():  # it is damaged, or another user's
         shutil.rmtree(folder)
     try:
         partial.rename(folder)
     except OSError:
         if open_cached(folder) is None:
             raise
-        shutil.rmtree(partial, ignore_errors=True)  # another host was faster, with the same content
+        shutil.rmtree(partial, ignore_errors=True)
         return
     with suppress(OSError):  # some file systems cannot sync a folder
         descriptor = os.open(folder.parent, os.O_RDONLY)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dydist.data.cache import finish_cached
+from dydist.data.cache import BAD_FILES, finish_cached
 from dydist.data.folder import SHOWN, Found, Source, shown
 from dydist.data.picture import PictureError, decode_picture, picture_warnings
 from dydist.errors import UserError
@@ -97,7 +97,7 @@ def convert_images(
         cancelled.set()
         pool.shutdown(wait=True, cancel_futures=True)
     if bad:
-        listing = partial.parent / f"{folder.name}-bad-files.txt"
+        listing = partial.parent / f"{folder.name}{BAD_FILES}"
         raise _unusable(found.root, sorted(bad), listing)
     labels = {
         split: np.array([one.label for one in sources], dtype=np.int64)
@@ -106,8 +106,8 @@ def convert_images(
     mean, std = _mean_and_std(
         [done[block] for block in every if block.split == "train"], len(found.splits["train"]) * side**2
     )
-    journal.unlink()
     finish_cached(partial, folder, found.classes, labels, mean=mean, std=std)
+    (folder / _JOURNAL).unlink(missing_ok=True)  # only now: a kill while it is hashed loses nothing
     progress(f"converted {total:,} images in {time.monotonic() - began:.1f} s to {folder}")
 
 

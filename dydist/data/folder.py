@@ -44,13 +44,14 @@ class Found:
     """The image files of a folder. `splits`: `train` and `test`, each in the order of a hash of the paths.
 
     So the first images are of all classes, and the order is the same on every machine. `left_out`: number of other
-    files, by suffix.
+    files, by suffix. `divided`: whether there is no folder for evaluation, so that a seed made the splits.
     """
 
     root: Path
     classes: tuple[str, ...]
     splits: Mapping[str, tuple[Source, ...]]
     left_out: Mapping[str, int]
+    divided: bool
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change when a file is added, removed, moved, replaced or touched."""
@@ -129,13 +130,14 @@ def _find(root: Path, test_fraction: float, seed: int) -> Found:
             f"data.root: {len(links):,} links in {shown(root)} lead nowhere: {listed(links)}; remove them, or restore "
             "what they point at"
         )
-    if not (given and others):
+    divided = not (given and others)
+    if divided:
         train, test = _divided(train, len(classes), test_fraction, seed)
     ordered = {
         name: tuple(sorted(sources, key=lambda one: _rank(0, one.path)))
         for name, sources in (("train", train), ("test", test))
     }
-    return Found(root=root, classes=tuple(classes), splits=ordered, left_out=left_out)
+    return Found(root=root, classes=tuple(classes), splits=ordered, left_out=left_out, divided=divided)
 
 
 def _folders(folder: Path) -> list[str]:

@@ -78,18 +78,21 @@ def open_cifar(
         if not _complete(layout, root, allow_download=allow_download):
             download(layout, root, progress=progress)
         folder = _converted(layout, root, cache)
-        if (found := open_cached(folder)) is not None:
+        if trusted([folder], root, root / layout.folder):
+            if (found := open_cached(folder)) is not None:
+                return found
+            progress(f"converting {root / layout.folder} to {folder} (once for this machine)")
+            classes = read_classes(layout, root)
+            splits = {
+                "train": read_split(layout, root, layout.train),
+                "test": read_split(layout, root, layout.test),
+            }
+            write_cached(folder, classes, splits, log=progress)
+            found = open_cached(folder)
+            assert found is not None, f"{folder} was just written"
             return found
-        progress(f"converting {root / layout.folder} to {folder} (once for this machine)")
-        classes = read_classes(layout, root)
-        splits = {
-            "train": read_split(layout, root, layout.train),
-            "test": read_split(layout, root, layout.test),
-        }
-        write_cached(folder, classes, splits, log=progress)
-        found = open_cached(folder)
-        assert found is not None, f"{folder} was just written"
-        return found
+    # another user was faster: the next place
+    return open_cifar(layout, root, allow_download=allow_download, cache_dir=cache_dir, progress=progress)
 
 
 def _complete(layout: Layout, root: Path, *, allow_download: bool) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from dydist.config import DataConfig
-from dydist.data.cache import PARTIAL, CachedArrays, open_cached, sweep, unwritable
+from dydist.data.cache import PARTIAL, CachedArrays, open_cached, split_name, sweep, unwritable
 from dydist.data.cache_places import CACHE_FOLDER, locked, trusted, user_cache, writable
 from dydist.data.convert import convert_images
 from dydist.data.dataset import Arrays
@@ -48,22 +48,30 @@ def open_folder(
     """
     root = Path(os.path.expanduser(config.root))
     found = _find(root, config)
-    name = f"folder{config.side}-{found.fingerprint()}v{CONVERTER}"
+    division = f"-{split_name(config)}" if found.divided else ""
+    name = f"folder{config.side}{division}-{found.fingerprint()}v{CONVERTER}"
     places = [cache_dir] if cache_dir is not None else trusted([root / CACHE_FOLDER, user_cache(root)], root)
+    places = [place for place in places if trusted([place / name], root)]
     for place in places:
-        if trusted([place / name], root) and (cached := open_cached(place / name)) is not None:
+        if (cached := open_cached(place / name)) is not None:
             return cached
     place = writable(places)
     with locked(place / "folder.lock", f"the images of {root}", progress):
-        if (cached := open_cached(place / name)) is not None:
+        if trusted([place / name], root):
+            if (cached := open_cached(place / name)) is not None:
+                return cached
+            if found.left_out:
+                counts = ", ".join(
+                    f"{count:,} {suffix}" for suffix, count in sorted(found.left_out.items())[:10]
+                )
+                progress(f"files that are no images are left out: {counts}")
+            _convert(found, place / name, config, progress)
+            cached = open_cached(place / name)
+            assert cached is not None, f"{place / name} was just written"
             return cached
-        if found.left_out:
-            counts = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(found.left_out.items())[:10])
-            progress(f"files that are no images are left out: {counts}")
-        _convert(found, place / name, config, progress)
-        cached = open_cached(place / name)
-        assert cached is not None, f"{place / name} was just written"
-        return cached
+    return open_folder(
+        config, cache_dir=cache_dir, progress=progress
+    )  # another user was faster: the next place
 
 
 def _find(root: Path, config: DataConfig) -> Found:
@@ -76,6 +84,12 @@ def _convert(found: Found, target: Path, config: DataConfig, progress: Callable[
     sweep(target, now=time.time(), keep=partial)
     size = sum(map(len, found.splits.values())) * 3 * config.side**2
     try:
+        partial.mkdir(exist_ok=True)
+        if not trusted([partial]):
+            raise UserError(
+                f"{partial} belongs to another user, or is a link; remove it, or give data.root a folder that only you "
+                "can write"
+            )
         convert_images(found, config.side, partial, target, threads=usable_cores(), progress=progress)
     except OSError as error:
         raise unwritable(target.parent, size, error) from None
@@ -86,8 +100,8 @@ def _convert(found: Found, target: Path, config: DataConfig, progress: Callable[
 
 
 def _partial(target: Path) -> Path:
-    """This host's folder for the unfinished conversion; another host's is taken over if it was abandoned."""
-    own = target.parent / f"{PARTIAL}{target.name}-{socket.gethostname()}-0"
+    """This user's folder on this host for the unfinished conversion; another host's is taken over if abandoned."""
+    own = target.parent / f"{PARTIAL}{target.name}-{socket.gethostname()}-{os.geteuid()}"
     if not own.exists():
         for other in target.parent.glob(f"{PARTIAL}{target.name}-*"):
             try:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dydist.config import DataConfig
-from dydist.data import ImageDataset, open_dataset
+from dydist.data import ImageDataset, arrays, open_dataset
 from dydist.data.arrays import mean_and_std
 from dydist.errors import UserError
 from helpers.support import REPOSITORY
@@ -111,7 +111,38 @@ def test_files_that_are_damaged_or_gone(tmp_path: Path) -> None:
     for content in (b"", b"hello", whole[: len(whole) // 2], whole[:200] + bytes(300) + whole[500:]):
         (tmp_path / "data.npz").write_bytes(content)
         assert "not a whole .npz file of plain arrays" in refused(tmp_path / "data.npz")
+    np.save(tmp_path / "array.npy", COLOUR)
+    assert "not a whole .npz file of plain arrays" in refused(
+        (tmp_path / "array.npy").rename(tmp_path / "a.npz")
+    )
+    np.savez_compressed(tmp_path / "data.npz", images=COLOUR, labels=LABELS)
+    whole = (tmp_path / "data.npz").read_bytes()
+    for place in (whole.index(b"PK\1\2") + 10, 300):  # the method of compression, and compressed bytes
+        (tmp_path / "data.npz").write_bytes(whole[:place] + b"\xff\xff" + whole[place + 2 :])
+        assert "not a whole .npz file of plain arrays" in refused(tmp_path / "data.npz")
     assert "cannot be read (No such file" in refused(tmp_path / "gone.npz")
+
+
+@pytest.mark.parametrize(
+    "names", [np.array([b"ant", b"bee", b"cat", b"dog"]), np.array([["ant", "bee", "cat", "dog"]])]
+)
+def test_names_in_other_forms(names: np.ndarray, tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", images=COLOUR, labels=LABELS, class_names=names)
+    assert opened(tmp_path / "data.npz").classes == ("ant", "bee", "cat", "dog")
+    np.savez(tmp_path / "data.npz", images=COLOUR, labels=LABELS, class_names=np.array("ant"))
+    assert "there are 1 classes" in refused(tmp_path / "data.npz")
+
+
+def test_the_mean_is_that_of_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = mean_and_std(COLOUR)
+    rows: list[int] = []
+    count = np.bincount
+    monkeypatch.setattr(arrays, "BLOCK_PIXELS", 200)
+    monkeypatch.setattr(
+        np, "bincount", lambda values, **more: rows.append(len(values)) or count(values, **more)
+    )
+    assert mean_and_std(COLOUR) == expected
+    assert max(rows) <= 200
 
 
 def test_the_mean_of_one_colour_has_a_deviation_that_divides() -> None:
@@ -124,6 +155,14 @@ def made(split: str, *, count: int = 40, fault: str = "") -> tuple[Any, ...]:
         raise RuntimeError("no such camera")
     if fault == "nothing":
         return ()
+    if fault == "ragged":
+        return COLOUR, [[1], [1, 2]]
+    if fault == "huge":
+        return COLOUR, LABELS * 1000
+    if fault == "floats":
+        return COLOUR / 255, LABELS
+    if fault == "unnamed":
+        return COLOUR, LABELS, None
     return COLOUR[:count], LABELS[:count], ["ant", "bee", "cat", "dog"]
 
 
@@ -136,6 +175,7 @@ def test_a_factory_gives_images_labels_and_classes() -> None:
     np.testing.assert_array_equal(train.images, COLOUR[:32])
     assert train.classes == ("ant", "bee", "cat", "dog")
     assert train.mean == mean_and_std(COLOUR[:32])[0]
+    assert open_dataset(config(fault="unnamed"), "train").classes == ("0", "1", "2", "3")
 
 
 @pytest.mark.parametrize(
@@ -143,6 +183,9 @@ def test_a_factory_gives_images_labels_and_classes() -> None:
     [
         ({"fault": "raises"}, "failed for 'train' (RuntimeError: no such camera)"),
         ({"fault": "nothing"}, "failed for 'train' (ValueError: not enough values"),
+        ({"fault": "ragged"}, "failed for 'train' (ValueError"),
+        ({"fault": "huge"}, f"data.factory: {__name__}:made: the labels go up to 3000"),
+        ({"fault": "floats"}, f"data.factory: {__name__}:made('train'): the images are float64"),
         ({"colour": True}, "unexpected keyword argument 'colour'"),
     ],
 )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ import pytest
 from PIL import Image
 
 from dydist.config import DataConfig
-from dydist.data import ImageDataset, open_dataset
+from dydist.data import ImageDataset, cache, convert, open_dataset, prepare_folder
 from dydist.data.folder import find_images
 from dydist.data.picture import read_picture
 from dydist.errors import UserError
@@ -273,4 +277,103 @@ def test_a_full_disk_is_an_error_that_says_what_is_needed(tmp_path: Path) -> Non
         [sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=True
     ).stdout
     assert "the converted images cannot be written: File too large" in said
+    assert conversions(root) == []
+
+
+def test_a_kill_while_the_arrays_are_hashed_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = pictures(tmp_path, "ant", "bee")
+
+    def killed(path: Path) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_sha256", killed)
+        with pytest.raises(KeyboardInterrupt):
+            opened(root)
+    lines: list[str] = []
+    assert len(opened(root, lines=lines)) == 8
+    assert "10 are there from an attempt that was cut" in lines[0]
+    assert not list(root.rglob("journal.jsonl"))
+
+
+def test_runs_over_split_seeds_do_not_convert_in_turns(tmp_path: Path) -> None:
+    root = pictures(tmp_path, "ant", "bee")
+    opened(root, split_seed=0)
+    opened(root, split_seed=1)
+    lines: list[str] = []
+    opened(root, split_seed=0, lines=lines)
+    assert lines == []
+    for top in ("train", "val"):
+        pictures(tmp_path / "divided" / top, "ant", "bee")
+    opened(tmp_path / "divided", split_seed=0)
+    opened(tmp_path / "divided", split_seed=1, lines=lines)
+    assert lines == [], "the seed does not matter there"
+
+
+def test_the_list_of_bad_files_goes_when_they_are_replaced(tmp_path: Path) -> None:
+    root = pictures(tmp_path, "ant", "bee")
+    (root / "ant" / "0.png").write_bytes(b"no image")
+    refused(root)
+    assert list(root.rglob("*bad-files.txt"))
+    picture(root / "ant" / "0.png", 5)
+    opened(root)
+    assert not list(root.rglob("*bad-files.txt"))
+
+
+def test_where_another_host_was_faster_its_conversion_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = pictures(tmp_path, "ant", "bee")
+    finish, kept = convert.finish_cached, []
+
+    def second(partial: Path, folder: Path, *arguments: Any, **options: Any) -> None:
+        shutil.copytree(partial, partial.with_name("first"))
+        finish(partial.with_name("first"), folder, *arguments, **options)
+        kept.append((folder / "index.json").stat().st_ino)
+        finish(partial, folder, *arguments, **options)
+
+    monkeypatch.setattr(convert, "finish_cached", second)
+    assert len(opened(root)) == 8
+    (folder,) = conversions(root)
+    assert [(folder / "index.json").stat().st_ino] == kept
+    assert not list((root / ".dydist-cache").glob(".partial-*"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder to another user")
+def test_what_another_user_planted_while_this_one_waited_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = pictures(tmp_path / "data", "ant", "bee")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    opened(root)
+    (conversion,) = conversions(root)
+    conversion.rename(tmp_path / "planted")
+    locked = prepare_folder.locked
+
+    @contextlib.contextmanager
+    def waited(path: Path, *arguments: Any) -> Iterator[None]:
+        with locked(path, *arguments):
+            if not conversion.exists():
+                (tmp_path / "planted").rename(conversion)
+                os.chown(conversion, 12345, 12345)
+            yield
+
+    monkeypatch.setattr(prepare_folder, "locked", waited)
+    assert (tmp_path / "cache").resolve() in prepare_folder.open_folder(
+        DataConfig(name="folder", root=str(root), side=SIDE), cache_dir=None, progress=print
+    ).folder.resolve().parents
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder to another user")
+def test_another_users_unfinished_conversion_is_refused(tmp_path: Path) -> None:
+    root = pictures(tmp_path, "ant", "bee")
+    opened(root)
+    (conversion,) = conversions(root)
+    shutil.rmtree(conversion)
+    partial = conversion.with_name(f".partial-{conversion.name}-{socket.gethostname()}-{os.geteuid()}")
+    partial.mkdir()
+    os.chown(partial, 12345, 12345)
+    assert "belongs to another user" in refused(root)
     assert conversions(root) == []
