@@ -35,8 +35,14 @@ def test_elements_of_an_array(what: str, tasks: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "what", ["42_[]", "42_[20]", "42_[a]", "41_[0,2]", "42_[0-9:0]", "42_[0,2", "43_[0]"]
+    "what", ["42_[]", "42_[20]", "42_[a]", "41_[0,2]", "42_[0-9:0]", "42_[0,2", "43_[0]", "42_[0,,2]"]
 )
 def test_what_names_no_element(what: str) -> None:
+    with pytest.raises(UserError, match="is no job"):
+        find(what)
+
+
+def test_a_list_that_ends_wrongly_is_told_at_once() -> None:
+    what = "42_[" + ",".join(map(str, range(1000, 1040, 2))) + ",…]"
     with pytest.raises(UserError, match="is no job"):
         find(what)

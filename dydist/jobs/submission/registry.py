@@ -17,7 +17,8 @@ from dydist.jobs.files import append_json, read_json, read_lines
 from dydist.machine import user_folder
 from dydist.named_run import is_run_folder, run_folder
 
-_RANGE = re.compile(r"([0-9]+)_\[((?:[0-9]+(?:-[0-9]+(?::[1-9][0-9]*)?)?,?)+)(?:%[0-9]+)?\]")
+_PART = r"[0-9]+(?:-[0-9]+(?::[1-9][0-9]*)?)?"
+_RANGE = re.compile(rf"([0-9]+)_\[({_PART}(?:,{_PART})*)(?:%[0-9]+)?\]")
 """Several elements of an array, as squeue prints and scancel takes them: 42_[0,2], 42_[0-6:2,9%2]."""
 
 
@@ -91,7 +92,7 @@ def _elements(what: str, known: Sequence[dict[str, Any]]) -> list[dict[str, Any]
     match = _RANGE.fullmatch(what)
     if match is None:
         return []
-    ranges = [re.split("[-:]", part) for part in match[2].split(",") if part]
+    ranges = [re.split("[-:]", part) for part in match[2].split(",")]
     tasks = [
         range(int(first), int((end or [first])[0]) + 1, int((end[1:] or [1])[0])) for first, *end in ranges
     ]
