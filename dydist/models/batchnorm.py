@@ -11,11 +11,15 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+ALIGNED = 4
+"""float32 values in 16 bytes."""
 
 
 class ShardBatchNorm(_BatchNorm):
@@ -23,11 +27,15 @@ class ShardBatchNorm(_BatchNorm):
 
     Then a training forward takes x [n·s, C, …] with `shards` = s shards interleaved (row i·s + j is image i of shard
     j), normalises each shard separately, and adds Σ_shards mean and Σ_shards unbiased variance to the buffer.
+
+    `counts`: whether it counts its shards, too, since it may run more or less than once in a pass.
     """
 
     shards: int = 1
+    counts: bool = False
     _mean_sum: Tensor | None = None
     _var_sum: Tensor | None = None
+    _count: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, …] → the same shape."""
@@ -51,6 +59,8 @@ class ShardBatchNorm(_BatchNorm):
         with torch.no_grad():
             self._mean_sum.add_(mean.view(shards, channels).sum(0))
             self._var_sum.add_(var.view(shards, channels).sum(0))
+            if self._count is not None:
+                self._count.add_(shards)
         if shards > 1 and x.dim() == 4 and not x.is_contiguous():
             return out.view(x.shape).contiguous(memory_format=torch.channels_last)
         return out.view(x.shape) if shards > 1 else out
@@ -69,6 +79,8 @@ class ShardBatchNorm(_BatchNorm):
             with torch.no_grad():
                 self._mean_sum.add_(self.running_mean, alpha=self.shards)  # type: ignore[union-attr]
                 self._var_sum.add_(self.running_var, alpha=self.shards)  # type: ignore[union-attr]
+                if self._count is not None:
+                    self._count.add_(self.shards)
         return out
 
 
@@ -106,6 +118,8 @@ def batch_norm_by_shard(model: nn.Module) -> nn.Module:
         if isinstance(part, _BatchNorm) and not isinstance(part, ShardBatchNorm):
             kind = type(part)
             part.__class__ = _BY_SHARD.get(kind) or _own_by_shard(kind)  # type: ignore[arg-type]
+        if isinstance(part, ShardBatchNorm):
+            part.counts = True
     return model
 
 
@@ -129,6 +143,8 @@ def _own_by_shard(kind: type[_BatchNorm]) -> type[ShardBatchNorm]:
                 with torch.no_grad():
                     self._mean_sum.add_(self.running_mean)
                     self._var_sum.add_(self.running_var)
+                    if self._count is not None:
+                        self._count.add_(1)
         finally:
             self.running_mean, self.running_var, self.num_batches_tracked, self.momentum = kept
         return torch.stack(parts, 1).flatten(0, 1)
@@ -140,9 +156,10 @@ def _own_by_shard(kind: type[_BatchNorm]) -> type[ShardBatchNorm]:
 class ShardStatistics:
     """Sums over shards of each batch-norm layer's mean and variance, in one flat float32 tensor.
 
-    `flat` contains, layer by layer, C means and then C variances, each aligned to 16 bytes (CUDA graphs need that for
-    tensors they write in place). A step calls `zero()`, forward passes, sums `flat` over processes, divides it by the
-    number of shards of the global batch, and calls `update_running(average)`.
+    `flat` contains, layer by layer, C means and then C variances, and in a layer that counts the number of its shards,
+    each aligned to 16 bytes (CUDA graphs need that for tensors they write in place). A step calls `zero()`, forward
+    passes, sums `flat` over processes, divides it by the number of shards of the global batch, and calls
+    `update_running(average)`.
     """
 
     layers: Sequence[ShardBatchNorm]
@@ -161,49 +178,111 @@ class ShardStatistics:
     def update_running(self, average: Tensor) -> None:
         """running ← (1 - m)·running + m·average with each layer's momentum m; counts one batch.
 
-        `average` has the layout of `flat`. A layer with momentum None keeps a cumulative average.
+        `average` has the layout of `flat`. A layer with momentum None keeps a cumulative average. One that counts
+        takes the average over its own shards; if it ran for none, such as a frozen one, it stays as it is.
         """
-        layers = [layer for layer in self.layers if layer.track_running_stats]
-        if not layers:
-            return
-        counts = [layer.num_batches_tracked for layer in layers if layer.num_batches_tracked is not None]
-        torch._foreach_add_(counts, 1)
-        running: list[Tensor] = []
-        fresh: list[Tensor] = []
-        momenta: list[float] = []
-        for layer, (mean, var) in zip(self.layers, _views(average, self.layers), strict=True):
-            if layer.running_mean is None or layer.running_var is None or layer.num_batches_tracked is None:
-                continue
-            momentum = layer.momentum
-            momenta += [1.0 / int(layer.num_batches_tracked) if momentum is None else momentum] * 2
-            running += [layer.running_mean, layer.running_var]
-            fresh += [mean.to(layer.running_mean.dtype), var.to(layer.running_var.dtype)]
+        tracked = [
+            (layer, views)
+            for layer, views in zip(self.layers, _views(average, self.layers), strict=True)
+            if _tracks(layer)
+        ]
+        each_once = [(layer, mean, var) for layer, (mean, var, count) in tracked if count is None]
+        if each_once:
+            torch._foreach_add_([layer.num_batches_tracked for layer, *_ in each_once], 1)
+            running, fresh, momenta = _parts(each_once)
+            torch._foreach_mul_(running, [1.0 - momentum for momentum in momenta])
+            torch._foreach_add_(running, torch._foreach_mul(fresh, momenta))
+        counting = [(layer, mean, var) for layer, (mean, var, count) in tracked if count is not None]
+        if counting:
+            self._update_counting(counting, [count for _, (_, _, count) in tracked if count is not None])
+
+    def _update_counting(
+        self, layers: Sequence[tuple[ShardBatchNorm, Tensor, Tensor]], counts: Sequence[Tensor]
+    ) -> None:
+        """`update_running` of layers that count, in a number of kernels that does not depend on theirs."""
+        count = torch.cat(list(counts))
+        torch._foreach_add_(
+            [layer.num_batches_tracked for layer, *_ in layers], list((count > 0).long().unbind())
+        )
+        running, fresh, momenta = _parts(layers)
+        sizes = [one.numel() for one in running]
+        of_each = count[self._which]
+        before = torch.cat(running)
+        # as above for a count of 1: dividing by it keeps every bit
+        fresh = list((torch.cat(fresh) / of_each).split(sizes))
         torch._foreach_mul_(running, [1.0 - momentum for momentum in momenta])
         torch._foreach_add_(running, torch._foreach_mul(fresh, momenta))
+        after = torch.where(of_each > 0, torch.cat(running), before)
+        torch._foreach_copy_(running, list(after.split(sizes)))
+
+    @cached_property
+    def _which(self) -> Tensor:
+        """For each value of the running statistics of layers that count: that layer's number among them."""
+        sizes = [2 * layer.num_features for layer in self.layers if layer.counts and _tracks(layer)]
+        numbers = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        return numbers.to(self.flat.device)
 
     def detach(self) -> None:
         """Turn every layer back into a plain batch norm."""
         for layer in self.layers:
-            layer._mean_sum = layer._var_sum = None
+            layer._mean_sum = layer._var_sum = layer._count = None
             layer.shards = 1
 
 
 def attach_statistics(model: nn.Module, device: torch.device | str) -> ShardStatistics:
     """Attach every `ShardBatchNorm` of `model` to one flat tensor of zeros on `device`."""
     layers = [part for part in model.modules() if isinstance(part, ShardBatchNorm)]
-    flat = torch.zeros(sum(2 * _room(layer) for layer in layers), dtype=torch.float32, device=device)
-    for layer, (mean, var) in zip(layers, _views(flat, layers), strict=True):
-        layer._mean_sum, layer._var_sum = mean, var
+    size = sum(2 * _room(layer.num_features) + ALIGNED * layer.counts for layer in layers)
+    flat = torch.zeros(size, dtype=torch.float32, device=device)
+    for layer, (mean, var, count) in zip(layers, _views(flat, layers), strict=True):
+        layer._mean_sum, layer._var_sum, layer._count = mean, var, count
     return ShardStatistics(layers, flat)
 
 
-def _views(flat: Tensor, layers: Sequence[ShardBatchNorm]) -> list[tuple[Tensor, Tensor]]:
-    """(mean, variance) of each layer within `flat`."""
-    parts = flat.split([_room(layer) for layer in layers for _ in range(2)]) if layers else ()
-    pairs = zip(layers, parts[::2], parts[1::2], strict=True)
-    return [(mean[: layer.num_features], var[: layer.num_features]) for layer, mean, var in pairs]
+def _views(flat: Tensor, layers: Sequence[ShardBatchNorm]) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+    """(mean, variance, number of shards [1] or None) of each layer within `flat`."""
+    sizes = [
+        size for layer in layers for size in (_room(layer.num_features),) * 2 + (ALIGNED,) * layer.counts
+    ]
+    parts = iter(flat.split(sizes) if layers else ())
+    return [
+        (
+            next(parts)[: layer.num_features],
+            next(parts)[: layer.num_features],
+            next(parts)[:1] if layer.counts else None,
+        )
+        for layer in layers
+    ]
 
 
-def _room(layer: ShardBatchNorm) -> int:
-    """Number of float32 values reserved for C values: a multiple of four (16 bytes)."""
-    return -(-layer.num_features // 4) * 4
+def _tracks(layer: ShardBatchNorm) -> bool:
+    return (
+        layer.track_running_stats
+        and layer.running_mean is not None
+        and layer.running_var is not None
+        and layer.num_batches_tracked is not None
+    )
+
+
+def _parts(
+    layers: Sequence[tuple[ShardBatchNorm, Tensor, Tensor]],
+) -> tuple[list[Tensor], list[Tensor], list[float]]:
+    """Running statistics, this batch's and momenta, with two entries for each layer: mean, variance."""
+    running: list[Tensor] = []
+    fresh: list[Tensor] = []
+    momenta: list[float] = []
+    for layer, mean, var in layers:
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        momentum = layer.momentum
+        if momentum is None:
+            momentum = 1.0 / max(1, int(layer.num_batches_tracked))  # type: ignore[arg-type]
+        momenta += [momentum] * 2
+        running += [layer.running_mean, layer.running_var]
+        fresh += [mean.to(layer.running_mean.dtype), var.to(layer.running_var.dtype)]
+    return running, fresh, momenta
+
+
+def _room(values: int) -> int:
+    """Number of float32 values reserved for `values`: a multiple of ALIGNED."""
+    return -(-values // ALIGNED) * ALIGNED

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dydist.models import attach_statistics, dy_resnet18
-from dydist.models.batchnorm import ShardBatchNorm2d
+from dydist.models.batchnorm import ShardBatchNorm2d, batch_norm_by_shard
 
 
 def layer(channels: int = 5, **options: object) -> ShardBatchNorm2d:
@@ -177,3 +177,57 @@ def test_the_state_is_batchnorm2ds() -> None:
     attach_statistics(module, "cpu")
     assert list(module.state_dict()) == list(nn.BatchNorm2d(5).state_dict())
     assert list(dict(module.named_buffers())) == list(dict(nn.BatchNorm2d(5).named_buffers()))
+
+
+class Uneven(nn.Module):
+    """A batch norm that is frozen, one that is skipped, one that is called twice, and one that is called once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen, self.skipped, self.twice, self.once = (nn.BatchNorm2d(5) for _ in range(4))
+        for layer in (self.frozen, self.skipped):
+            nn.init.constant_(layer.running_mean, 0.3)  # type: ignore[arg-type]
+
+    def train(self, mode: bool = True) -> Uneven:
+        super().train(mode)
+        self.frozen.eval()
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.once(x) + self.twice(x) + self.twice(x) + self.frozen(x)  # type: ignore[no-any-return]
+
+
+def test_a_layer_is_averaged_over_its_own_calls() -> None:
+    model = Uneven()
+    batch_norm_by_shard(model).train()
+    statistics = attach_statistics(model, "cpu")
+    statistics.set_shards(2)
+    for _ in range(3):
+        statistics.zero()
+        model(torch.randn(6, 5, 4, 4) + 1)
+        statistics.update_running(statistics.flat / 2)
+    for layer in (model.frozen, model.skipped):
+        assert torch.equal(layer.running_mean, torch.full((5,), 0.3))  # type: ignore[arg-type]
+        assert torch.equal(layer.running_var, torch.ones(5))  # type: ignore[arg-type]
+        assert layer.num_batches_tracked == 0
+    assert torch.equal(model.twice.running_mean, model.once.running_mean)  # type: ignore[arg-type]
+    assert torch.equal(model.twice.running_var, model.once.running_var)  # type: ignore[arg-type]
+    assert model.once.num_batches_tracked == 3
+
+
+def test_counting_changes_no_bit_of_a_layer_that_is_called_once() -> None:
+    results = []
+    for counts in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(layer(5), layer(3, momentum=None, affine=False), layer(7))
+        for module in model:
+            module.counts = counts
+        statistics = attach_statistics(model, "cpu")
+        statistics.set_shards(3)
+        for _ in range(4):
+            statistics.zero()
+            for module in model:
+                module(torch.randn(6, module.num_features, 4, 4))  # type: ignore[call-overload]
+            statistics.update_running(statistics.flat / 3)
+        results.append(model.state_dict())
+    assert all(torch.equal(value, results[0][name]) for name, value in results[1].items())
