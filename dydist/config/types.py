@@ -163,6 +163,8 @@ def _advice(value: Any, kind: Any) -> str:
         return nearest(value, map(str, get_args(kind)))
     if takes_text(kind) and value is not None and not isinstance(value, (str, list, dict)):
         return "; put it in quotes"
+    if get_origin(kind) is dict and isinstance(value, dict):
+        return " in which every key is a text; put numbers in quotes"
     if isinstance(value, int) and abs(value) > _LARGEST_WHOLE:
         return f" of at most {_LARGEST_WHOLE}"
     return ""
@@ -191,7 +193,7 @@ def _fit(value: Any, kind: Any) -> tuple[bool, Any]:
         parts = [_fit(one, get_args(kind)[0]) for one in value]
         return all(fits for fits, _ in parts), tuple(part for _, part in parts)
     if origin is dict:
-        return isinstance(value, dict) and all(isinstance(key, str) for key in value), value
+        return isinstance(value, dict) and _keys_are_texts(value), value
     if isinstance(value, bool) and kind is not bool:
         return False, None
     if kind is float:
@@ -200,3 +202,10 @@ def _fit(value: Any, kind: Any) -> tuple[bool, Any]:
     if kind is int:
         return isinstance(value, int) and abs(value) <= _LARGEST_WHOLE, value
     return isinstance(value, kind), value
+
+
+def _keys_are_texts(value: Any) -> bool:
+    """Of a mapping, and of all mappings in it, which JSON and redaction take no others of."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _keys_are_texts(inner) for key, inner in value.items())
+    return not isinstance(value, list) or all(map(_keys_are_texts, value))

@@ -176,6 +176,7 @@ WRONG_FILES = [
     ("optim: {lr: 1}\noptim: {momentum: 0.5}", "line 2: optim is there twice, first in line 1"),
     ("optim: {lr: 1, lr: 2}", "line 1: optim.lr is there twice"),
     ("checkpoint: {storage_options: {key: {a: x, a: y}}}", "checkpoint.storage_options.key.a is there twice"),
+    ("model: {options: {d: [{1: 2}]}}  # recipe.yaml", "must be a mapping in which every key is a text"),
     ("run: {name: 12}", "run.name: 12 is not allowed; it must be a text; put it in quotes"),
     ("run: {name: yes}", "run.name: True is not allowed; it must be a text; put it in quotes"),
     ("train: {epochs: 1_0}", "epochs: '1_0' is not allowed"),
