@@ -25,6 +25,9 @@ aten = torch.ops.aten
 Uniform = Callable[[Sequence[int], torch.device], Tensor]
 """Numbers in [0, 1), float32 of this shape, on this device."""
 
+DIGITS = {torch.bfloat16: 8, torch.float16: 11}
+"""Binary digits of a number's significand."""
+
 
 class KeyedDraws(TorchDispatchMode):
     """While entered, masks are drawn by key; enter it around one forward pass of a network.
@@ -89,19 +92,27 @@ def _bernoulli(uniform: Uniform, probabilities: Tensor, p: float | None = None, 
 
 
 def _uniform_(uniform: Uniform, target: Tensor, low: float = 0.0, high: float = 1.0, **_: Any) -> Tensor:
-    return target.copy_(uniform(target.shape, target.device)).mul_(high - low).add_(low)
+    drawn = _below_one(uniform(target.shape, target.device), target.dtype)
+    return target.copy_(drawn).mul_(high - low).add_(low)
 
 
 def _rand(
     uniform: Uniform, size: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None, **_: Any
 ) -> Tensor:
-    return uniform(size, torch.device(device or "cpu")).to(dtype or torch.get_default_dtype())
+    return _below_one(uniform(size, torch.device(device or "cpu")), dtype or torch.get_default_dtype())
 
 
 def _rand_like(
     uniform: Uniform, like: Tensor, *, dtype: torch.dtype | None = None, device: Any = None, **_: Any
 ) -> Tensor:
-    return uniform(like.shape, torch.device(device or like.device)).to(dtype or like.dtype)
+    return _below_one(uniform(like.shape, torch.device(device or like.device)), dtype or like.dtype)
+
+
+def _below_one(drawn: Tensor, dtype: torch.dtype) -> Tensor:
+    """`drawn` in `dtype`; in one of fewer digits rounded down, since 0.999 would be 1 in them."""
+    if (digits := DIGITS.get(dtype)) is not None:
+        drawn = (drawn * 2**digits).floor_() / 2**digits
+    return drawn.to(dtype)
 
 
 def _native_dropout(uniform: Uniform, x: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:

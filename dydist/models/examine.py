@@ -11,11 +11,12 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dydist.errors import UserError
@@ -28,35 +29,51 @@ IMAGES = 2
 @dataclass(frozen=True)
 class Examined:
     """`draws`: whether it draws masks, which are keyed. `unkeyed`: sentences on draws that cannot be keyed. `changing`:
-    sentences on buffers that a forward pass changes. `unused`: parameters that get no gradient.
+    sentences on buffers that a forward pass changes. `unused`: parameters that get no gradient. `by_batch`: sentences
+    on modules whose results in evaluation depend on the batch.
     """
 
     draws: bool
     unkeyed: tuple[str, ...]
     changing: tuple[str, ...]
     unused: tuple[str, ...]
+    by_batch: tuple[str, ...] = ()
 
 
 def examine(network: nn.Module, classes: int, image_shape: Sequence[int], who: str) -> Examined:
-    """Run `network` forward and backward in training mode on two images of `image_shape` [C, H, W].
+    """Run `network` on two images of `image_shape` [C, H, W]: forward and backward in training, then in evaluation.
 
     Nothing of it is changed: neither weights, buffers, gradients nor modes; nor are torch's, numpy's and Python's
-    generators. Raises UserError, which begins with `who`, if it does not give logits float [2, `classes`].
+    generators. Raises UserError, which begins with `who`, if it does not give logits float [2, `classes`], fails, or
+    gets other parameters or buffers in a forward pass.
     """
     size = (IMAGES, *image_shape)
     images = torch.linspace(-1, 1, torch.Size(size).numel()).view(size)
     watch, statistics = _Watch(network), attach_statistics(network, "cpu")
     modes = {part: part.training for part in network.modules()}
-    buffers = {name: buffer.clone() for name, buffer in network.named_buffers() if buffer is not None}
+    kept = {
+        part: {n: None if b is None else (b, b.clone()) for n, b in part._buffers.items()} for part in modes
+    }
+    names = list(network.state_dict())
     with _generators_kept():
         try:
             with watch:
                 logits = _logits(network.train(), images, classes, who)
-                watch.backward = True
+                watch.phase = "backward"
                 logits.square().sum().backward()
             unused = [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None]
-            changing = list(_changed(network, buffers))
-        except RuntimeError as error:
+            changing = list(_changed(network, kept))
+            if new := sorted(set(network.state_dict()) ^ set(names)):
+                raise UserError(
+                    f"{who} gets or loses {new[0]} in a forward pass, so that no checkpoint would fit it; register it "
+                    "in its __init__, or as a buffer with persistent=False"
+                )
+            watch.phase = "evaluation"
+            with watch, torch.no_grad():
+                _logits(network.eval(), images, classes, who)
+        except UserError:
+            raise
+        except Exception as error:
             raise UserError(
                 f"{who} cannot train on images of {_shown(size)}: {describe_error(error)}"
             ) from error
@@ -64,23 +81,35 @@ def examine(network: nn.Module, classes: int, image_shape: Sequence[int], who: s
             statistics.detach()
             network.zero_grad(set_to_none=True)
             with torch.no_grad():
-                for name, buffer in network.named_buffers():
-                    buffer.copy_(buffers[name])
+                for part, buffers in kept.items():
+                    part._buffers.clear()
+                    for name, both in buffers.items():
+                        part._buffers[name] = both and both[0].copy_(both[1])
             for part, training in modes.items():
                 part.training = training
-    return Examined(watch.keyed > 0, tuple(watch.unkeyed), tuple(changing), tuple(unused))
+    by_batch = [
+        f"{_place(name, part)} keeps no running statistics, so that in evaluation a result depends on the other images "
+        "of its batch"
+        for name, part in network.named_modules()
+        if isinstance(part, _BatchNorm) and part.running_mean is None
+    ]
+    return Examined(
+        watch.keyed > 0, tuple(watch.unkeyed), tuple(changing), tuple(unused), by_batch=tuple(by_batch)
+    )
 
 
 def _logits(network: nn.Module, images: Tensor, classes: int, who: str) -> Tensor:
+    mode = "training" if network.training else "evaluation"
     try:
         logits = network(images)
     except Exception as error:
         raise UserError(
-            f"{who} cannot take images of {_shown(images.shape)}: {describe_error(error)}"
+            f"{who} cannot take images of {_shown(images.shape)}{' in evaluation' * (not network.training)}: "
+            f"{describe_error(error)}"
         ) from error
     if not isinstance(logits, Tensor):
         raise UserError(
-            f"{who} gives a {type(logits).__name__} in training; it must give one tensor of logits [images, classes]: "
+            f"{who} gives a {type(logits).__name__} in {mode}; it must give one tensor of logits [images, classes]: "
             "take them out of it in the network's forward"
         )
     if logits.shape != (len(images), classes) or not logits.is_floating_point():
@@ -98,7 +127,7 @@ class _Watch(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.keyed = 0
         self.unkeyed: list[str] = []
-        self.backward = False
+        self.phase: Literal["forward", "backward", "evaluation"] = "forward"
         self._network = network
         self._inside: list[str] = []
         self._hooks = ExitStack()
@@ -106,7 +135,7 @@ class _Watch(TorchDispatchMode):
 
     def __enter__(self) -> _Watch:
         for name, part in self._network.named_modules():
-            before, after = self._entering(name, type(part).__name__), self._leaving()
+            before, after = self._entering(name, part), self._leaving()
             self._hooks.callback(part.register_forward_pre_hook(before).remove)
             self._hooks.callback(part.register_forward_hook(after, always_call=True).remove)
         super().__enter__()  # type: ignore[no-untyped-call]
@@ -124,16 +153,18 @@ class _Watch(TorchDispatchMode):
             name = func.overloadpacket.__name__
             if kwargs.get("generator") is not None:
                 self._tell(f"draws by torch's {name} from a generator of its own")
-            elif func not in KEYED:
+            elif _drops_nothing(func, args, kwargs):
+                pass
+            elif func not in KEYED or self.phase == "evaluation":
                 self._tell(f"draws by torch's {name}")
-            elif self.backward:
+            elif self.phase == "backward":
                 self._tell("draws its masks again in the backward pass, as activation checkpointing does")
             else:
                 self.keyed += 1
         return func(*args, **kwargs)
 
-    def _entering(self, name: str, kind: str) -> Callable[..., None]:
-        text = f"module {name} ({kind})" if name else f"the network ({kind})"
+    def _entering(self, name: str, part: nn.Module) -> Callable[..., None]:
+        text = _place(name, part)
 
         def enter(_module: nn.Module, _inputs: Any) -> None:
             self._note_others()
@@ -156,8 +187,17 @@ class _Watch(TorchDispatchMode):
 
     def _tell(self, what: str) -> None:
         text = f"{self._inside[-1] if self._inside else 'the network'} {what}"
-        if text not in self.unkeyed:
-            self.unkeyed.append(text)
+        if text not in self.unkeyed:  # what draws in training too is told once
+            self.unkeyed.append(f"{text} in evaluation" if self.phase == "evaluation" else text)
+
+
+def _drops_nothing(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether it is a fused attention without dropout: torch's tag says that these draw, but they do not."""
+    for place, one in enumerate(func._schema.arguments):
+        if one.name == "dropout_p":
+            given = args[place] if place < len(args) else kwargs.get("dropout_p", one.default_value)
+            return bool(given == 0)
+    return False
 
 
 def _others() -> dict[str, Any]:
@@ -177,16 +217,20 @@ def _generators_kept() -> Iterator[None]:
         np.random.set_state(numpys)
 
 
-def _changed(network: nn.Module, before: Mapping[str, Tensor]) -> Iterator[str]:
+def _changed(
+    network: nn.Module, before: Mapping[nn.Module, Mapping[str, tuple[Tensor, Tensor] | None]]
+) -> Iterator[str]:
     """A sentence for each module of which the pass changed a buffer; batch norm by shard does not."""
-    kinds = dict(network.named_modules())
-    told = set()
-    for name, buffer in network.named_buffers():
-        owner, _, last = name.rpartition(".")
-        if owner not in told and not torch.equal(buffer.nan_to_num(), before[name].nan_to_num()):
-            told.add(owner)
-            where = f"module {owner}" if owner else "the network"
-            yield f"{where} ({type(kinds[owner]).__name__}) changes its buffer {last} in a forward pass"
+    for where, part in network.named_modules():
+        for name, both in before.get(part, {}).items():
+            now = part._buffers.get(name)
+            if both is not None and (now is None or not torch.equal(now.nan_to_num(), both[1].nan_to_num())):
+                yield f"{_place(where, part)} changes its buffer {name} in a forward pass"
+                break
+
+
+def _place(name: str, part: nn.Module) -> str:
+    return f"module {name} ({type(part).__name__})" if name else f"the network ({type(part).__name__})"
 
 
 def describe_error(error: BaseException) -> str:

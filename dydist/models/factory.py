@@ -127,7 +127,10 @@ def source_hash(config: ModelConfig) -> str | None:
 def _call(
     factory: Factory, config: ModelConfig, num_classes: int, image_shape: Sequence[int]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of the call: `num_classes` and `image_shape` by name where it knows these names, else in order."""
+    """The arguments of the call: `num_classes` and `image_shape` by name where it knows these names, else in order.
+
+    The shape is only given in order to an argument without a default.
+    """
     shape = tuple(image_shape)
     try:
         signature = inspect.signature(factory)
@@ -145,7 +148,10 @@ def _call(
         places = [
             one for one in known.values() if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
         ]
-        arguments = (num_classes, shape)[: len([one for one in places if one.name not in keywords])]
+        free = [one for one in places if one.name not in keywords]
+        # the shape is for a second argument that needs one, not for torchvision's `weights=None`
+        takes_shape = len(free) > 1 and (free[1].default is free[1].empty or free[1].name == "image_shape")
+        arguments = (num_classes, shape)[: min(len(free), 1 + takes_shape)]
     try:
         signature.bind(*arguments, **keywords)
     except TypeError as error:

@@ -59,7 +59,10 @@ def examine_network(config: Config, model: nn.Module, dataset: ImageDataset, wor
             f"model.factory: parameter {found.unused[0]} is not used in a forward pass, which parallel.reduce=fast "
             "cannot train on several processes; remove it, set its requires_grad to False, or use parallel.reduce=exact"
         )
-    return [f"model.factory: {text}: such values depend on the number of processes" for text in doubts]
+    return [
+        *(f"model.factory: {text}: such values depend on the number of processes" for text in doubts),
+        *(f"model.factory: {text}" for text in found.by_batch),
+    ]
 
 
 def network_with_weights(config: Config, dataset: ImageDataset) -> tuple[nn.Module, tuple[str, ...]]:

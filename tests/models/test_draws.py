@@ -110,3 +110,12 @@ def test_draws_from_a_generator_of_ones_own_are_left_alone() -> None:
     expected = torch.rand(4, generator=torch.Generator().manual_seed(3))
     with KeyedDraws(0, 0, (0,), 4):
         assert torch.equal(torch.rand(4, generator=torch.Generator().manual_seed(3)), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_uniform_number_of_few_digits_is_below_one(dtype: torch.dtype) -> None:
+    with KeyedDraws(0, 0, [0], 1):
+        found = [torch.rand(200_000, dtype=dtype), torch.empty(200_000, dtype=dtype).uniform_()]
+    for one in found:
+        assert one.max() < 1
+        assert one.mean(dtype=torch.float32) == pytest.approx(0.5, abs=0.005)

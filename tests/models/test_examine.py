@@ -77,3 +77,78 @@ def test_what_is_no_classifier_of_these_images(network: nn.Module, words: str) -
     with pytest.raises(UserError, match=r"^model\.factory: it ") as told:
         look(network)
     assert words in str(told.value)
+
+
+class Attention(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.scaled_dot_product_attention(x, x, x)
+
+
+class AlwaysDrops(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(x, 0.5)
+
+
+class Registers(nn.Module):
+    """Registers a buffer in its first pass."""
+
+    def __init__(self, persistent: bool) -> None:
+        super().__init__()
+        self.persistent = persistent
+        self.register_buffer("none", None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not hasattr(self, "late"):
+            self.register_buffer("late", torch.ones(()), persistent=self.persistent)
+        return x * self.late
+
+
+class Refused(torch.autograd.Function):
+    @staticmethod
+    def forward(_: object, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(_: object, gradient: torch.Tensor) -> torch.Tensor:
+        raise ValueError("no gradient here")
+
+
+class RefusesBackward(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return Refused.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def around(middle: nn.Module) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, 4), middle, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
+    )
+
+
+def test_attention_without_dropout_does_not_draw() -> None:
+    assert look(around(Attention())) == Examined(False, (), (), ())
+
+
+def test_a_dropout_in_evaluation_is_told() -> None:
+    found = look(around(AlwaysDrops()))
+    assert found.draws
+    (text,) = found.unkeyed
+    assert text.startswith("module 1 (AlwaysDrops) draws by torch's ")
+    assert text.endswith(" in evaluation")
+
+
+def test_batch_norm_without_running_statistics_is_told() -> None:
+    (text,) = look(around(nn.BatchNorm2d(4, track_running_stats=False))).by_batch
+    assert text.startswith("module 1 (ShardBatchNorm2d) keeps no running statistics")
+
+
+def test_a_buffer_registered_in_a_pass() -> None:
+    network = around(Registers(persistent=False))
+    assert look(network) == Examined(False, (), (), ())
+    assert not hasattr(network[1], "late")  # type: ignore[index]
+    with pytest.raises(UserError, match=r"gets or loses 1.late in a forward pass.*__init__"):
+        look(around(Registers(persistent=True)))
+
+
+def test_an_error_of_a_backward_pass_is_told() -> None:
+    with pytest.raises(UserError, match="cannot train on images of 2×3×32×32: ValueError: no gradient here"):
+        look(around(RefusesBackward()))

@@ -66,6 +66,16 @@ def test_it_is_called_as_it_can_be(factory: str, options: dict[str, Any]) -> Non
     assert list(network.parameters())[-1].shape == (10,)
 
 
+def with_a_default(classes: int, bias: bool = True) -> nn.Module:
+    """Its second argument is not for the shape of images."""
+    assert bias is True
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes, bias=bias))
+
+
+def test_the_shape_is_not_given_to_an_argument_with_a_default() -> None:
+    assert make(f"{__name__}:with_a_default")(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
 @pytest.mark.parametrize(
     ("factory", "options", "words"),
     [
