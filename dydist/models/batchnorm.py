@@ -188,7 +188,7 @@ class ShardStatistics:
         ]
         each_once = [(layer, mean, var) for layer, (mean, var, count) in tracked if count is None]
         if each_once:
-            torch._foreach_add_([layer.num_batches_tracked for layer, *_ in each_once], 1)
+            torch._foreach_add_(_batches(each_once), 1)
             running, fresh, momenta = _parts(each_once)
             torch._foreach_mul_(running, [1.0 - momentum for momentum in momenta])
             torch._foreach_add_(running, torch._foreach_mul(fresh, momenta))
@@ -201,9 +201,8 @@ class ShardStatistics:
     ) -> None:
         """`update_running` of layers that count, in a number of kernels that does not depend on theirs."""
         count = torch.cat(list(counts))
-        torch._foreach_add_(
-            [layer.num_batches_tracked for layer, *_ in layers], list((count > 0).long().unbind())
-        )
+        called: Sequence[Tensor] = (count > 0).long().unbind()
+        torch._foreach_add_(_batches(layers), called)  # type: ignore[arg-type]
         running, fresh, momenta = _parts(layers)
         sizes = [one.numel() for one in running]
         of_each = count[self._which]
@@ -262,6 +261,12 @@ def _tracks(layer: ShardBatchNorm) -> bool:
         and layer.running_var is not None
         and layer.num_batches_tracked is not None
     )
+
+
+def _batches(layers: Sequence[tuple[ShardBatchNorm, Tensor, Tensor]]) -> list[Tensor]:
+    """The counters of batches, int64 scalars."""
+    found = [layer.num_batches_tracked for layer, *_ in layers]
+    return [one for one in found if one is not None]
 
 
 def _parts(
