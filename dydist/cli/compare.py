@@ -45,7 +45,7 @@ def compare(
         runs: Folders of runs, or of a sweep.
         table: Show a table also of two runs.
         baseline: Part of the label of the row that others are compared with. Default: model.kind=static, or the worst.
-        split: The split of the accuracies. auto: validation if all runs have one, or else test.
+        split: The split of the accuracies; shows a table. auto: validation if all runs have one, or else test.
         csv: Write one line per run, with every setting, to this file.
         plot: Draw every run's accuracy by row, with mean and interval, to this PNG file.
         x: Draw the accuracy over this instead: epoch, or a numeric field such as optim.lr; a line for each setting.
@@ -60,7 +60,7 @@ def compare(
     if x is not None and plot is None:
         raise UserError(f"--x: {x} is the axis of a plot; give --plot FILE.png as well")
     found = find_runs(runs)
-    if len(found) == 2 and len(runs) == 2 and not (table or csv or plot or baseline):
+    if len(found) == 2 and len(runs) == 2 and not (table or csv or plot or baseline or split != "auto"):
         return _pair(found[0], found[1], as_json=json_)
     return _table(found, baseline, split, csv, plot, x, as_json=json_)
 

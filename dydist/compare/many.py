@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dydist.compare.statistics import Difference, difference
 from dydist.config import Config, ModelConfig
 from dydist.config.data_sets import DATA_SETS
-from dydist.config.reader import build, flatten, read_yaml, redacted_values, to_dict
+from dydist.config.reader import build, flatten, read_yaml, redacted_values, to_dict, unflatten
 from dydist.config.rules import is_local
 from dydist.data.description import FILE
 from dydist.errors import UserError
@@ -146,8 +146,8 @@ def cost_of(settings: dict[str, Any], described: tuple[int, int] | None = None) 
 
     `described`: number of classes and side of the run's images, of which a data set of dydist's own needs none.
     """
-    model = {name.partition(".")[2]: value for name, value in settings.items() if name.startswith("model.")}
-    options = {name.partition(".")[2]: model.pop(name) for name in [*model] if name.startswith("options.")}
+    given = {name: value for name, value in settings.items() if name.startswith("model.")}
+    model = unflatten(given).get("model", {})
     known = DATA_SETS[settings.get("data.name", "cifar10")]
     if known.classes is not None and known.side is not None:
         described = known.classes, known.side
@@ -157,7 +157,7 @@ def cost_of(settings: dict[str, Any], described: tuple[int, int] | None = None) 
             "folder again, or leave the run out"
         )
     if model.get("factory") is not None:
-        return _own_cost({**model, "options": options}, *described)
+        return _own_cost(model, *described)
     return _cost(build(ModelConfig, model), *described)
 
 

@@ -153,6 +153,14 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`, without its empty mappings."""
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        _set(nested, name, value)
+    return nested
+
+
 def to_yaml(config: Config) -> str:
     """All values as YAML for `--config`. The caller redacts secrets first."""
     return dump_yaml(to_dict(config))

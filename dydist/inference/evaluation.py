@@ -78,7 +78,7 @@ def evaluate_trained(
     Blocks, precision and temperature are those of the run's own evaluation, so the number of correct images equals
     the logged one on any number of processes. `flip`: average the probabilities of each image and its mirror image.
     Images are normalised as in training. `seen(images)` is called after each block of this process. Raises UserError
-    if the data set and the network differ in their classes.
+    if the data set and the network differ in their classes or in the size of the images.
     """
     if len(dataset.classes) != len(model.data.classes):
         raise UserError(
@@ -89,6 +89,11 @@ def evaluate_trained(
         raise UserError(
             f"--data-root: the classes are {listed(dataset.classes)}, and the network was trained on "
             f"{listed(model.data.classes)}; give images of the same classes"
+        )
+    if (side := dataset.images.shape[-1]) != model.data.side:
+        raise UserError(
+            f"--data-root: the images have {side} pixels a side, and the network was trained on {model.data.side}; "
+            "give images of that size"
         )
     dataset = replace(dataset, mean=model.data.mean, std=model.data.std)
     network = model.network.to(world.device)

@@ -93,6 +93,7 @@ class Session:
     ) -> None:
         self.config, self.engine, self.world, self.order = config, engine, world, splits.order
         held_out = splits.order.size - splits.order.dealt
+        check_images(splits, world)
         self.data = world.first(lambda: DataDescription.of(splits.train, held_out=held_out))
         self.network = network_identity(config)
         self._train_set = splits.train
@@ -309,6 +310,20 @@ def check_kernels(config: Config, world: World) -> None:
         raise UserError(
             f"parallel.reduce: exact needs the same kernels everywhere, but rank 0 computes with {kinds[0]} and rank "
             f"{other} with {kinds[other]}; have the same C++ compiler and CPU on all nodes, or set DYDIST_NATIVE=0"
+        )
+
+
+def check_images(splits: Splits, world: World) -> None:
+    """Raise UserError unless all processes see the same images, as far as is known without reading them. Collective."""
+    train, test = splits.train, splits.test
+    seen = world.gather((len(train), len(test), train.classes, train.content))
+    other = next((rank for rank, images in enumerate(seen) if images != seen[0]), None)
+    if other is not None:
+        (train_0, test_0, *_), (trained, tested, *_) = seen[0], seen[other]
+        raise UserError(
+            f"data.root: rank {other} sees other images than rank 0: {trained:,} and {train_0:,} for training, "
+            f"{tested:,} and {test_0:,} for the test, or other classes, pixels or labels; have the same data "
+            "on all nodes"
         )
 
 

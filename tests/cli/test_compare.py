@@ -60,6 +60,8 @@ def test_the_same_run_twice_is_equal(runs: Path, capsys: pytest.CaptureFixture[s
     assert "equal to the bit at step 8" in capsys.readouterr().out
     assert main(["compare", str(runs / "a"), str(runs / "again"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["equal"] is True
+    assert main(["compare", str(runs / "a"), str(runs / "again"), "--split", "test"]) == 0
+    assert "test %" in capsys.readouterr().out
 
 
 def test_where_and_by_how_much_two_runs_part(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

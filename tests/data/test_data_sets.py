@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from torch import nn
 
 from dydist.cli import data
 from dydist.cli.main import main
@@ -77,3 +78,19 @@ def test_a_data_set_with_an_entry_is_trained_on_exported_and_compared(
         assert own.multiply_adds < cifar.multiply_adds // 3, "16 pixels, not 32"
     (card,) = tmp_path.glob("x*.md")
     assert "Stripes are nobody's." in card.read_text()
+
+
+def nested(num_classes: int, *, body: dict[str, int]) -> nn.Module:
+    """A network of one option, in a mapping."""
+    width = body["width"]
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, bias=False),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(width, num_classes, bias=False),
+    )
+
+
+def test_the_cost_of_a_network_whose_options_are_nested() -> None:
+    settings = {"data.name": "cifar10", "model.factory": f"{__name__}:nested", "model.options.body.width": 6}
+    assert cost_of(settings).parameters == 3 * 6 * 9 + 6 * 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ import pytest
 import torch
 
 from dydist.cli.main import main
+from dydist.config import Config, ParallelConfig
 from dydist.data import ImageDataset
 from dydist.data.augment import normalise
-from dydist.inference import TrainedModel
+from dydist.engine import start_world
+from dydist.errors import UserError
+from dydist.inference import TrainedModel, evaluate_trained
 from dydist.inference.evaluation import mirrored
 from helpers.support import REPOSITORY, free_port, metrics
 
@@ -125,3 +129,10 @@ def test_mistakes(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "checkpoint: no valid checkpoint at" in capsys.readouterr().err
     assert main(["evaluate", str(run_dir), "--data-root", str(tmp_path / "none"), "--json"]) == 2
     assert capsys.readouterr().out == ""
+
+
+def test_images_of_another_size_are_refused(model: TrainedModel, test_set: ImageDataset) -> None:
+    config = Config(parallel=ParallelConfig(device="cpu"))
+    smaller = replace(test_set, images=test_set.images[:, :, ::2, ::2])
+    with pytest.raises(UserError, match="--data-root: the images have 16 pixels a side"):
+        evaluate_trained(model, smaller, start_world(config))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dydist.errors import UserError
-from dydist.jobs.submission.snapshot import record_environment, take_snapshot
+from dydist.jobs.submission.snapshot import copy_module, record_environment, take_snapshot
 
 
 @pytest.fixture
@@ -95,3 +95,10 @@ def test_the_environment_is_recorded_without_secrets(tmp_path: Path, monkeypatch
     assert "hidden" not in text
     assert json.loads(text)["variables"]["NCCL_DEBUG"] == "INFO"
     assert "torch" in json.loads(text)["packages"]
+
+
+def test_a_module_that_is_too_large_names_its_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_scans.py").write_text("x = 1\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^data\.factory: my_scans is"):
+        copy_module("my_scans", tmp_path / "s", field="data.factory", limit_bytes=1)

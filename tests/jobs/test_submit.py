@@ -13,6 +13,7 @@ from dydist.errors import UserError
 from dydist.jobs.submission.profile import parse_profile
 from dydist.jobs.submission.sbatch import Submission, sbatch_text
 from dydist.jobs.submission.submit import (
+    _fill_folder,
     make_spec,
     node_commands,
     prepare_run,
@@ -104,3 +105,19 @@ def test_a_wrong_configuration_is_refused_before_anything_is_queued(
 ) -> None:
     with pytest.raises(UserError, match=message):
         prepare_run(words, parse_profile({"nodes": nodes}, "test"), cluster="slurm")
+
+
+def test_the_modules_of_both_factories_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("my_network", "my_images", "my_scans"):
+        (tmp_path / f"{name}.py").write_text("def make(*given): ...\n")
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("data: {name: factory, factory: my_images:make}\n")
+    flags = ["--model.factory", "my_network:make", "--data.factory=my_scans:make"]
+    prepared = prepare_run(
+        [str(recipe), "--run.dir", str(tmp_path / "runs"), *flags],
+        parse_profile({"gpus_per_node": 1}, "test"),
+        cluster="slurm",
+    )
+    _fill_folder(prepared, recipe)
+    assert len(list((prepared.folder / "code").glob("my_*.py"))) == 3

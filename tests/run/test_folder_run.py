@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from dydist.cli.main import main
+from dydist.config import Config, DataConfig, TrainConfig
+from dydist.data.folder import find_images
+from dydist.data.splits import open_splits
+from dydist.engine import World, start_world
+from dydist.errors import UserError
+from dydist.run.session import check_images
 from helpers.support import REPOSITORY, train
 
 SMALL = [
@@ -84,3 +91,24 @@ def test_two_processes_that_convert_the_folder_give_the_bits_of_one(
     Image.new("RGB", (20, 20)).save(photos / "red" / "new.png")
     text = train([*flags, *place, "one", "--train.max_steps", "6"], 1, photos.parent / "log3", code=2)
     assert "these are not the images that this run was started with" in text
+
+
+def test_ranks_that_see_other_images_are_refused(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(
+        data=DataConfig(name="folder", root=str(photos), side=8), train=TrainConfig(batch_size=16)
+    )
+    seen, world = [open_splits(config)], start_world(config)
+    one = photos / find_images(photos, test_fraction=0.2, seed=0).splits["train"][0].path
+    one.unlink()
+    seen.append(open_splits(config))
+    Image.new("RGB", (9, 9)).save(one)
+    seen.append(open_splits(config))
+    ranks: list[Any] = []
+    monkeypatch.setattr(World, "gather", lambda self, value: ranks.append(value) or [*ranks])
+    check_images(seen[0], world)
+    for splits in seen[1:]:
+        del ranks[1:]
+        with pytest.raises(
+            UserError, match=r"data\.root: rank 1 sees other images than rank 0: 6\d and 64 for"
+        ):
+            check_images(splits, world)

@@ -94,11 +94,12 @@ def take_snapshot(
     return record
 
 
-def copy_module(name: str, target: Path, *, limit_bytes: int = LIMIT_BYTES) -> bool:
+def copy_module(name: str, target: Path, *, field: str, limit_bytes: int = LIMIT_BYTES) -> bool:
     """Copy the top-level module or package `name` of somebody's code to `target`/code; returns whether it was copied.
 
     What belongs to Python or to an installed package, or is in the copy already, is not. A module that is not found is
-    none of ours to tell: the run does. Raises UserError where it would be larger than `limit_bytes`.
+    none of ours to tell: the run does. Raises UserError, which names `field`, where it would be larger than
+    `limit_bytes`.
     """
     spec = PathFinder.find_spec(name, [*sys.path, os.getcwd()])
     if spec is None or not spec.origin or (target / "code" / name).exists():
@@ -115,7 +116,7 @@ def copy_module(name: str, target: Path, *, limit_bytes: int = LIMIT_BYTES) -> b
         files = [path for path in origin.parent.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     if (total := sum(path.stat().st_size for path in files)) > limit_bytes:
         raise UserError(
-            f"model.factory: {name} is {total / 2**20:.0f} MiB, {limit_bytes / 2**20:.0f} MiB are copied into a job; "
+            f"{field}: {name} is {total / 2**20:.0f} MiB, {limit_bytes / 2**20:.0f} MiB are copied into a job; "
             "keep data out of the package's folder"
         )
     top = origin.parent.parent if origin.name == "__init__.py" else origin.parent

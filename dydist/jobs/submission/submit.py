@@ -234,8 +234,8 @@ def _fill_folder(submission: Submission, recipe: Path | None) -> None:
     content = None if recipe is None else recipe_to_write(recipe)
     hidden = {} if recipe is None or content == recipe.read_bytes() else {recipe: content or b""}
     take_snapshot(package_root(), folder, instead=hidden)
-    for name in _own_modules(submission, recipe):
-        copy_module(name, folder)
+    for name, field in _own_modules(submission, recipe).items():
+        copy_module(name, folder, field=field)
     record_environment(folder)
     if content is not None:
         (folder / "recipe.yaml").write_bytes(content)
@@ -245,14 +245,18 @@ def _fill_folder(submission: Submission, recipe: Path | None) -> None:
     try_to_write(submission.submitit, _ROOM * (1 + len(submission.specs)))
 
 
-def _own_modules(submission: Submission, recipe: Path | None) -> set[str]:
-    """The top-level modules of `model.factory` in the recipe and the flags of each run."""
-    given = {} if recipe is None else read_yaml(recipe).get("model", {})
-    factories = {given.get("factory")}
-    for spec in submission.specs:
-        words = [word for argument in spec.arguments for word in argument.split("=", 1)]
-        factories |= {value for flag, value in pairwise(words) if flag == "--model.factory"}
-    return {factory.partition(":")[0].partition(".")[0] for factory in factories if factory}
+def _own_modules(submission: Submission, recipe: Path | None) -> dict[str, str]:
+    """The top-level modules of factories in the recipe and the flags of each run, and the field that names each."""
+    given = {} if recipe is None else read_yaml(recipe)
+    found: dict[str, str] = {}
+    for section in ("model", "data"):
+        field = f"{section}.factory"
+        factories = {given.get(section, {}).get("factory")}
+        for spec in submission.specs:
+            words = [word for argument in spec.arguments for word in argument.split("=", 1)]
+            factories |= {value for flag, value in pairwise(words) if flag == f"--{field}"}
+        found |= {factory.partition(":")[0].partition(".")[0]: field for factory in factories if factory}
+    return found
 
 
 def _tell_disk(error: BaseException, submission: Submission) -> None:
