@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,34 @@ def test_a_module_that_is_too_large_names_its_field(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"^data\.factory: my_scans is"):
         copy_module("my_scans", tmp_path / "s", field="data.factory", limit_bytes=1)
+
+
+def test_modules_of_the_user_are_copied_and_those_of_the_environment_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dist-packages/system_module").mkdir(parents=True)
+    (tmp_path / "dist-packages/system_module/__init__.py").touch()
+    for place in ("here", "there"):  # a namespace package has no __init__.py, and may be in two places
+        (tmp_path / place / "spaced/deep").mkdir(parents=True)
+        (tmp_path / place / f"spaced/deep/{place}.py").write_text(place)
+        monkeypatch.syspath_prepend(tmp_path / place)
+    (tmp_path / "here/alone.py").write_text("alone")
+    (tmp_path / "here/whole").mkdir()
+    (tmp_path / "here/whole/__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "dist-packages")
+    real = sysconfig.get_paths()
+    # as with Python in /usr, where a home may be
+    monkeypatch.setattr(sysconfig, "get_paths", lambda *_: {**real, "data": str(tmp_path)})
+    target = tmp_path / "target"
+    copied = [copy_module(name, target, field="model.factory") for name in ("spaced", "alone", "whole")]
+    assert copied == [True] * 3
+    assert not any(
+        copy_module(name, target, field="model.factory")
+        for name in ("system_module", "os", "sys", "torch", "nowhere")
+    )
+    assert sorted(str(path.relative_to(target)) for path in target.rglob("*.py")) == [
+        "code/alone.py",
+        "code/spaced/deep/here.py",
+        "code/spaced/deep/there.py",
+        "code/whole/__init__.py",
+    ]

@@ -102,29 +102,33 @@ def copy_module(name: str, target: Path, *, field: str, limit_bytes: int = LIMIT
     `limit_bytes`.
     """
     spec = PathFinder.find_spec(name, [*sys.path, os.getcwd()])
-    if spec is None or not spec.origin or (target / "code" / name).exists():
+    if spec is None or (target / "code" / name).exists():
         return False
-    origin = Path(spec.origin)
-    if any(
-        origin.resolve().is_relative_to(Path(place).resolve())
-        for place in set(sysconfig.get_paths().values())
-    ):
-        return False
-    if origin.name != "__init__.py":
-        files = [origin] if origin.suffix == ".py" else []
-    else:
-        files = [path for path in origin.parent.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    folders = [Path(place) for place in spec.submodule_search_locations or ()]  # several: a namespace package
+    ours = [place for place in folders or [Path(spec.origin or "")] if not _of_environment(place)]
+    files = {
+        path: place.parent
+        for place in ours
+        for path in (place.rglob("*") if folders else [place])
+        if path.is_file() and (path.suffix != ".pyc" if folders else path.suffix == ".py")
+    }
     if (total := sum(path.stat().st_size for path in files)) > limit_bytes:
         raise UserError(
             f"{field}: {name} is {total / 2**20:.0f} MiB, {limit_bytes / 2**20:.0f} MiB are copied into a job; "
             "keep data out of the package's folder"
         )
-    top = origin.parent.parent if origin.name == "__init__.py" else origin.parent
-    for path in files:
+    for path, top in files.items():
         copy = target / "code" / path.relative_to(top)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, copy)
     return bool(files)
+
+
+def _of_environment(path: Path) -> bool:
+    """Whether a module belongs to Python or is installed, as pip and distributions do it."""
+    path = path.resolve()
+    python = (Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
+    return bool({"site-packages", "dist-packages"} & set(path.parts)) or any(map(path.is_relative_to, python))
 
 
 def record_environment(target: Path) -> None:
