@@ -48,8 +48,14 @@ class ShardedState:
         """(plain name, full tensor in host memory) of each parameter and buffer, in the order of the state_dict."""
         for name, tensor in self.model.state_dict().items():
             parameter = self.parameters.get(name)
-            sharded = parameter is not None and self.stage == 3
-            yield name, (safe_get_full_fp32_param(parameter) if sharded else tensor.detach()).to(HOST)
+            if parameter is None or self.stage < 3:
+                yield name, tensor.detach().to(HOST)
+            elif parameter.requires_grad:
+                yield name, safe_get_full_fp32_param(parameter).to(HOST)
+            else:  # the optimizer has no copy of a frozen one
+                with deepspeed.zero.GatheredParameters([parameter]):
+                    whole = parameter.detach().to(HOST, copy=True)
+                yield name, whole
 
     def momenta(self) -> Iterator[tuple[str, Tensor]]:
         """(`momentum.<parameter>`, full tensor in host memory) of each parameter."""
@@ -73,9 +79,11 @@ class ShardedState:
     def _set_weight(self, parameter: Any, value: Tensor) -> None:
         if self.stage < 3:
             parameter.copy_(value)
-            safe_set_full_fp32_param(parameter, value.to(parameter.device))
+            if parameter.requires_grad:
+                safe_set_full_fp32_param(parameter, value.to(parameter.device))
             return
-        safe_set_local_fp32_param(parameter, _own_part(parameter, value))
+        if parameter.requires_grad:
+            safe_set_local_fp32_param(parameter, _own_part(parameter, value))
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
             if dist.get_rank() == 0:
                 parameter.copy_(value)

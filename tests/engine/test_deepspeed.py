@@ -225,6 +225,24 @@ def test_a_last_batch_of_uneven_shards(cifar10_exact_root: Path, tmp_path: Path)
     assert losses["zero3"] == pytest.approx(losses["ddp"], abs=1e-4)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("stage", [2, 3])
+def test_frozen_parameters_are_saved_and_loaded(stage: int, cifar10_exact_root: Path, tmp_path: Path) -> None:
+    saved = []
+    for last, world_size in ((2, 2), (4, 3)):
+        given = ("--model.factory", "helpers.networks:partly_frozen")
+        arguments = flags(cifar10_exact_root, tmp_path, "frozen", f"zero{stage}", *given)
+        arguments[arguments.index("--train.max_steps") + 1] = last
+        train(arguments, world_size, tmp_path / "logs" / str(last))
+        storage = open_storage(str(tmp_path / "frozen" / "checkpoints"))
+        saved.append(load(storage, survey(storage)[0]))
+    first, second = saved
+    assert first.step < second.step
+    equal = {name for name in first.model if torch.equal(first.model[name], second.model[name])}
+    assert equal == {"conv1.weight", "conv1.bias", "hidden.bias"}
+    assert first.model["conv1.weight"].abs().max() > 0
+
+
 FP16_CHAIN = (
     ("ddp", 1, 7),
     ("zero1", 2, 12),

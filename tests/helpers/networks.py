@@ -42,6 +42,14 @@ def plain(
     return Plain(num_classes, width, dropout)
 
 
+def partly_frozen(num_classes: int, image_shape: tuple[int, int, int]) -> Plain:
+    """Its first convolution and one bias are not trained."""
+    network = plain(num_classes, image_shape, dropout=0.0)
+    network.conv1.requires_grad_(False)
+    network.hidden.bias.requires_grad_(False)
+    return network
+
+
 class Noise(nn.Module):
     """Adds noise that cannot be keyed."""
 
