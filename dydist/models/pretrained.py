@@ -1,10 +1,12 @@
-"""Weights that a run starts from: `model.weights`, a safetensors file at a path or URL."""
+"""Weights that a run starts from: `model.weights`, a safetensors file at a path or URL of a checkpoint's store."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
@@ -26,19 +28,33 @@ def read_weights(place: str, options: Mapping[str, Any]) -> dict[str, Tensor]:
     folder, _, name = place.rpartition("/")
     try:
         content = b"".join(
-            open_storage(folder or ("/" if place.startswith("/") else "."), options).read(name)
+            open_storage(
+                folder or ("/" if place.startswith("/") else "."), options, field="model.weights"
+            ).read(name)
         )
         return load(content)
+    except UserError:
+        raise
     except SafetensorError as error:
         raise UserError(
             f"model.weights: {scrub(place)} is not a safetensors file ({error}); write one with "
             "safetensors.torch.save_file(network.state_dict(), PATH)"
         ) from error
-    except OSError as error:
+    except Exception as error:  # of many libraries, such as botocore's NoCredentialsError
+        why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise UserError(
-            f"model.weights: cannot read {scrub(place)} ({scrub(error.strerror or str(error))}); give the path or URL "
-            "of a safetensors file"
+            f"model.weights: cannot read {scrub(place)} ({scrub(' '.join(why.split()))}); give the path of a "
+            "safetensors file, or its URL with credentials in checkpoint.storage_options"
         ) from error
+
+
+def hash_of(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_weights(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dydist.config import Config
 from dydist.data import ImageDataset
@@ -14,9 +14,10 @@ from dydist.errors import UserError
 from dydist.models import build_model
 from dydist.models.examine import examine
 from dydist.models.factory import build_network, source_hash
-from dydist.models.pretrained import load_weights, read_weights
+from dydist.models.pretrained import hash_of, load_weights, read_weights
 from dydist.randomness import derived_seed
 from dydist.run.folder import public_values
+from dydist.text.redaction import scrub
 
 
 def network_identity(config: Config) -> dict[str, Any]:
@@ -65,13 +66,14 @@ def examine_network(config: Config, model: nn.Module, dataset: ImageDataset, wor
     ]
 
 
-def network_with_weights(config: Config, dataset: ImageDataset) -> tuple[nn.Module, tuple[str, ...]]:
+def network_with_weights(
+    config: Config, dataset: ImageDataset, world: World
+) -> tuple[nn.Module, tuple[str, ...]]:
     """The network with the weights of `model.weights`, and the names of tensors that keep their initial values.
 
-    Raises UserError if they cannot be read, or do not fit.
+    Collective. Raises UserError, on every process, if a process cannot read them, they differ, or do not fit.
     """
-    assert config.model.weights is not None
-    weights = read_weights(config.model.weights, config.checkpoint.storage_options)
+    weights = _same_weights(config, world)
     classes = len(dataset.classes)
     left: list[str] = []
 
@@ -86,3 +88,25 @@ def network_with_weights(config: Config, dataset: ImageDataset) -> tuple[nn.Modu
         else:
             network = build_network(config.model, classes, dataset.images.shape[1:], before_conversion=load)
     return network, tuple(left)
+
+
+def _same_weights(config: Config, world: World) -> dict[str, Tensor]:
+    assert config.model.weights is not None
+    weights: dict[str, Tensor] = {}
+    problem, digest = None, ""
+    try:
+        weights = read_weights(config.model.weights, config.checkpoint.storage_options)
+        digest = hash_of(weights) if world.size > 1 else ""
+    except UserError as error:
+        problem = str(error)
+    found = world.gather((problem, digest))
+    for told, _ in found:
+        if told is not None:
+            raise UserError(told)
+    for rank, (_, other) in enumerate(found):
+        if other != found[0][1]:
+            raise UserError(
+                f"model.weights: process {rank} reads other weights from {scrub(config.model.weights)} than process 0; "
+                "put the same file on every node, or in a shared folder"
+            )
+    return weights

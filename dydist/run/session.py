@@ -165,7 +165,7 @@ class Session:
         """Load `model.weights`, if given, as the first weights of a new run."""
         if self.config.model.weights is None:
             return
-        network, left = network_with_weights(self.config, self._train_set)
+        network, left = network_with_weights(self.config, self._train_set, self.world)
         self.engine.load(network.state_dict(), {}, {}, {})
         kept = f", but for {', '.join(left)}, which are initialized anew" if left else ""
         self._note(f"The weights are those of {scrub(self.config.model.weights)}{kept}.")

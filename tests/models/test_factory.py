@@ -162,3 +162,17 @@ def test_weights_that_cannot_be_read(name: str, tmp_path: Path) -> None:
     (tmp_path / "text.safetensors").write_text("no tensors")
     with pytest.raises(UserError, match=r"^model.weights: .*safetensors"):
         read_weights(str(tmp_path / name), {})
+
+
+def test_a_url_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"^model.weights: .*https"):
+        read_weights("https://example.org/w.safetensors", {})
+    pytest.importorskip("s3fs")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    options = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
+    with pytest.raises(UserError, match=r"^model.weights: cannot read s3://b/w.safetensors \(.*redentials"):
+        read_weights("s3://b/w.safetensors", options)
