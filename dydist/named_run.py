@@ -25,6 +25,15 @@ def is_run_folder(path: Path) -> bool:
     return any((path / name).is_file() for name in _MARKS)
 
 
+def is_own_run(path: Path) -> bool:
+    """Whether this is a run folder whose config.yaml belongs to the user, and is not writable for everybody."""
+    try:
+        status = [(path / name).stat() for name in ("", "config.yaml")]
+    except OSError:
+        return False
+    return all(one.st_uid == os.getuid() and not one.st_mode & 0o002 for one in status)
+
+
 def run_folder(path: Path) -> Path:
     """The run folder that contains a folder of checkpoints, or one checkpoint; any other path unchanged."""
     path = Path(normal_path(str(path), "run"))

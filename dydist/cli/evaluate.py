@@ -21,6 +21,7 @@ def evaluate(
     step: Index | None = None,
     split: Literal["test", "train", "validation"] = "test",
     data_root: FilePath | None = None,
+    factory: str | None = None,
     ema: bool = False,
     flip: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -41,6 +42,7 @@ def evaluate(
         step: That step of a place.
         split: Which images. validation: those that the run held out of training; train: the rest.
         data_root: Folder of the data set. Default: the run's data.root.
+        factory: package.module:function of the checkpoint that may be run here. Default: that of a run of yours.
         ema: Take the moving average of the weights.
         flip: Test-time augmentation: average the probabilities over each image and its mirror image.
         device: auto takes the GPU where there is one.
@@ -52,12 +54,16 @@ def evaluate(
     from dydist.data.splits import open_split
     from dydist.engine import start_world
     from dydist.inference import evaluate_trained
+    from dydist.inference.trust import refuse_foreign_code
     from dydist.process.launcher import join_step
     from dydist.process.launcher_settings import apply_launcher_settings
     from dydist.run.assemble import prepare_environment
 
-    model = open_trained(checkpoint, step=step, ema=ema, options=storage_options, data_root=data_root)
+    model = open_trained(
+        checkpoint, step=step, ema=ema, options=storage_options, data_root=data_root, factory=factory
+    )
     config = model.config
+    refuse_foreign_code(config, "data", where=checkpoint, given=factory)
     prepare_environment(config)  # before the first product of matrices: MKL then reads what it was told
     dataset = open_split(replace(config.data, root=data_root or config.data.root, download=False), split)
     here, _ = apply_launcher_settings(

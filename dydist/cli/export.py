@@ -19,6 +19,7 @@ def export(
     step: Index | None = None,
     ema: bool = False,
     data_root: FilePath | None = None,
+    factory: str | None = None,
     storage_options: str = "{}",
     json: bool = False,
 ) -> int:
@@ -36,13 +37,16 @@ def export(
         step: That step of a place.
         ema: Take the moving average of the weights.
         data_root: Folder of the data set, for checkpoints that do not name their classes.
+        factory: package.module:function of the checkpoint that may be run here. Default: that of a run of yours.
         storage_options: fsspec options as JSON.
         json: Print what was written as JSON.
     """
     from dydist.inference import ExportError, export_trained
     from dydist.inference.formats import FORMATS
 
-    model = open_trained(checkpoint, step=step, ema=ema, options=storage_options, data_root=data_root)
+    model = open_trained(
+        checkpoint, step=step, ema=ema, options=storage_options, data_root=data_root, factory=factory
+    )
     average = "-ema" if ema else ""
     default = f"{model.config.run.name}-step-{model.step:09d}{average}{FORMATS[to].suffix}"
     try:

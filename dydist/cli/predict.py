@@ -28,6 +28,7 @@ def predict(
     attention: bool = False,
     ema: bool = False,
     data_root: FilePath | None = None,
+    factory: str | None = None,
     storage_options: str = "{}",
     json: bool = False,
 ) -> int:
@@ -46,6 +47,7 @@ def predict(
         attention: Show the weights of the kernels in every dynamic layer.
         ema: Take the moving average of the weights.
         data_root: Folder of the data set, for checkpoints that do not name their classes.
+        factory: package.module:function of the checkpoint that may be run here. Default: that of a run of yours.
         storage_options: fsspec options as JSON.
         json: Print JSON.
     """
@@ -56,7 +58,9 @@ def predict(
         raise UserError(
             "predict: no picture was given; name files, folders, or a pattern such as 'shots/*.png'"
         )
-    model = open_trained(checkpoint, step=step, ema=ema, options=storage_options, data_root=data_root)
+    model = open_trained(
+        checkpoint, step=step, ema=ema, options=storage_options, data_root=data_root, factory=factory
+    )
     failed: list[dict[str, str]] = []
     paths: list[str] = []
     found = _read(find_pictures(images), model.data.side, paths, failed)

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 
 def open_trained(
-    checkpoint: str, *, step: int | None, ema: bool, options: str, data_root: str | None
+    checkpoint: str,
+    *,
+    step: int | None,
+    ema: bool,
+    options: str,
+    data_root: str | None,
+    factory: str | None,
 ) -> TrainedModel:
     """The network of a checkpoint. `options`: fsspec options as JSON, over those of a run's configuration."""
     from dydist.inference import load_trained
@@ -26,7 +32,9 @@ def open_trained(
     def open_with(url: str, of_run: Mapping[str, Any]) -> Storage:
         return open_place(url, {**of_run, **given}, field="checkpoint")
 
-    return load_trained(checkpoint, open_with, step=step, averaged=ema, data_root=data_root, note=note)
+    return load_trained(
+        checkpoint, open_with, step=step, averaged=ema, data_root=data_root, factory=factory, note=note
+    )
 
 
 def note(text: str) -> None:

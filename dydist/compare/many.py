@@ -22,7 +22,8 @@ from dydist.config.rules import is_local
 from dydist.data.description import FILE
 from dydist.errors import UserError
 from dydist.monitor.outputs.jsonlines import evaluations, read_lines
-from dydist.named_run import run_folder
+from dydist.named_run import is_own_run, run_folder
+from dydist.text.redaction import hidden_names
 
 if TYPE_CHECKING:
     from dydist.models.cost import Cost
@@ -100,7 +101,7 @@ def read_result(run_dir: Path) -> Result | None:
         return None
     # a field added after the run had its present default
     settings = flatten(to_dict(Config())) | flatten(redacted_values(read_yaml(run_dir / "config.yaml")))
-    cost = cost_of(settings, _described(run_dir))
+    cost = cost_of(settings, _described(run_dir), own=is_own_run(run_dir))
     return Result(
         run=run_dir.resolve().name,
         settings=settings,
@@ -141,8 +142,8 @@ def training_seconds(steps: Sequence[dict[str, Any]]) -> float:
     return seconds
 
 
-def cost_of(settings: dict[str, Any], described: tuple[int, int] | None = None) -> Cost:
-    """Parameters and multiply-adds of the network of a run's settings.
+def cost_of(settings: dict[str, Any], described: tuple[int, int] | None = None, *, own: bool = False) -> Cost:
+    """Parameters and multiply-adds of the network of a run's settings. `own`: whether a factory in them may be called.
 
     `described`: number of classes and side of the run's images, of which a data set of dydist's own needs none.
     """
@@ -157,7 +158,7 @@ def cost_of(settings: dict[str, Any], described: tuple[int, int] | None = None) 
             "folder again, or leave the run out"
         )
     if model.get("factory") is not None:
-        return _own_cost(model, *described)
+        return _own_cost(model, *described, build_it=own)
     return _cost(build(ModelConfig, model), *described)
 
 
@@ -181,13 +182,15 @@ def _cost(model: ModelConfig, classes: int, side: int) -> Cost:
         return network_cost(build_model(model, classes), side)
 
 
-def _own_cost(model: dict[str, Any], classes: int, side: int) -> Cost:
-    """The same of a network of the user's own; zeros if it cannot be built here."""
+def _own_cost(model: dict[str, Any], classes: int, side: int, *, build_it: bool) -> Cost:
+    """The same of a network of the user's own; zeros if it cannot or must not be built here."""
     import torch
 
     from dydist.models import build_model
     from dydist.models.cost import Cost, network_cost
 
+    if not build_it or any(hidden_names(model.get("options", {}))):
+        return Cost(0, 0)
     try:
         with torch.random.fork_rng(devices=[]):
             return network_cost(build_model(build(ModelConfig, model), classes, (3, side, side)), side)

@@ -1,6 +1,7 @@
 """Use of trained models: evaluation, prediction and export.
 
 - `trained`: a network loaded from a checkpoint (`TrainedModel`, `load_trained`)
+- `trust`: whether a function that a checkpoint names may be run
 - `evaluation`: accuracy, loss, per-class accuracy, calibration (`evaluate_trained`); `calibration`: calibration error
 - `pictures`: which image files are meant; `prediction`: classes, probabilities, attention (`predict`)
 - `packaged`: a network with uint8 images as input (`PackagedNetwork`, `load_packaged`); `formats`: ONNX,

@@ -36,10 +36,11 @@ class PackagedNetwork(nn.Module):
         return logits
 
 
-def load_packaged(path: str | PathLike[str]) -> PackagedNetwork:
+def load_packaged(path: str | PathLike[str], *, factory: str | None = None) -> PackagedNetwork:
     """Load a file of `dydist export --to safetensors`, in evaluation mode on the CPU.
 
-    Raises UserError for other files.
+    `factory`: the function, package.module:function, that makes the network, if it is not dydist's own. Raises
+    UserError for other files, and for one that names another function.
     """
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
@@ -50,6 +51,12 @@ def load_packaged(path: str | PathLike[str]) -> PackagedNetwork:
             )
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
     described: dict[str, Any] = json.loads(metadata["network"])
+    named = described["model"].get("factory")
+    if named is not None and named != factory:
+        raise UserError(
+            f"{path}: names {named} with {described['model'].get('options')}, which would be run here; if you trust "
+            f"it, call load_packaged(…, factory={named!r})"
+        )
     shape = (3, described["side"], described["side"])
     network = build_model(ModelConfig(**described["model"]), len(described["classes"]), shape)
     network.load_state_dict(weights)

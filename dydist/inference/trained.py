@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -18,10 +19,12 @@ from dydist.data.description import DataDescription
 from dydist.data.splits import order_of
 from dydist.engine.core import AUTOCAST
 from dydist.errors import UserError
+from dydist.inference.trust import refuse_foreign_code
 from dydist.models import DynamicConv2d, apply_strategies, build_model, set_temperature
 from dydist.models.factory import source_hash
 from dydist.named_run import place_of
 from dydist.schedules import evaluation_temperature
+from dydist.text.redaction import fill_hidden, refuse_hidden
 
 OpenPlace = Callable[[str, Mapping[str, Any]], Storage]
 """Opens a checkpoint store by URL and storage options."""
@@ -63,14 +66,16 @@ def load_trained(
     step: int | None = None,
     averaged: bool = False,
     data_root: str | None = None,
+    factory: str | None = None,
     note: Callable[[str], None],
 ) -> TrainedModel:
     """Load the network of a checkpoint's folder, or of the newest valid checkpoint of a store or a run folder.
 
     `step` selects a step of a store; `averaged` selects the moving average instead of the weights. All bytes read are
     verified. A damaged checkpoint of a store is skipped and reported through `note`. `data_root` replaces the run's
-    data.root, which is only used if the checkpoint does not describe its data set. Raises UserError if there is no
-    such checkpoint, and CheckpointError if its store cannot be read.
+    data.root, which is only used if the checkpoint does not describe its data set. `factory`: functions that the user
+    trusts, which a checkpoint may name (`trust`). Raises UserError if there is no such checkpoint, or it names others,
+    and CheckpointError if its store cannot be read.
     """
     place, found = _candidates(where, open_place, step)
     url, item, state = _read(place, found, "ema" if averaged else "model", note)
@@ -80,6 +85,10 @@ def load_trained(
             f"--ema: {url} holds no averaged weights, since its run had no train.ema_decay; leave --ema out"
         )
     config = from_dict(state.extra["config"], f"{url}/state.json")
+    refuse_foreign_code(config, "model", where=where, given=factory)
+    if state.extra.get("data") is None:
+        refuse_foreign_code(config, "data", where=where, given=factory)
+    config = _with_secrets(config)
     data = _description(state, config, data_root)
     network = build_model(config.model, len(data.classes), (3, data.side, data.side))
     told = state.extra.get("network", {}).get("source")
@@ -112,6 +121,13 @@ def load_trained(
         test_accuracy=None if config.train.ema_decay is not None else tested,
         environment=state.extra.get("environment", {}),
     )
+
+
+def _with_secrets(config: Config) -> Config:
+    """`config` with the hidden options of its factory from the environment. Raises UserError if one is missing."""
+    values = fill_hidden({"model": {"options": config.model.options}}, os.environ)
+    refuse_hidden(values)
+    return replace(config, model=replace(config.model, options=values["model"]["options"]))
 
 
 def temperature_at(config: Config, data: DataDescription, step: int) -> float:

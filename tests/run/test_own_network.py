@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from safetensors.torch import save_file
 
 from dydist.checkpoint import load, open_storage, survey
 from dydist.compare.two import all_tensors, compare_runs
+from dydist.errors import UserError
 from dydist.inference import load_trained
 from helpers import networks
 from helpers.support import train
@@ -56,6 +59,16 @@ def test_one_and_two_processes_end_with_the_same_bits_and_the_network_is_part_of
     model = load_trained(str(tmp_path / "two"), open_storage, note=pytest.fail)
     assert type(model.network) is networks.Plain
     assert model.accuracy is not None
+    # a checkpoint that is no longer in its run's folder may come from anybody
+    shutil.copytree(tmp_path / "two" / "checkpoints", tmp_path / "found")
+    with pytest.raises(
+        UserError, match=f"^model.factory: .* names {PLAIN} with .*; if you trust it, give --factory"
+    ):
+        load_trained(str(tmp_path / "found"), open_storage, note=pytest.fail)
+    assert (
+        load_trained(str(tmp_path / "found"), open_storage, factory=PLAIN, note=pytest.fail).step
+        == model.step
+    )
 
 
 @pytest.mark.long
@@ -110,6 +123,28 @@ def test_a_run_starts_from_weights_and_goes_on_without_them(tmp_path: Path) -> N
     tensors = all_tensors(load(place, survey(place)[0]))
     assert tensors["conv2.weight"].shape[0] == 4  # kernels
     assert tensors["head.weight"].shape == (10, 16)
+
+
+def move_to_own_folder() -> None:
+    """In a training process: the working folder is its node's."""
+    os.chdir(os.environ[f"DYDIST_TEST_NODE_{os.environ['RANK']}"])
+
+
+@pytest.mark.parametrize(
+    "classes", [None, pytest.param(9, marks=pytest.mark.long)], ids=["missing", "different"]
+)
+def test_weights_that_are_not_the_same_on_every_node(classes: int | None, tmp_path: Path) -> None:
+    nodes = {f"DYDIST_TEST_NODE_{rank}": str(tmp_path / f"node{rank}") for rank in range(2)}
+    for folder, number in zip(nodes.values(), (10, classes), strict=True):
+        Path(folder).mkdir()
+        if number is not None:
+            save_file(networks.plain(number, (3, 32, 32)).state_dict(), f"{folder}/w.safetensors")
+    arguments = flags(tmp_path, "run", "--model.weights", "w.safetensors", "--model.weights_classes", "any")
+    told = train(arguments, 2, tmp_path / "log", code=2, before=move_to_own_folder, **nodes)
+    words = (
+        "cannot read w.safetensors" if classes is None else "process 1 reads other weights from w.safetensors"
+    )
+    assert words in told
 
 
 @pytest.mark.long

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import save
 
 from dydist.inference.packaged import FORMAT, load_packaged
@@ -41,7 +42,9 @@ def write(model: TrainedModel, path: Path) -> None:
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """A function that runs the file."""
-    network = load_packaged(path)
+    with safe_open(path, framework="pt") as file:  # just written, by this process
+        factory = json.loads(file.metadata()["network"])["model"]["factory"]
+    network = load_packaged(path, factory=factory)
 
     def run(images: np.ndarray) -> np.ndarray:
         with torch.no_grad():
