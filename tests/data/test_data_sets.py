@@ -93,4 +93,4 @@ def nested(num_classes: int, *, body: dict[str, int]) -> nn.Module:
 
 def test_the_cost_of_a_network_whose_options_are_nested() -> None:
     settings = {"data.name": "cifar10", "model.factory": f"{__name__}:nested", "model.options.body.width": 6}
-    assert cost_of(settings).parameters == 3 * 6 * 9 + 6 * 10
+    assert cost_of(settings, own=True).parameters == 3 * 6 * 9 + 6 * 10
