@@ -78,7 +78,9 @@ def test_a_finished_run_is_left_as_it_is(run: Path, monkeypatch: pytest.MonkeyPa
         ["checkpoint", "verify", "{run}/checkpoints"],
         ["compare", "{run}", "{run}"],
         ["evaluate", "{run}"],
-        ["export", "{run}", "--to", "safetensors", "--output", "{run}/exported"],
+        pytest.param(
+            ["export", "{run}", "--to", "safetensors", "--output", "{run}/exported"], marks=pytest.mark.long
+        ),
         ["logs", "{run}"],
         ["report", "{run}"],
         ["status", "{run}"],

@@ -68,7 +68,7 @@ def test_it_gives_what_the_log_says(ema: bool, run_dir: Path) -> None:
     assert found["loss"] == line["loss"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_say_the_same(run_dir: Path) -> None:
     """Three blocks are dealt to two processes."""
     launch = ("-m", "accelerate.commands.launch", "--config_file", "launch/cpu_2.yaml")

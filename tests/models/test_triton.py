@@ -36,10 +36,8 @@ def test_kernels_equal_the_loop_under_the_interpreter(examples: int) -> None:
 
 
 @needs_triton
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "cards", [("80",), pytest.param(("80", "90"), marks=pytest.mark.long)], ids=["A100", "both"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("cards", [("80",), ("80", "90")], ids=["A100", "both"])
 def test_kernels_compile_for_gpus_that_are_not_here(cards: tuple[str, ...]) -> None:
     """Triton's compiler and ptxas make machine code for an A100 and an H100; the interpreter alone checks no types."""
     made = subprocess.run(

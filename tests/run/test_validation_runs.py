@@ -71,6 +71,7 @@ def test_the_test_split_is_looked_at_once_and_the_best_is_chosen_without_it(whol
     assert rated[STEPS].accuracy == validated[STEPS]
 
 
+@pytest.mark.long
 def test_killed_and_on_two_processes_it_ends_with_the_same_bits(whole: Path, tmp_path: Path) -> None:
     cut = flags(tmp_path, "cut", "--checkpoint.every_steps", "4")
     run = Run(cut, 2, tmp_path / "log-cut", hold=25)
