@@ -112,9 +112,9 @@ class Lease:
     def acquire(self, deadline_s: float) -> None:
         """Take the lease and renew it in the background.
 
-        Raises LeaseHeldError if the holder is alive. If that is unknown, waits up to `timeout_s` for its heartbeat;
-        an earlier start of the same job, or a dead process of this machine, loses the lease at once. Raises
-        CancelledError if cancelled.
+        Raises LeaseHeldError if the holder is alive. If that is not known, waits up to `timeout_s` for a heartbeat.
+        The lease of an earlier start of the same job, or of a dead process of this machine, is taken over at once.
+        Raises CancelledError if cancelled.
         """
         try:
             self._take(self._storage(deadline_s))
@@ -179,7 +179,7 @@ class Lease:
         self._give_back(self._interval_s)
 
     def _give_back(self, patience_s: float) -> None:
-        self.held = True  # so that the requests of the release are not cancelled
+        self.held = True  # requests made while the lease is not held end when `cancelled` is set
         try:
             storage = self._storage(patience_s)
             raw = _read(storage, self._name)

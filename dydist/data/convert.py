@@ -1,9 +1,9 @@
-"""Converts the images of a folder to one uint8 array a split, on all cores. A conversion that was cut goes on.
+"""Converts the images of a folder to one uint8 array a split, on all cores. An interrupted conversion is continued.
 
 The arrays are written in blocks. When a block is in its file, a line in `journal.jsonl` says so, with the block's
 CRC-32; a later attempt keeps those blocks whose bytes have that CRC and converts the others. So what a kill or a power
-failure leaves is never believed, and nothing is converted twice. Threads suffice: Pillow decodes and scales without
-Python's global lock.
+failure left is used only if its CRC is right, and no whole block is converted twice. Threads suffice: Pillow decodes
+and scales without Python's global lock.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _JOURNAL = "journal.jsonl"
 
 @dataclass(frozen=True)
 class _Block:
-    """Images `start` … of a split."""
+    """Consecutive images of a split, from number `start` on."""
 
     split: str
     start: int
@@ -55,8 +55,9 @@ def convert_images(
 ) -> None:
     """Write all images, [3, side, side], to `partial` and rename it to `folder` when it is whole.
 
-    Hold the cache's lock. `partial` may be what an earlier attempt left. An exception, of a signal too, ends it in the
-    time of an image. Raises UserError if files cannot be used, with the names of all of them.
+    Hold the cache's lock. `partial` may be what an earlier attempt left. After an exception, also one from a
+    signal handler, it ends within the time of one image. Raises UserError, with all their names, if files cannot be
+    used.
     """
     partial.mkdir(exist_ok=True)
     journal = partial / _JOURNAL
@@ -128,7 +129,7 @@ def _blocks(found: Found, side: int) -> Iterator[_Block]:
 
 
 def _mean_and_std(blocks: list[_Done], pixels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per channel, 0..1. A channel of one colour has no deviation: it gets that of one grey level."""
+    """Per channel, 0..1. A constant channel gets a standard deviation of 1/255, not of 0."""
     mean = np.sum([block.values for block in blocks], axis=0) / (255 * pixels)
     variance = np.sum([block.squares for block in blocks], axis=0) / (255**2 * pixels) - mean**2
     return _rounded(mean), _rounded(np.sqrt(variance.clip(1 / 255**2)))
@@ -177,7 +178,7 @@ def _convert(
         return None
     path = partial / f"{block.split}-images.npy"
     offset = np.lib.format.open_memmap(path, mode="r").offset + block.start * images[0].nbytes
-    # written, not mapped: where a disk is full, a write is an error, and a mapped page the end of the process
+    # by write(), not through a mapping: on a full disk a write raises, but a mapped page would kill the process
     with path.open("r+b") as file:
         file.seek(offset)
         file.write(images.data)

@@ -30,10 +30,11 @@ _ARRAY = (
 )
 
 _LAUNCH = "(Task|Application) launch .*failed|Unable to confirm allocation"
-"""srun's messages where it cannot reach its nodes or SLURM's controller, which is worth another start. A step that
-asks for more than its job has is not."""
+"""srun's messages if it cannot reach its nodes or SLURM's controller; then another start may succeed. Not included:
+the message about a step that asks for more than its job has."""
 _BEFORE = "Node failure on"
-"""srun's message about a lost node. It tells of the launch only if no task has started: it may come at any time."""
+"""srun's message about a lost node. It may come at any time, so it means a failed launch only
+if no task has started."""
 
 _FUNCTIONS = r"""
 dydist_ask() {  # run a SLURM command; retry while the controller does not answer
@@ -173,6 +174,6 @@ def around_srun(specs: Sequence[JobSpec], *, tasks: Path, requeue: bool) -> list
         f'for file in {shlex.quote(str(tasks))}/"$dydist_job"_submitted.pkl "$dydist_logs/unreported"; do',
         '  if [ "$file" -ot "$dydist_submission/snapshot.json" ]; then rm -f "$file"; fi',
         "done",
-        'dydist_unreported=$(cat "$dydist_logs/unreported" 2>/dev/null || echo 0)  # number of such starts in a row',
+        'dydist_unreported=$(cat "$dydist_logs/unreported" 2>/dev/null || echo 0)  # unreported starts in a row',
         *functions.split("\n"),
     ]

@@ -13,7 +13,7 @@ from dydist.models.batchnorm import ShardBatchNorm2d
 AttentionKind = Literal["softmax", "sigmoid", "l1"]
 AttentionNorm = Literal["none", "batch"]
 SMALLEST_SUM = 1e-3
-"""With `l1`, weights are divided by Σ_k |1 + z_k|, or by this if that is smaller."""
+"""With `l1`, weights are divided by Σ_k |1 + z_k/T|, or by this constant if the sum is smaller."""
 
 
 def initial_weight(kind: str, kernels: int) -> float:
@@ -36,12 +36,12 @@ class Attention(nn.Module):
         in_features: Channels of the input.
         kernels: K.
         reduction: The hidden layer has int(in·reduction) + 1 units, or K if the input is an RGB image (in = 3).
-        min_hidden: The hidden layer has at least so many units (16 in ODConv's code, arXiv:2209.07947).
+        min_hidden: The minimum number of units of the hidden layer (16 in ODConv's code, arXiv:2209.07947).
         norm: "batch": batch norm before the ReLU, as in ODConv's code; it needs several images a shard in training.
         kind: "softmax": softmax(z/T). "sigmoid": sigmoid(z/T), each kernel by itself, as in CondConv
             (arXiv:1904.04971). "l1": (1 + z/T) / Σ_k |1 + z_k/T|, which may be negative: KernelWarehouse's
-            normalisation (arXiv:2306.00371, section 3.3), about 1, so that zero logits mean equal weights.
-        scales: Numbers of input and of output channels for which `scales` computes factors; 0 for none.
+            normalisation (arXiv:2306.00371, section 3.3) with 1 added, so that zero logits mean equal weights.
+        scales: Numbers of input and of output channels for which the method `scales` computes factors; 0: none.
 
     Raises:
         UserError: a value is not allowed.
@@ -100,7 +100,7 @@ class Attention(nn.Module):
         """Factors of the input's and of the output's channels, [..., channels], for `hidden` [..., hidden].
 
         2·sigmoid(z/T): one at zero logits, between zero and two. ODConv (arXiv:2209.07947, section 3.2) has
-        sigmoid(z/T); the kernels take up the other half.
+        sigmoid(z/T); the factor 2 can be compensated by the kernels.
         """
         heads = (self.fc_in, self.fc_out)
         inputs, outputs = (
@@ -110,7 +110,7 @@ class Attention(nn.Module):
 
     @property
     def uniform_weight_square_sum(self) -> float:
-        """Σ_k π_k² at the initial logits: how fast the mixed kernel learns, as a share of a static kernel."""
+        """Σ_k π_k² at the initial logits: how fast the mixed kernel learns, relative to a static kernel."""
         return sum_of_squares(self.kind, self.fc2.out_features)
 
     def extra_repr(self) -> str:

@@ -32,10 +32,10 @@ DIGITS = {torch.bfloat16: 8, torch.float16: 11}
 class KeyedDraws(TorchDispatchMode):
     """While entered, masks are drawn by key; enter it around one forward pass of a network.
 
-    `images`: number of images of the pass, of the `shards` in equal numbers and interleaved: row i·s + j is image i of
-    shard j. With one shard a draw of any shape depends on (seed, step, shard) alone. With several it does where the
-    first dimension is the images' (or images times windows or heads), or the second one; other draws, such as one
-    number for the whole batch, are those of the first shard.
+    `images`: the number of images of the pass. Each of the s `shards` has equally many, interleaved: row i·s + j is
+    image i of shard j. With one shard a draw of any shape depends on (seed, step, shard) alone. With several this
+    holds if the first dimension has the images (or images times windows or heads), or the second one the images;
+    other draws, such as one number for the whole batch, are those of the first shard.
     """
 
     def __init__(self, seed: int, step: int, shards: Sequence[int], images: int) -> None:
@@ -45,7 +45,7 @@ class KeyedDraws(TorchDispatchMode):
         self._stack = ExitStack()
 
     def __enter__(self) -> KeyedDraws:
-        # attention's fused kernels draw their dropout inside; the plain one calls dropout
+        # fused attention kernels draw dropout masks internally; the math backend calls dropout
         self._stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         super().__enter__()  # type: ignore[no-untyped-call]
         return self

@@ -1,7 +1,7 @@
-"""Examines somebody's network in one forward and backward pass: what it returns, draws, changes and leaves unused.
+"""Examines a user's network in one forward and backward pass: what it returns, draws, changes and leaves unused.
 
 A network trains to the same bits on any number of processes if a pass depends on the weights, the images and (seed,
-step, shard) alone. What breaks that is found here and told with the name of its module.
+step, shard) alone. Anything that violates this is found here and reported with the name of its module.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Examined:
 def examine(network: nn.Module, classes: int, image_shape: Sequence[int], who: str) -> Examined:
     """Run `network` on two images of `image_shape` [C, H, W]: forward and backward in training, then in evaluation.
 
-    Nothing of it is changed: neither weights, buffers, gradients nor modes; nor are torch's, numpy's and Python's
+    Its weights, buffers, gradients and modes are left as they were, and so are torch's, numpy's and Python's shared
     generators. Raises UserError, which begins with `who`, if it does not give logits float [2, `classes`], fails, or
     gets other parameters or buffers in a forward pass.
     """
@@ -121,7 +121,7 @@ def _logits(network: nn.Module, images: Tensor, classes: int, who: str) -> Tenso
 
 
 class _Watch(TorchDispatchMode):
-    """Notes what draws, with the module in whose forward it does."""
+    """Notes the operators that draw random numbers, and the modules in whose forward they are called."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -201,7 +201,7 @@ def _drops_nothing(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
 
 
 def _others() -> dict[str, Any]:
-    """The states of the generators of Python and numpy that everybody shares."""
+    """The states of the global random generators of Python and numpy."""
     _, numbers, *position = cast("tuple[Any, ...]", np.random.get_state())
     return {"Python's random": random.getstate(), "numpy.random": (bytes(numbers.data), *position)}
 
@@ -220,7 +220,7 @@ def _generators_kept() -> Iterator[None]:
 def _changed(
     network: nn.Module, before: Mapping[nn.Module, Mapping[str, tuple[Tensor, Tensor] | None]]
 ) -> Iterator[str]:
-    """A sentence for each module of which the pass changed a buffer; batch norm by shard does not."""
+    """A sentence for each module with a buffer that the pass changed; batch norm by shard changes none."""
     for where, part in network.named_modules():
         for name, both in before.get(part, {}).items():
             now = part._buffers.get(name)
@@ -234,7 +234,7 @@ def _place(name: str, part: nn.Module) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """The error in one line, with the place in somebody's code where it was raised."""
+    """The error in one line, with the innermost line of its traceback outside torch's code."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
     last = frames[-1] if frames else None
     where = "" if last is None else f" ({last.filename}, line {last.lineno})"

@@ -41,10 +41,10 @@ def build_network(
 ) -> nn.Module:
     """The network of `model.factory` for images [N, C, H, W] of `image_shape` [C, H, W], with its first weights.
 
-    `before_conversion(network)` may change its weights while its convolutions are still its own.
+    `before_conversion(network)` may change the network's weights before its convolutions become dynamic.
 
-    Random numbers come from the default generator of torch; those of numpy and Python are seeded by it. Raises
-    UserError if the factory cannot be called with `model.options`, fails, or returns something else.
+    Random numbers come from torch's default generator, and those of numpy and Python are seeded with its seed. Raises
+    UserError if the factory cannot be called with `model.options`, fails, or does not return an nn.Module.
     """
     factory = load_factory(config)
     arguments, keywords = _call(factory, config, num_classes, image_shape)
@@ -84,7 +84,7 @@ def build_network(
 def load_factory(config: ModelConfig) -> Factory:
     """The function that `model.factory` names. Raises UserError if there is none.
 
-    Its module is imported as Python does, then from the working folder.
+    Its module is looked for where Python looks, and then in the working folder.
     """
     assert config.factory is not None
     module_name, _, name = config.factory.partition(":")
@@ -114,7 +114,7 @@ def load_factory(config: ModelConfig) -> Factory:
 
 
 def source_hash(config: ModelConfig) -> str | None:
-    """SHA-256 of the file in which the factory is written; None if in none, or for dydist's own network."""
+    """SHA-256 of the factory's source file; None if it has none, or for dydist's own network."""
     if config.factory is None:
         return None
     try:
@@ -127,9 +127,9 @@ def source_hash(config: ModelConfig) -> str | None:
 def _call(
     factory: Factory, config: ModelConfig, num_classes: int, image_shape: Sequence[int]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of the call: `num_classes` and `image_shape` by name where it knows these names, else in order.
+    """The arguments of the call: `num_classes` and `image_shape` by name if `factory` has these names, else in order.
 
-    The shape is only given in order to an argument without a default.
+    In order, the shape is only given to an argument without a default.
     """
     shape = tuple(image_shape)
     try:

@@ -60,7 +60,7 @@ def _unwritable(run_dir: Path, error: OSError) -> str:
 
 
 def write_description(run_dir: Path, data: DataDescription) -> None:
-    """Write FILE, what the run's images are, for those who look at the run without them. Raises nothing."""
+    """Write FILE, which describes the run's images for readers that do not have the images. Raises nothing."""
     with suppress(OSError):  # a later start writes it
         replace_file(run_dir / FILE, json_bytes(data.to_dict()))
 
@@ -143,8 +143,8 @@ class RunFolder:
 def _reaches(saved: int, steps: Sequence[int], resume: str, *, same: bool) -> bool:
     """Whether a store with checkpoints of `steps` can continue a folder whose run is saved up to step `saved`.
 
-    `same`: whether it is the store that the folder's record names; only then may `resume` be "never". A step is
-    accepted for any store.
+    `same`: whether it is the store that the folder's record names; only then may `resume` be "never". If `resume`
+    is a step, any store is accepted.
     """
     if whole_number(resume) is not None:
         return True

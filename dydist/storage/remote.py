@@ -130,7 +130,7 @@ class RemoteStorage:
 
     def _pieces(self, system: AbstractFileSystem, path: str) -> Iterator[bytes]:
         if path.endswith(".json") and self._protocol in BUCKETS:
-            # A small file: one request returns all of one version. By default s3fs requests the size first.
+            # A small file: one request, so that all of it is one version. By default s3fs requests the size first.
             yield system.cat_file(path, **({"max_concurrency": 1} if self._protocol in ("s3", "s3a") else {}))
             return
         if not self._heads and self._info(system, path) is None:
@@ -231,12 +231,12 @@ class RemoteStorage:
             try:
                 yield opened
             except Exception as error:
-                if is_garbled(error):  # by Swift under eventlet, after a HEAD for a missing name
+                if is_garbled(error):  # Swift's response under eventlet after a HEAD for a missing name
                     self._heads = self._deletes_folders = False  # a recursive delete sends a HEAD, too
                 raise
 
     def _info(self, system: AbstractFileSystem, path: str) -> dict[str, Any] | None:
-        """The store's information on a name; None if it does not exist (`exists` is False after every error, too)."""
+        """The store's information on a name; None if it is missing (fsspec's `exists` is False after any error)."""
         try:
             if not self._heads and self._protocol in BUCKETS:
                 if "/" not in path:
@@ -268,7 +268,7 @@ class RemoteStorage:
         """Rename a folder that occupies a file's name, so that the file can be written. False: it is a file."""
         if info["type"] != "directory":
             return False
-        if self._protocol not in BUCKETS:  # there, a file and a folder may share a name
+        if self._protocol not in BUCKETS:  # in a bucket, a file and a folder may share a name
             folder, base = posixpath.split(target)
             with contextlib.suppress(FileNotFoundError):  # another process was quicker
                 _rename(system, target, f"{folder}/{not_a_file(base)}", replace=False)
@@ -332,7 +332,7 @@ class RemoteStorage:
             raise
 
     def _write_new(self, system: AbstractFileSystem, target: str, data: bytes) -> None:
-        """Create a file by a request that the store, if it can, refuses if the name exists (FileExistsError)."""
+        """Create a file by a request to be refused if the name exists (FileExistsError); not all stores refuse."""
         opened = False
 
         def chunks() -> Iterator[bytes]:
