@@ -129,13 +129,15 @@ def test_a_suspended_job_is_shown_as_suspended_and_takes_a_cancel(cluster: Clust
 def test_a_time_limit_and_a_partition_that_cancels_are_told_in_words(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    job = cluster.submit(tmp_path, "begin", "--sbatch", "begin=now+1hour")
-    assert "begin time" in cluster.dydist("status", job.id)
+    """SLURM has a reason once its scheduler has looked at the job."""
+
+    def told(job: Job, words: str) -> None:
+        job.until(lambda: words in cluster.dydist("status", job.id), 60, words)
+
+    told(cluster.submit(tmp_path, "begin", "--sbatch", "begin=now+1hour"), "begin time")
     if cluster.site == "strict":
         job = cluster.submit(tmp_path, "long", "--partition", "short", "--time", "30")
-        assert "this job can never start: --time is above the partition's limit" in cluster.dydist(
-            "status", job.id
-        )
+        told(job, "this job can never start: --time is above the partition's limit")
 
 
 @pytest.mark.long
