@@ -7,7 +7,7 @@
 - `process`: a process, its launcher and its exit; `jobs`: runs on a cluster
 - `named_run`: finds the run that a path names; `compare`, `inference`, `bench`: uses of finished runs, benchmarks
 - `cli`: the `dydist` command
-- `errors`, `text`, `private_files`, `machine`: used by all packages
+- `errors`, `text`, `private_files`, `machine`: used by all packages; `user_function`: what the user names to be called
 
 docs/design.md has the allowed imports between packages; tests/test_packages.py enforces them.
 """

@@ -14,8 +14,8 @@ import pytest
 from helpers.support import REPOSITORY
 
 ORDER = """
-    errors private_files records randomness text machine storage config schedules process data models checkpoint
-    named_run monitor engine compare inference run train jobs bench cli
+    errors user_function private_files records randomness text machine storage config schedules process data models
+    checkpoint named_run monitor engine compare inference run train jobs bench cli
 """.split()
 """Each may import those before it. docs/design.md has the picture."""
 PACKAGES = sorted(path.parent for path in (REPOSITORY / "dydist").rglob("__init__.py"))

@@ -7,9 +7,7 @@ data.npz: train_images, train_labels, test_images, test_labels, class_names     
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,13 +15,15 @@ from typing import Any, Literal
 import numpy as np
 
 from dydist.config import DataConfig
-from dydist.data.cache import CachedArrays, fingerprint, open_cached, split_name, write_cached
-from dydist.data.cache_places import CACHE_FOLDER, locked, trusted, user_cache, writable
+from dydist.data.cache import CachedArrays, fingerprint, split_name, write_cached
+from dydist.data.cache_places import conversion_places, open_or_convert
 from dydist.data.cifar import Split
-from dydist.data.dataset import Arrays
+from dydist.data.dataset import Arrays, mean_and_std_of_sums
+from dydist.data.torchvision_shim import declare_operators
 from dydist.errors import UserError
 from dydist.randomness import generator
 from dydist.text.display import plain
+from dydist.user_function import load_function
 
 KEYS = {
     "train": (("train_images", "train_labels"), ("x_train", "y_train"), ("train_x", "train_y")),
@@ -47,11 +47,7 @@ def npz(
     progress: Callable[[str], None],
 ) -> Arrays:
     """Open a split of the file `config.root`. Raises UserError."""
-    cached = open_npz(config, cache_dir=cache_dir, progress=progress)
-    arrays = cached.splits[split]
-    return Arrays(
-        arrays.images, arrays.labels, cached.classes, mean=cached.mean, std=cached.std, content=cached.content
-    )
+    return open_npz(config, cache_dir=cache_dir, progress=progress).split(split)
 
 
 def open_npz(config: DataConfig, *, cache_dir: Path | None, progress: Callable[[str], None]) -> CachedArrays:
@@ -63,27 +59,22 @@ def open_npz(config: DataConfig, *, cache_dir: Path | None, progress: Callable[[
         raise UserError(
             f"data.root: {path} cannot be read ({error.strerror}); with data.name=npz it must be an .npz file"
         ) from None
-    name = f"npz-{split_name(config)}-{source}"
-    root = path.parent
-    places = [cache_dir] if cache_dir is not None else trusted([root / CACHE_FOLDER, user_cache(path)], path)
-    places = [place / path.name for place in places]  # a folder a file: others' conversions stay
-    places = [place for place in places if trusted([place / name], path)]
-    for place in places:
-        if (cached := open_cached(place / name)) is not None:
-            return cached
-    place = writable(places)
-    with locked(place / "npz.lock", str(path), progress):
-        if trusted([place / name], path):
-            if (cached := open_cached(place / name)) is not None:
-                return cached
-            progress(f"converting {path} to {place / name} (once for this machine)")
-            splits, classes = read_npz(path, config)
-            mean, std = mean_and_std(splits["train"].images)
-            write_cached(place / name, classes, splits, log=progress, mean=mean, std=std)
-            cached = open_cached(place / name)
-            assert cached is not None, f"{place / name} was just written"
-            return cached
-    return open_npz(config, cache_dir=cache_dir, progress=progress)  # another user was faster: the next place
+
+    def convert(target: Path) -> None:
+        progress(f"converting {path} to {target} (once for this machine)")
+        splits, classes = read_npz(path, config)
+        mean, std = mean_and_std(splits["train"].images)
+        write_cached(target, classes, splits, log=progress, mean=mean, std=std)
+
+    places = conversion_places(path, path.parent, cache_dir)
+    return open_or_convert(
+        [place / path.name for place in places],  # a folder a file: others' conversions stay
+        f"npz-{split_name(config)}-{source}",
+        sources=[path],
+        what=str(path),
+        convert=convert,
+        progress=progress,
+    )
 
 
 def read_npz(path: Path, config: DataConfig) -> tuple[dict[str, Split], tuple[str, ...]]:
@@ -224,20 +215,14 @@ def _texts(names: Iterable[Any]) -> list[str]:
 def mean_and_std(
     images: np.ndarray,
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Per channel of uint8 [N, 3, H, W], 0..1, from sums of whole numbers.
-
-    A channel of one colour has no deviation: it gets that of one grey level.
-    """
+    """Per channel of uint8 [N, 3, H, W], as `mean_and_std_of_sums`."""
     counts = np.zeros((3, 256), dtype=np.int64)
     rows = max(1, BLOCK_PIXELS // (images.shape[2] * images.shape[3]))
     for start in range(0, len(images), rows):
         for channel in range(3):
             counts[channel] += np.bincount(images[start : start + rows, channel].reshape(-1), minlength=256)
-    levels, pixels = np.arange(256), counts[0].sum()
-    mean = counts @ levels / (255 * pixels)
-    std = np.sqrt((counts @ levels**2 / (255**2 * pixels) - mean**2).clip(1 / 255**2))
-    (a, b, c), (d, e, f) = ([round(float(value), 6) for value in values] for values in (mean, std))
-    return (a, b, c), (d, e, f)
+    levels = np.arange(256)
+    return mean_and_std_of_sums(counts @ levels, counts @ levels**2, int(counts[0].sum()))
 
 
 def factory(
@@ -248,7 +233,9 @@ def factory(
     progress: Callable[[str], None],
 ) -> Arrays:
     """Open a split by the user's own function, `config.factory`, called with "train" and "test". Raises UserError."""
-    function = _function(config.factory or "")
+    declare_operators()  # many data sets import torchvision
+    assert config.factory is not None
+    function = load_function("data.factory", config.factory)
     splits: dict[str, Split] = {}
     names: list[str] | None = None
     for part in ("train", "test"):
@@ -266,21 +253,3 @@ def factory(
     classes = _classes(splits, names, f"data.factory: {config.factory}")
     mean, std = (None, None) if config.normalisation == "imagenet" else mean_and_std(splits["train"].images)
     return Arrays(splits[split].images, splits[split].labels, classes, mean=mean, std=std)
-
-
-def _function(name: str) -> Callable[..., Any]:
-    """The function `package.module:function`, also of the working folder. Raises UserError."""
-    module, _, attribute = name.partition(":")
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:
-        raise UserError(
-            f"data.factory: {name} cannot be imported ({type(error).__name__}: {error}); write "
-            "package.module:function, of a module that is installed or in the working folder"
-        ) from error
-    if not callable(found):
-        raise UserError(f"data.factory: {name} is a {type(found).__name__}; it must be a function")
-    function: Callable[..., Any] = found
-    return function

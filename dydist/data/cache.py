@@ -30,6 +30,7 @@ import numpy as np
 
 from dydist.config import DataConfig
 from dydist.data.cifar import Split
+from dydist.data.dataset import Arrays
 from dydist.errors import UserError
 from dydist.private_files import is_made_by
 
@@ -55,6 +56,11 @@ class CachedArrays:
     content: str
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+
+    def split(self, name: Literal["train", "test"]) -> Arrays:
+        """One split, with what was computed of the training images."""
+        images, labels = self.splits[name].images, self.splits[name].labels
+        return Arrays(images, labels, self.classes, mean=self.mean, std=self.std, content=self.content)
 
 
 def fingerprint(sources: Sequence[Path]) -> str:

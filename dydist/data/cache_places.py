@@ -1,4 +1,4 @@
-"""Where converted images are kept, and the lock with which one process of a node converts them."""
+"""Where converted images are kept; `open_or_convert` opens them, and lets one process of a node convert them first."""
 
 from __future__ import annotations
 
@@ -10,11 +10,50 @@ from pathlib import Path
 
 import filelock
 
+from dydist.data.cache import CachedArrays, open_cached
 from dydist.errors import UserError
 from dydist.machine import user_folder
 from dydist.private_files import is_made_by
 
 CACHE_FOLDER = ".dydist-cache"
+
+
+def open_or_convert(
+    places: Sequence[Path],
+    name: str,
+    *,
+    sources: Sequence[Path],
+    what: str,
+    convert: Callable[[Path], None],
+    progress: Callable[[str], None],
+) -> CachedArrays:
+    """Open the conversion `name` in the first of `places` that has it, or make it in the first that can be written.
+
+    `name` ends in a hyphen and what changes with the sources. `convert(folder)` makes the conversion; the other
+    processes of the node wait. A conversion is believed if it belongs to this user, to root, or to an owner of
+    `sources`. `what` names the images in messages. Raises UserError.
+    """
+    while True:
+        places = [place for place in places if trusted([place / name], *sources)]
+        for place in places:
+            if (cached := open_cached(place / name)) is not None:
+                return cached
+        place = writable(places)
+        with locked(place / f"{name.split('-')[0]}.lock", what, progress):
+            if not trusted([place / name], *sources):
+                continue  # another user was faster: the next place
+            if (cached := open_cached(place / name)) is None:
+                convert(place / name)
+                cached = open_cached(place / name)
+            assert cached is not None, f"{place / name} was just written"
+            return cached
+
+
+def conversion_places(source: Path, folder: Path, cache_dir: Path | None) -> list[Path]:
+    """Folders for conversions of `source`, best first: in `folder`, or in the user's cache; or `cache_dir` alone."""
+    if cache_dir is not None:
+        return [cache_dir]
+    return trusted([folder / CACHE_FOLDER, user_cache(source)], source)
 
 
 def trusted(folders: Sequence[Path], *sources: Path) -> list[Path]:

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from dydist.data.cache import BAD_FILES, finish_cached
+from dydist.data.dataset import mean_and_std_of_sums
 from dydist.data.folder import SHOWN, Found, Source, shown
 from dydist.data.picture import PictureError, decode_picture, picture_warnings
 from dydist.errors import UserError
@@ -104,8 +105,11 @@ def convert_images(
         split: np.array([one.label for one in sources], dtype=np.int64)
         for split, sources in found.splits.items()
     }
-    mean, std = _mean_and_std(
-        [done[block] for block in every if block.split == "train"], len(found.splits["train"]) * side**2
+    train = [done[block] for block in every if block.split == "train"]
+    mean, std = mean_and_std_of_sums(
+        np.sum([block.values for block in train], axis=0),
+        np.sum([block.squares for block in train], axis=0),
+        len(found.splits["train"]) * side**2,
     )
     finish_cached(partial, folder, found.classes, labels, mean=mean, std=std)
     (folder / _JOURNAL).unlink(missing_ok=True)  # only now: a kill while it is hashed loses nothing
@@ -126,13 +130,6 @@ def _blocks(found: Found, side: int) -> Iterator[_Block]:
     for split, sources in found.splits.items():
         for start in range(0, len(sources), size):
             yield _Block(split, start, sources[start : start + size])
-
-
-def _mean_and_std(blocks: list[_Done], pixels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per channel, 0..1. A constant channel gets a standard deviation of 1/255, not of 0."""
-    mean = np.sum([block.values for block in blocks], axis=0) / (255 * pixels)
-    variance = np.sum([block.squares for block in blocks], axis=0) / (255**2 * pixels) - mean**2
-    return _rounded(mean), _rounded(np.sqrt(variance.clip(1 / 255**2)))
 
 
 def _finished(partial: Path, every: list[_Block]) -> dict[_Block, _Done]:
@@ -203,7 +200,3 @@ def _unusable(root: Path, bad: list[tuple[str, str]], listing: Path) -> UserErro
         f"data.root: {len(bad):,} files in {shown(root)} cannot be used; replace or remove them, and start again:\n"
         f"  {text}"
     )
-
-
-def _rounded(values: np.ndarray) -> tuple[float, ...]:
-    return tuple(round(float(value), 6) for value in values)

@@ -69,6 +69,19 @@ class ImageDataset:
         return len(self.images)
 
 
+def mean_and_std_of_sums(
+    sums: np.ndarray, squares: np.ndarray, pixels: int
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation per channel, 0..1, from sums of values 0..255 and of their squares, each [3].
+
+    A channel of one colour has no deviation: it gets that of one grey level.
+    """
+    mean = sums / (255 * pixels)
+    std = np.sqrt((squares / (255**2 * pixels) - mean**2).clip(1 / 255**2))
+    (a, b, c), (d, e, f) = ([round(float(value), 6) for value in values] for values in (mean, std))
+    return (a, b, c), (d, e, f)
+
+
 def _silent(_: str) -> None:
     """Discard a progress message."""
 

@@ -8,13 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from dydist.config import DataConfig
-from dydist.data.cache import (
-    CachedArrays,
-    fingerprint,
-    open_cached,
-    write_cached,
-)
-from dydist.data.cache_places import CACHE_FOLDER, locked, trusted, user_cache, writable
+from dydist.data.cache import CachedArrays, fingerprint, write_cached
+from dydist.data.cache_places import conversion_places, locked, open_or_convert, writable
 from dydist.data.cifar import (
     LAYOUTS,
     Layout,
@@ -45,8 +40,7 @@ def cifar(
         cache_dir=cache_dir,
         progress=progress,
     )
-    arrays = cached.splits[split]
-    return Arrays(arrays.images, arrays.labels, cached.classes)
+    return cached.split(split)
 
 
 def open_cifar(
@@ -57,42 +51,32 @@ def open_cifar(
     cache_dir: Path | None,
     progress: Callable[[str], None],
 ) -> CachedArrays:
-    """Open the converted arrays of both splits; downloads and converts them first if necessary.
-
-    Converted arrays are stored next to the data, or in the user's cache folder if that cannot be written; `cache_dir`
-    replaces both. Raises UserError.
-    """
+    """Open the converted arrays of both splits; downloads and converts them first if necessary. Raises UserError."""
     root = data_root(layout, Path(os.path.expanduser(root)))
-    folders = [cache_dir] if cache_dir is not None else trusted([root / CACHE_FOLDER, user_cache(root)], root)
-    if _complete(layout, root, allow_download=allow_download):
-        folders = [
-            folder
-            for folder in folders
-            if trusted([_converted(layout, root, folder)], root, root / layout.folder)
-        ]
-        for folder in folders:
-            if (found := open_cached(_converted(layout, root, folder))) is not None:
-                return found
-    cache = writable(folders)
-    with locked(cache / f"{layout.name}.lock", layout.name, progress):
-        if not _complete(layout, root, allow_download=allow_download):
-            download(layout, root, progress=progress)
-        folder = _converted(layout, root, cache)
-        if trusted([folder], root, root / layout.folder):
-            if (found := open_cached(folder)) is not None:
-                return found
-            progress(f"converting {root / layout.folder} to {folder} (once for this machine)")
-            classes = read_classes(layout, root)
-            splits = {
-                "train": read_split(layout, root, layout.train),
-                "test": read_split(layout, root, layout.test),
-            }
-            write_cached(folder, classes, splits, log=progress)
-            found = open_cached(folder)
-            assert found is not None, f"{folder} was just written"
-            return found
-    # another user was faster: the next place
-    return open_cifar(layout, root, allow_download=allow_download, cache_dir=cache_dir, progress=progress)
+    source = root / layout.folder
+    places = conversion_places(root, root, cache_dir)
+    if not _complete(layout, root, allow_download=allow_download):
+        with locked(writable(places) / f"{layout.name}.lock", layout.name, progress):
+            if not _complete(layout, root, allow_download=allow_download):
+                download(layout, root, progress=progress)
+
+    def convert(target: Path) -> None:
+        progress(f"converting {source} to {target} (once for this machine)")
+        classes = read_classes(layout, root)
+        splits = {
+            "train": read_split(layout, root, layout.train),
+            "test": read_split(layout, root, layout.test),
+        }
+        write_cached(target, classes, splits, log=progress)
+
+    return open_or_convert(
+        places,
+        _conversion_name(layout, root),
+        sources=[root, source],
+        what=layout.name,
+        convert=convert,
+        progress=progress,
+    )
 
 
 def _complete(layout: Layout, root: Path, *, allow_download: bool) -> bool:
@@ -120,10 +104,10 @@ def _complete(layout: Layout, root: Path, *, allow_download: bool) -> bool:
     return not missing
 
 
-def _converted(layout: Layout, root: Path, cache: Path) -> Path:
-    """The folder for the conversion of the present source files."""
+def _conversion_name(layout: Layout, root: Path) -> str:
+    """The name of the conversion of the present source files."""
     try:
-        return cache / f"{layout.name}-{fingerprint([root / layout.folder / name for name in layout.files])}"
+        return f"{layout.name}-{fingerprint([root / layout.folder / name for name in layout.files])}"
     except OSError as error:
         raise UserError(
             f"{error.filename} vanished or became unreadable while it was opened ({error.strerror}); leave the "

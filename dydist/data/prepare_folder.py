@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from dydist.config import DataConfig
-from dydist.data.cache import PARTIAL, CachedArrays, open_cached, split_name, sweep, unwritable
-from dydist.data.cache_places import CACHE_FOLDER, locked, trusted, user_cache, writable
+from dydist.data.cache import PARTIAL, CachedArrays, split_name, sweep, unwritable
+from dydist.data.cache_places import conversion_places, open_or_convert, trusted
 from dydist.data.convert import convert_images
 from dydist.data.dataset import Arrays
 from dydist.data.folder import Found, find_images
@@ -32,11 +32,7 @@ def folder(
     progress: Callable[[str], None],
 ) -> Arrays:
     """Open a split of the folder `config.root`. Raises UserError."""
-    cached = open_folder(config, cache_dir=cache_dir, progress=progress)
-    arrays = cached.splits[split]
-    return Arrays(
-        arrays.images, arrays.labels, cached.classes, mean=cached.mean, std=cached.std, content=cached.content
-    )
+    return open_folder(config, cache_dir=cache_dir, progress=progress).split(split)
 
 
 def open_folder(
@@ -44,34 +40,26 @@ def open_folder(
 ) -> CachedArrays:
     """Open the converted images of both splits; converts them first if the folder is new or has changed.
 
-    Places are those of CIFAR's conversion (`cache_places`). Raises UserError.
+    Raises UserError.
     """
     root = Path(os.path.expanduser(config.root))
     found = _find(root, config)
+
+    def convert(target: Path) -> None:
+        if found.left_out:
+            counts = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(found.left_out.items())[:10])
+            progress(f"files that are no images are left out: {counts}")
+        _convert(found, target, config, progress)
+
     division = f"-{split_name(config)}" if found.divided else ""
-    name = f"folder{config.side}{division}-{found.fingerprint()}v{CONVERTER}"
-    places = [cache_dir] if cache_dir is not None else trusted([root / CACHE_FOLDER, user_cache(root)], root)
-    places = [place for place in places if trusted([place / name], root)]
-    for place in places:
-        if (cached := open_cached(place / name)) is not None:
-            return cached
-    place = writable(places)
-    with locked(place / "folder.lock", f"the images of {root}", progress):
-        if trusted([place / name], root):
-            if (cached := open_cached(place / name)) is not None:
-                return cached
-            if found.left_out:
-                counts = ", ".join(
-                    f"{count:,} {suffix}" for suffix, count in sorted(found.left_out.items())[:10]
-                )
-                progress(f"files that are no images are left out: {counts}")
-            _convert(found, place / name, config, progress)
-            cached = open_cached(place / name)
-            assert cached is not None, f"{place / name} was just written"
-            return cached
-    return open_folder(
-        config, cache_dir=cache_dir, progress=progress
-    )  # another user was faster: the next place
+    return open_or_convert(
+        conversion_places(root, root, cache_dir),
+        f"folder{config.side}{division}-{found.fingerprint()}v{CONVERTER}",
+        sources=[root],
+        what=f"the images of {root}",
+        convert=convert,
+        progress=progress,
+    )
 
 
 def _find(root: Path, config: DataConfig) -> Found:

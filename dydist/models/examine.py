@@ -7,7 +7,6 @@ step, shard) alone. Anything that violates this is found here and reported with 
 from __future__ import annotations
 
 import random
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dydist.errors import UserError
 from dydist.models.batchnorm import attach_statistics
 from dydist.models.draws import KEYED
+from dydist.user_function import describe_error
 
 IMAGES = 2
 
@@ -231,14 +231,6 @@ def _changed(
 
 def _place(name: str, part: nn.Module) -> str:
     return f"module {name} ({type(part).__name__})" if name else f"the network ({type(part).__name__})"
-
-
-def describe_error(error: BaseException) -> str:
-    """The error in one line, with the innermost line of its traceback outside torch's code."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
-    last = frames[-1] if frames else None
-    where = "" if last is None else f" ({last.filename}, line {last.lineno})"
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
 
 
 def _shown(size: Sequence[int]) -> str:

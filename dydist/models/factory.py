@@ -7,11 +7,8 @@ with `model.convert` its convolutions become dynamic (`convert`). Masks that it 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
-import os
 import random
-import sys
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -27,9 +24,7 @@ from dydist.data.torchvision_shim import declare_operators
 from dydist.errors import UserError
 from dydist.models.batchnorm import batch_norm_by_shard
 from dydist.models.convert import convert_to_dynamic
-from dydist.models.examine import describe_error
-
-Factory = Callable[..., Any]
+from dydist.user_function import describe_error, load_function
 
 
 def build_network(
@@ -81,36 +76,11 @@ def build_network(
     return batch_norm_by_shard(network)
 
 
-def load_factory(config: ModelConfig) -> Factory:
-    """The function that `model.factory` names. Raises UserError if there is none.
-
-    Its module is looked for where Python looks, and then in the working folder.
-    """
+def load_factory(config: ModelConfig) -> Callable[..., Any]:
+    """The function that `model.factory` names. Raises UserError if there is none."""
     assert config.factory is not None
-    module_name, _, name = config.factory.partition(":")
     declare_operators()  # timm and many networks import torchvision
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)
-    try:
-        found: Any = importlib.import_module(module_name)
-    except Exception as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name == module_name.split(".")[0]
-        why = f"there is no module {error.name}" if missing else f"its import failed: {describe_error(error)}"  # type: ignore[attr-defined]
-        raise UserError(
-            f"model.factory: {config.factory}: {why}; put its folder on PYTHONPATH, start in that folder, or install it"
-        ) from error
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise UserError(
-                f"model.factory: {config.factory}: {module_name} has no {name}; name a function that it has"
-            )
-        found = getattr(found, part)
-    if not callable(found):
-        raise UserError(
-            f"model.factory: {config.factory} is a {type(found).__name__}; it must be a function that returns a network"
-        )
-    factory: Factory = found
-    return factory
+    return load_function("model.factory", config.factory)
 
 
 def source_hash(config: ModelConfig) -> str | None:
@@ -125,7 +95,7 @@ def source_hash(config: ModelConfig) -> str | None:
 
 
 def _call(
-    factory: Factory, config: ModelConfig, num_classes: int, image_shape: Sequence[int]
+    factory: Callable[..., Any], config: ModelConfig, num_classes: int, image_shape: Sequence[int]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of the call: `num_classes` and `image_shape` by name if `factory` has these names, else in order.
 

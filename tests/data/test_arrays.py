@@ -198,8 +198,8 @@ def test_a_factory_that_fails_says_how(options: Any, said: str) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("no_such_package:images", "cannot be imported (ModuleNotFoundError"),
-        ("dydist.data:no_such_name", "cannot be imported (AttributeError"),
+        ("no_such_package:images", "there is no module no_such_package; put its folder"),
+        ("dydist.data:no_such_name", "dydist.data has no no_such_name; name a function"),
         ("dydist:__version__", "is a str; it must be a function"),
     ],
 )

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from dydist.config import DataConfig
-from dydist.data import ImageDataset, cache, convert, open_dataset, prepare_folder
+from dydist.data import ImageDataset, cache, cache_places, convert, open_dataset, prepare_folder
 from dydist.data.folder import find_images
 from dydist.data.picture import read_picture
 from dydist.errors import UserError
@@ -350,7 +350,7 @@ def test_what_another_user_planted_while_this_one_waited_is_not_believed(
     opened(root)
     (conversion,) = conversions(root)
     conversion.rename(tmp_path / "planted")
-    locked = prepare_folder.locked
+    locked = cache_places.locked
 
     @contextlib.contextmanager
     def waited(path: Path, *arguments: Any) -> Iterator[None]:
@@ -360,7 +360,7 @@ def test_what_another_user_planted_while_this_one_waited_is_not_believed(
                 os.chown(conversion, 12345, 12345)
             yield
 
-    monkeypatch.setattr(prepare_folder, "locked", waited)
+    monkeypatch.setattr(cache_places, "locked", waited)
     assert (tmp_path / "cache").resolve() in prepare_folder.open_folder(
         DataConfig(name="folder", root=str(root), side=SIDE), cache_dir=None, progress=print
     ).folder.resolve().parents
