@@ -4,34 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from dydist.errors import UserError
-from dydist.models.attention import AttentionKind, AttentionNorm
-from dydist.models.dynamic_conv import DynamicConv2d
+from dydist.models.dynamic_conv import DynamicConv2d, DynamicOptions
 from dydist.models.initialization import kernels_from_
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def convert_to_dynamic(
     model: nn.Module,
     *,
-    kernels: int = 4,
-    reduction: float = 0.25,
-    attention: AttentionKind = "softmax",
-    strategy: str = "auto",
-    attention_norm: AttentionNorm = "none",
-    attention_min_hidden: int = 1,
-    channel_attention: bool = False,
     spread: float = 0.1,
     predicate: Callable[[str, nn.Conv2d], bool] | None = None,
+    **options: Unpack[DynamicOptions],
 ) -> nn.Module:
     """Replace convolutions of `model` by dynamic ones, in place, and return it.
 
     The converted network computes the same function up to rounding: each layer's K kernels are the trained one plus
     perturbations that cancel while the attention is uniform, as it is initially. `spread` is their size, as a share of
-    the trained weights' root mean square. The other arguments are those of `DynamicConv2d`.
+    the trained weights' root mean square. `options`: kernels, reduction, strategy, attention, attention_norm,
+    attention_min_hidden and channel_attention of `DynamicConv2d`.
 
     `predicate(name, convolution)` selects the convolutions to convert; by default all but the first, whose input is
     the image. Device, dtype, training mode and `requires_grad` are preserved; a shared module is replaced by one
@@ -54,16 +52,7 @@ def convert_to_dynamic(
                 f"convert_to_dynamic: {name or 'the model'} pads by {part.padding_mode}, {part.padding!r}; "
                 "only padding by a number of zeros can be converted: leave it out with `predicate`"
             )
-    layer = partial(
-        DynamicConv2d,
-        kernels=kernels,
-        reduction=reduction,
-        attention=attention,
-        strategy=strategy,
-        attention_norm=attention_norm,
-        attention_min_hidden=attention_min_hidden,
-        channel_attention=channel_attention,
-    )
+    layer = partial(DynamicConv2d, **options)
     made = {part: _dynamic(part, layer, spread) for part in chosen.values()}
     if model in made:
         return made[model]

@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
+from dydist.config import ModelConfig
 from dydist.errors import UserError
 from dydist.models.attention import Attention, AttentionKind, AttentionNorm
 from dydist.models.initialization import fan_out, reset_attention_, reset_kernels_
 from dydist.models.strategies import check_strategy, dynamic_conv2d
 from dydist.models.strategies.problem import Pair
+
+
+class DynamicOptions(TypedDict, total=False):
+    """Keyword arguments of `DynamicConv2d` that all layers of a network share."""
+
+    kernels: int
+    reduction: float
+    strategy: str
+    attention: AttentionKind
+    attention_norm: AttentionNorm
+    attention_min_hidden: int
+    channel_attention: bool
+
+
+def dynamic_options(config: ModelConfig) -> DynamicOptions:
+    """The options that `config` gives."""
+    return DynamicOptions(
+        kernels=config.kernels,
+        reduction=config.reduction,
+        strategy=config.strategy,
+        attention=config.attention,
+        attention_norm=config.attention_norm,
+        attention_min_hidden=config.attention_min_hidden,
+        channel_attention=config.channel_attention,
+    )
 
 
 class DynamicConv2d(nn.Module):

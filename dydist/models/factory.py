@@ -24,6 +24,7 @@ from dydist.data.torchvision_shim import declare_operators
 from dydist.errors import UserError
 from dydist.models.batchnorm import batch_norm_by_shard
 from dydist.models.convert import convert_to_dynamic
+from dydist.models.dynamic_conv import dynamic_options
 from dydist.user_function import describe_error, load_function
 
 
@@ -63,15 +64,9 @@ def build_network(
     if config.convert:
         network = convert_to_dynamic(
             network,
-            kernels=config.kernels,
-            reduction=config.reduction,
-            attention=config.attention,
-            strategy=config.strategy,
-            attention_norm=config.attention_norm,
-            attention_min_hidden=config.attention_min_hidden,
-            channel_attention=config.channel_attention,
             spread=0.1 if config.spread is None else config.spread,
             predicate=None if config.dynamic == "*" else lambda name, _: fnmatchcase(name, config.dynamic),
+            **dynamic_options(config),
         )
     return batch_norm_by_shard(network)
 

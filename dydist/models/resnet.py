@@ -6,8 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
-from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,9 +14,11 @@ from torch import Tensor, nn
 from dydist.config import ModelConfig
 from dydist.config.rules import no_dynamic_layer
 from dydist.errors import UserError
-from dydist.models.attention import AttentionKind, AttentionNorm
 from dydist.models.batchnorm import ShardBatchNorm2d
-from dydist.models.dynamic_conv import DynamicConv2d
+from dydist.models.dynamic_conv import DynamicConv2d, DynamicOptions, dynamic_options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Stem = Literal["cifar", "strided", "imagenet"]
 Convolution = Callable[[str, int, int, int, int, int], nn.Module]
@@ -98,38 +99,21 @@ def dy_resnet18(
     *,
     stem: Stem = "cifar",
     width: float = 1.0,
-    kernels: int = 4,
-    reduction: float = 0.25,
-    attention: AttentionKind = "softmax",
     dropout: float = 0.1,
-    strategy: str = "auto",
     bias: bool = False,
-    attention_norm: AttentionNorm = "none",
-    attention_min_hidden: int = 1,
-    channel_attention: bool = False,
     spread: float | None = None,
     dynamic: str = "*",
+    **options: Unpack[DynamicOptions],
 ) -> ResNet18:
     """ResNet-18 with 19 dynamic convolutions: all but the stem (Chen et al., arXiv:1912.03458, section 5).
 
     `stem`: cifar (3x3 stride 1), strided (3x3 stride 2) or imagenet (7x7 stride 2 and a 3x3 max-pool).
     `width` multiplies every channel count; `dropout` is applied before the classifier; `dynamic` is a pattern as in a
     shell (`fnmatch`): convolutions with other names are ordinary ones. The other arguments are those of
-    `DynamicConv2d`. Takes 3-channel images of any size. Raises UserError for values that are not allowed.
+    `DynamicConv2d`: bias, spread, kernels, reduction, strategy, attention, attention_norm, attention_min_hidden and
+    channel_attention. Takes 3-channel images of any size. Raises UserError for values that are not allowed.
     """
     names: list[str] = []
-    layer = partial(
-        DynamicConv2d,
-        bias=bias,
-        kernels=kernels,
-        reduction=reduction,
-        strategy=strategy,
-        attention=attention,
-        attention_norm=attention_norm,
-        attention_min_hidden=attention_min_hidden,
-        channel_attention=channel_attention,
-        spread=spread,
-    )
 
     def convolution(
         name: str, inputs: int, outputs: int, kernel: int, stride: int, padding: int
@@ -137,7 +121,7 @@ def dy_resnet18(
         names.append(name)
         if not fnmatchcase(name, dynamic):
             return _ordinary(name, inputs, outputs, kernel, stride, padding)
-        return layer(inputs, outputs, kernel, stride, padding)
+        return DynamicConv2d(inputs, outputs, kernel, stride, padding, bias=bias, spread=spread, **options)
 
     network = ResNet18(num_classes, stem=stem, width=width, dropout=dropout, convolution=convolution)
     if problem := no_dynamic_layer(dynamic, names):
@@ -167,17 +151,11 @@ def build_model(config: ModelConfig, num_classes: int, image_shape: Sequence[int
         num_classes,
         stem=config.stem,
         width=config.width,
-        kernels=config.kernels,
-        reduction=config.reduction,
-        attention=config.attention,
         dropout=config.dropout,
-        strategy=config.strategy,
         bias=config.bias,
-        attention_norm=config.attention_norm,
-        attention_min_hidden=config.attention_min_hidden,
-        channel_attention=config.channel_attention,
         spread=config.spread,
         dynamic=config.dynamic,
+        **dynamic_options(config),
     )
 
 
