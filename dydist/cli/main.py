@@ -1,7 +1,8 @@
 """The `dydist` command: its subcommands, and running one of them.
 
-SECTIONS names the module of each. For jobs: `jobs/submission/submit.py` submits them, `jobs/node/task.py` runs on each
-node, `jobs/decide.py` requeues or fails them, `jobs/batch_script.py` where no node could decide.
+SECTIONS names the module of each. For jobs: `jobs/submission/submit.py` submits them, with the batch script of
+`jobs/submission/sbatch.py`; `jobs/node/task.py` runs on each node; `jobs/decide.py` requeues or fails them, or
+`jobs/batch_script.py` where no node could decide.
 """
 
 from __future__ import annotations

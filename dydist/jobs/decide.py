@@ -1,7 +1,6 @@
 """Decides what a job does when its processes have ended: a pure function of outcomes and saved steps.
 
-Two cases never reach it: `batch_script.py` decides where no node could, and `node/task.py` gives up before a start if
-too many starts in a row were killed without a report.
+One case never reaches it: where no node could decide, `batch_script.py` does.
 """
 
 from __future__ import annotations

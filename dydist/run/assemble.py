@@ -4,13 +4,20 @@ Torch is imported on first use, so that a mistake in the configuration is report
 
 Where to find what a run does:
 
-- order of images: `data/order.py`; data sets: `data/dataset.py`; augmentation: `data/loader.py`
-- learning rate and temperature: `schedules.py`, asked by `engine/loop.py`, applied by `engine/core.py`
-- signals: `process/stop.py`, voted on in `engine/loop.py`; saves: `run/session.py`, committed by `checkpoint/_save.py`
-- resuming: `checkpoint/_restore.py`, which checks files with `checkpoint/_catalog.py`; stores: `storage/opening.py`
+- order of images: `data/order.py`; augmentation: `data/loader.py`
+- data sets: listed in `config/data_sets.py`, opened by `data/dataset.py`; converted images: `data/cache.py`, in the
+  folders of `data/cache_places.py`
+- learning rate and temperature: `schedules.py`, called by `engine/loop.py`; applied to groups of parameters
+  (`optim.kernel_lr`) by `engine/optimizer.py`
+- signals: `process/stop.py`; `engine/loop.py` takes the processes' votes, stops and saves
+- saves: `run/session.py`, committed by `checkpoint/_save.py`, written by `storage/local.py` or `storage/remote.py`
+- resuming: `checkpoint/_restore.py`, which checks files with `checkpoint/_catalog.py`
+- stores: `storage/opening.py`; the protocols of URLs: `storage/places.py`
+- the network: `models/resnet.py`, or the user's own by `models/factory.py`
 - strategies of dynamic convolutions: `models/strategies/dispatch.py`, chosen by `models/choice.py`
 - sums of exact runs: `engine/exact.py`, in the order of `engine/tree.py`
-- TensorBoard: `monitor/outputs/tensorboard.py`; errors and exit codes: `errors.py` and `process/end.py`
+- TensorBoard: `monitor/outputs/tensorboard.py`, whose files `monitor/outputs/eventlog.py` writes
+- exit codes: `errors.py`, returned by `train.py`
 """
 
 from __future__ import annotations

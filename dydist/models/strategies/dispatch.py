@@ -1,4 +1,8 @@
-"""The entry point: checks shapes, casts for autocast, selects the strategy, adds the mixed bias."""
+"""The entry point: checks shapes, casts for autocast, selects the strategy, adds the mixed bias.
+
+To add a strategy, enter it in `STRATEGIES`, in `model.strategy` (`config/schema.py`), and, to have it measured where it
+may be the fastest, in `candidates` (`models/measured.py`).
+"""
 
 from __future__ import annotations
 
