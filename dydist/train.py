@@ -12,8 +12,9 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # run by path: the package's folder must not shadow other modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -37,6 +38,9 @@ from dydist.process.report import ProcessReport, job_end
 from dydist.process.stop import StopRequest, stop_with_parent
 from dydist.text import display
 
+if TYPE_CHECKING:
+    from dydist.engine import Engine
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one process inside another program; returns the exit code."""
@@ -44,8 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run_process(sys.argv[1:] if arguments is None else arguments, stop)
 
 
-def run_process(arguments: Sequence[str], stop: StopRequest) -> int:
-    """Run one process; returns its exit code. UserError becomes one line on process 0 and exit 2."""
+def run_process(
+    arguments: Sequence[str], stop: StopRequest, *, watch: Callable[[Any], Engine] | None = None
+) -> int:
+    """Run one process; returns its exit code. UserError becomes one line on process 0 and exit 2.
+
+    `watch`: gets the engine before the first step, and returns what is used in its place.
+    """
     try:
         check_working_folder()
         if has_launcher(os.environ):
@@ -67,7 +76,7 @@ def run_process(arguments: Sequence[str], stop: StopRequest) -> int:
                 display.show(note)
         from dydist.run.assemble import run
 
-        code = run(config, report, stop)
+        code = run(config, report, stop, watch=watch)
     except UserError as error:
         report.finish(EXIT_USAGE, str(error))
         if os.environ.get("LOCAL_RANK", "0") == "0" or (launched() and not ended_by_launcher(stop)):

@@ -15,7 +15,7 @@ from helpers.support import REPOSITORY
 
 ORDER = """
     errors user_function private_files records randomness text machine storage config schedules process data models
-    checkpoint named_run monitor engine compare inference run train jobs bench cli
+    checkpoint named_run monitor engine compare inference run train check jobs bench cli
 """.split()
 """Each may import those before it. docs/design.md has the picture."""
 PACKAGES = sorted(path.parent for path in (REPOSITORY / "dydist").rglob("__init__.py"))

@@ -17,7 +17,6 @@ from typing import Any
 
 from rich.table import Table
 
-from dydist.bench.local import run_processes
 from dydist.cli.bench_output import JsonFlag
 from dydist.config import Config, DataConfig, ModelConfig, ParallelConfig, TrainConfig
 from dydist.config.rules import check_config
@@ -25,6 +24,7 @@ from dydist.config.types import Count, Positive
 from dydist.errors import UserError
 from dydist.models.resnet import Stem
 from dydist.process.end import run_to_end
+from dydist.process.local import run_processes
 from dydist.text.display import console, show
 
 ENGINES = ("ddp", "zero0", "zero1", "zero2", "zero3")

@@ -12,13 +12,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from dydist.bench.local import run_processes
 from dydist.cli.bench_output import JsonFlag
 from dydist.config import Config, DataConfig, ModelConfig, ParallelConfig, TrainConfig
 from dydist.config.rules import check_config
 from dydist.config.types import Count, Positive
 from dydist.models.resnet import Stem
 from dydist.process.end import run_to_end
+from dydist.process.local import run_processes
 from dydist.text.display import show
 
 

@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from dydist.bench.local import run_processes
 from dydist.bench.pairs import Ratio, describe_machine
 from dydist.cli.bench_output import JsonFlag, print_json, print_machine, print_table, start
 from dydist.config.rules import check_config
 from dydist.config.types import Count, Positive
 from dydist.models.resnet import Stem
 from dydist.process.end import run_to_end
+from dydist.process.local import run_processes
 from dydist.text.display import show
 
 WAYS = ("one", "half", "two")

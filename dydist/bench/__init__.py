@@ -2,7 +2,7 @@
 
 - `conv` (against `reference`, the reference implementation): dynamic convolution, a layer or a whole step
 - `loader`, `checkpoint`: loading images, saving
-- `pairs`, `target`, `local`, `subprocess_steps`: interleaved measurement, device and precision, processes
+- `pairs`, `target`, `subprocess_steps`: interleaved measurement, device and precision, a process of its own
 
 Benchmarks of the project's own parts are in the repository's docs/benchmarks; docs/notes/performance.md has results.
 """

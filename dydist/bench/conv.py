@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dydist.bench.local import run_processes
 from dydist.bench.pairs import Ratio, interleave
 from dydist.bench.reference import ReferenceDynamicConv2d
 from dydist.bench.target import Target
@@ -33,6 +32,7 @@ from dydist.models import (
 from dydist.models.resnet import ResNet18, Stem
 from dydist.models.strategies import Geometry, Shape, rule
 from dydist.process.end import run_to_end
+from dydist.process.local import run_processes
 
 Kind = Literal["dynamic", "static", "public"]
 CPU = Target()

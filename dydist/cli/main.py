@@ -22,6 +22,7 @@ from dydist.text.display import show, tell
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Train": {
         "data prepare": ("data", "download, convert and verify a data set"),
+        "check": ("check", "whether a network trains to the same bits on any number of processes"),
         "submit": ("jobs", "run a recipe as a job that comes back after interruptions"),
         "sweep": ("sweep", "run a grid of values and seeds as a job array"),
     },

@@ -113,7 +113,7 @@ def fingerprint(state: TrainingState) -> str:
     digest = hashlib.sha256(f"step {state.step}\n".encode())
     for name, tensor in sorted(all_tensors(state).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(_bits(tensor))
+        digest.update(bits_of(tensor))
     return digest.hexdigest()
 
 
@@ -127,13 +127,14 @@ def first_difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> tuple[
     for name in dict.fromkeys([*a, *b]):
         if name not in a or name not in b or a[name].shape != b[name].shape:
             return first or name, None
-        if _bits(a[name]) != _bits(b[name]):
+        if bits_of(a[name]) != bits_of(b[name]):
             first = first or name
             largest = max(largest, float((a[name].double() - b[name].double()).abs().max()))
     return first, largest
 
 
-def _bits(tensor: Tensor) -> bytes:
+def bits_of(tensor: Tensor) -> bytes:
+    """The bytes of a tensor's values, in C order."""
     import torch
 
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

@@ -96,8 +96,15 @@ class ShardBatchNorm3d(ShardBatchNorm, nn.BatchNorm3d):
     """`nn.BatchNorm3d` by shard."""
 
 
-class ShardSyncBatchNorm(ShardBatchNorm, nn.SyncBatchNorm):
-    """`nn.SyncBatchNorm`, which takes its statistics over a shard too: over processes they would depend on these."""
+class ShardSyncBatchNorm(ShardBatchNorm):
+    """`nn.SyncBatchNorm`, which takes its statistics over a shard too: over processes they would depend on these.
+
+    Not a subclass: DistributedDataParallel refuses an `nn.SyncBatchNorm` on a CPU.
+    """
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.dim() < 2:
+            raise ValueError(f"expected at least 2D input (got {x.dim()}D input)")
 
 
 _BY_SHARD: dict[type[_BatchNorm], type[ShardBatchNorm]] = {

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,13 +39,19 @@ from dydist.storage.places import is_url
 from dydist.text.display import show
 
 if TYPE_CHECKING:
-    from dydist.engine import World
+    from dydist.engine import Engine, World
     from dydist.monitor import Monitors, NullMonitor
     from dydist.records import Monitor
 
 
-def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
-    """Run a valid configuration; returns the exit code."""
+def run(
+    config: Config,
+    report: ProcessReport,
+    stop: StopRequest,
+    *,
+    watch: Callable[[Any], Engine] | None = None,
+) -> int:
+    """Run a valid configuration; returns the exit code. `watch`: see `train.run_process`."""
     prepare_environment(config)
     from dydist.data.splits import open_splits
     from dydist.models.strategies import native
@@ -86,6 +92,7 @@ def run(config: Config, report: ProcessReport, stop: StopRequest) -> int:
         doubts = examine_network(config, model, splits.train, world)
         layers = dynamic_layers(model, splits.train.images.shape[1:])
         engine = build_engine(config, model, world)
+        engine = engine if watch is None else watch(engine)
         terminal = terminal_of(config, world)
         session = Session(
             config,

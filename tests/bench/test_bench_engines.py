@@ -8,7 +8,7 @@ import sys
 import pytest
 from engines import ENGINES, held_bytes, measure
 
-from dydist.bench.local import run_processes
+from dydist.process.local import run_processes
 from helpers.support import REPOSITORY
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -64,6 +66,30 @@ class NumpyNoise(nn.Module):
         return x * float(np.random.rand())
 
 
+class PythonNoise(nn.Module):
+    """Draws from Python's own generator."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * random.random()
+
+
+class Centred(nn.Module):
+    """Subtracts the mean over all images of the batch, and so mixes them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0, keepdim=True)
+
+
+class OrderOfASet(nn.Module):
+    """Sums in the order of a set of strings, which is another in each interpreter."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = torch.zeros_like(x)
+        for name in {f"part{number}" for number in range(9)}:
+            total = total + x * 1.1 ** int(name[4:])
+        return total
+
+
 class Moving(nn.Module):
     """Keeps a moving mean of its input, as no batch norm."""
 
@@ -94,7 +120,10 @@ class Checkpointed(nn.Module):
         return checkpoint(F.dropout, x, 0.5, self.training, use_reentrant=False) if self.training else x  # type: ignore[no-any-return]
 
 
-SUSPECTS = {one.__name__: one for one in (Noise, NumpyNoise, Moving, Counting, Checkpointed)}
+DRAWING = (Noise, NumpyNoise, PythonNoise)
+SUSPECTS: dict[str, type[nn.Module]] = {
+    one.__name__: one for one in (*DRAWING, Moving, Counting, Checkpointed, Centred, OrderOfASet)
+}
 
 
 def suspect(num_classes: int, *, kind: str) -> nn.Module:

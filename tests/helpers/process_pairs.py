@@ -66,7 +66,7 @@ class Pairs:
             f"--run.dir {folder}"
         ).split()
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([*PRELOAD, "dydist.inference", "dydist.bench.local"])
+        self._context.set_forkserver_preload([*PRELOAD, "dydist.inference", "dydist.process.local"])
         trained = [sys.executable, "dydist/train.py", *self._small, "--run.name", "trained"]
         subprocess.run(trained, cwd=REPOSITORY, check=True, capture_output=True)
 

@@ -1,4 +1,4 @@
-"""Starts a benchmark's processes on this machine, with the environment that a launcher sets."""
+"""Starts the processes of a benchmark or a check on this machine, with the environment that a launcher sets."""
 
 from __future__ import annotations
 
@@ -6,16 +6,31 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 
 
-def run_processes(arguments: Sequence[str], world_size: int, *, timeout_s: float = 3600.0) -> str:
-    """Run `python arguments…` as `world_size` processes; returns the output of process 0.
+class ProcessError(RuntimeError):
+    """A process exited with another code than expected, or not in time (`code` None). `said`: its standard error."""
 
-    Raises RuntimeError with the last output of the first process that failed, or if one has not exited after
-    `timeout_s` seconds; the others are killed.
+    def __init__(self, message: str, code: int | None = None, said: str = "") -> None:
+        super().__init__(message)
+        self.code, self.said = code, said
+
+
+def run_processes(
+    arguments: Sequence[str],
+    world_size: int,
+    *,
+    timeout_s: float = 3600.0,
+    expected: int = 0,
+    base: Mapping[str, str] = os.environ,
+) -> str:
+    """Run `python arguments…` as `world_size` processes in the environment `base`; returns the output of process 0.
+
+    Raises ProcessError with the last output of the first process whose exit code is not `expected`, or if one has not
+    exited after `timeout_s` seconds; the others are killed.
     """
     with ExitStack() as started, ThreadPoolExecutor(world_size) as pool:
         processes = [
@@ -29,7 +44,7 @@ def run_processes(arguments: Sequence[str], world_size: int, *, timeout_s: float
                     errors="replace",
                 )
             )
-            for environment in _environments(world_size, started.enter_context(socket.socket()))
+            for environment in _environments(world_size, base, started.enter_context(socket.socket()))
         ]
         # read from each while it runs: a full pipe would block it
         ends = {pool.submit(process.communicate, None, timeout_s): process for process in processes}
@@ -39,23 +54,23 @@ def run_processes(arguments: Sequence[str], world_size: int, *, timeout_s: float
                 try:
                     _, said = end.result()
                 except subprocess.TimeoutExpired as error:
-                    raise RuntimeError(f"process {rank} had not ended after {timeout_s:g} s") from error
-                if code := ends[end].returncode:
-                    raise RuntimeError(f"process {rank} ended with {code}:\n{said[-2000:]}")
+                    raise ProcessError(f"process {rank} had not ended after {timeout_s:g} s") from error
+                if (code := ends[end].returncode) != expected:
+                    raise ProcessError(f"process {rank} ended with {code}:\n{said[-2000:]}", code, said)
         finally:
             for process in processes:  # after a failure, the others would wait until a collective times out
                 process.kill()
     return next(end.result()[0] for end, process in ends.items() if process is processes[0])
 
 
-def _environments(world_size: int, reserved: socket.socket) -> list[dict[str, str]]:
+def _environments(world_size: int, base: Mapping[str, str], reserved: socket.socket) -> list[dict[str, str]]:
     """Each process's environment, by rank. A single process gets no launcher variables.
 
     `reserved` stays bound to the port, so that it is not assigned again. With SO_REUSEADDR on both sockets, process 0
     can still listen on it.
     """
     if world_size == 1:
-        return [dict(os.environ)]
+        return [dict(base)]
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     reserved.bind(("127.0.0.1", 0))
     port = reserved.getsockname()[1]
@@ -65,4 +80,4 @@ def _environments(world_size: int, reserved: socket.socket) -> list[dict[str, st
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    return [os.environ | world | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
+    return [{**base, **world} | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
