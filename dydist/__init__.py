@@ -5,7 +5,8 @@
 - `models`, `data`, `engine`: the network, the images, and the loop over both
 - `checkpoint`, on `storage`: saving and restoring; `monitor`: display and logs, from `records`
 - `process`: a process, its launcher and its exit; `jobs`: runs on a cluster
-- `named_run`: finds the run that a path names; `compare`, `inference`: uses of finished runs; `check`, `bench`: short runs
+- `named_run`: finds the run that a path names; `compare`, `inference`: uses of finished runs
+- `check`, `bench`: short runs that compare
 - `cli`: the `dydist` command
 - `errors`, `text`, `private_files`, `machine`: used by all packages; `user_function`: what the user names to be called
 
