@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dydist.errors import UserError
+
 ALIGNED = 4
 """float32 values in 16 bytes."""
 
@@ -119,7 +121,8 @@ def batch_norm_by_shard(model: nn.Module) -> nn.Module:
     """Make every batch norm of `model` one by shard, in place: parameters, names and hooks stay. Returns `model`.
 
     A subclass with a `forward` of its own, such as timm's BatchNormAct2d, keeps it: its statistics are taken in a call
-    per shard, for which it must use `running_mean`, `running_var` and `momentum` as torch's do.
+    per shard, for which it must use `running_mean`, `running_var` and `momentum` as torch's do. Its forward raises
+    UserError if a shard has one value per channel, of which torch's batch norms take no statistics.
     """
     for part in model.modules():
         if isinstance(part, _BatchNorm) and not isinstance(part, ShardBatchNorm):
@@ -137,6 +140,11 @@ def _own_by_shard(kind: type[_BatchNorm]) -> type[ShardBatchNorm]:
     def forward(self: ShardBatchNorm, x: Tensor) -> Tensor:
         if not self.training or self._mean_sum is None or self._var_sum is None:
             return kind.forward(self, x)
+        if x.numel() == self.shards * x.shape[1]:
+            raise UserError(
+                f"parallel.shards: a {kind.__name__} gets one value per channel from a shard of one image: it has no "
+                "variance; use a larger train.batch_size, or fewer shards"
+            )
         kept = self.running_mean, self.running_var, self.num_batches_tracked, self.momentum
         parts = []
         try:

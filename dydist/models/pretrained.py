@@ -1,4 +1,4 @@
-"""Weights that a run starts from: `model.weights`, a safetensors file at a path or URL of a checkpoint's store."""
+"""Weights that a run starts from: `model.weights`, a safetensors file at a path, a URL of a store, or http(s)://."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from dydist.errors import UserError
 from dydist.storage.opening import open_storage
 from dydist.text.redaction import scrub
 
+TIMEOUT_S = 60
+"""Seconds without data from a web server before giving up."""
 SHOWN = 3
 """Number of names of each kind in a message."""
 
@@ -25,14 +27,10 @@ def read_weights(place: str, options: Mapping[str, Any]) -> dict[str, Tensor]:
 
     `options`: of the storage, as in `checkpoint.storage_options`.
     """
-    folder, _, name = place.rpartition("/")
     try:
-        content = b"".join(
-            open_storage(
-                folder or ("/" if place.startswith("/") else "."), options, field="model.weights"
-            ).read(name)
+        return load(
+            _downloaded(place) if place.startswith(("http://", "https://")) else _stored(place, options)
         )
-        return load(content)
     except UserError:
         raise
     except SafetensorError as error:
@@ -46,6 +44,20 @@ def read_weights(place: str, options: Mapping[str, Any]) -> dict[str, Tensor]:
             f"model.weights: cannot read {scrub(place)} ({scrub(' '.join(why.split()))}); give the path of a "
             "safetensors file, or its URL with credentials in checkpoint.storage_options"
         ) from error
+
+
+def _stored(place: str, options: Mapping[str, Any]) -> bytes:
+    folder, _, name = place.rpartition("/")
+    folder = folder or ("/" if place.startswith("/") else ".")
+    return b"".join(open_storage(folder, options, field="model.weights").read(name))
+
+
+def _downloaded(url: str) -> bytes:
+    from urllib.request import urlopen
+
+    with urlopen(url, timeout=TIMEOUT_S) as answer:  # what is cut short raises IncompleteRead
+        content: bytes = answer.read()
+    return content
 
 
 def hash_of(weights: Mapping[str, Tensor]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from dydist.errors import UserError
 from dydist.models import DynamicConv2d, attach_statistics, build_model
 from dydist.models.batchnorm import ShardBatchNorm, batch_norm_by_shard
 from dydist.models.factory import source_hash
-from dydist.models.pretrained import load_weights, read_weights
+from dydist.models.pretrained import hash_of, load_weights, read_weights
 from helpers import networks
 
 PLAIN = "helpers.networks:plain"
@@ -135,6 +138,8 @@ def test_somebodys_batch_norm_takes_its_statistics_by_shard_too() -> None:
         assert torch.equal(layer.running_mean, torch.zeros(5))  # type: ignore[arg-type]
     torch.testing.assert_close(outputs[1], outputs[0].relu())
     torch.testing.assert_close(sums[1], sums[0])
+    with pytest.raises(UserError, match=r"^parallel.shards: a ActivatedBatchNorm gets one value per channel"):
+        own(torch.randn(2, 5, 1, 1))
     torch.testing.assert_close(own.eval()(parts[0]), plain.eval()(parts[0]).relu())
 
 
@@ -164,9 +169,39 @@ def test_weights_that_cannot_be_read(name: str, tmp_path: Path) -> None:
         read_weights(str(tmp_path / name), {})
 
 
+class Cut(http.server.SimpleHTTPRequestHandler):
+    """Serves files; ends the connection half-way through what is called `cut`."""
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        content = source.read()
+        outputfile.write(content[: len(content) // 2] if "cut" in self.path else content)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on standard error."""
+
+
+def test_weights_of_a_web_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    weights = networks.plain(10, (3, 32, 32)).state_dict()
+    for name in ("whole", "cut"):
+        save_file(weights, tmp_path / f"{name}.safetensors")
+    handler = functools.partial(Cut, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+        thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{web.server_address[1]}"
+            found = read_weights(f"{url}/whole.safetensors", {})
+            for name, why in (("cut", "IncompleteRead"), ("none", "404")):
+                with pytest.raises(UserError, match=rf"^model.weights: cannot read .*/{name}.*{why}"):
+                    read_weights(f"{url}/{name}.safetensors", {})
+        finally:
+            web.shutdown()
+            thread.join()
+    assert hash_of(found) == hash_of(weights)
+
+
 def test_a_url_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"^model.weights: .*https"):
-        read_weights("https://example.org/w.safetensors", {})
     pytest.importorskip("s3fs")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
