@@ -62,7 +62,7 @@ MAIN = (
         for kernels in (4, 2, 8)
     ),
 )
-"""Grids in this order. What is chosen here is trained again with fresh seeds."""
+"""In this order. What is chosen from a grid of the first two is trained again with fresh seeds."""
 OPTIONS = (
     Network("temperature always 1", {**softmax(4), "temperature.start": 1}),
     Network("attention's learning rate × 4", {**softmax(4), "optim.attention_lr": 4}),
@@ -357,10 +357,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"another process makes the study in {study.folder}")
         for group in MAIN:
             study.grids(group)
+            if group is not MAIN[2]:
+                study.finals(group)
             study.plots()
-        main_networks = [*MAIN[0], *MAIN[1]]
-        study.finals(main_networks)
-        study.plots()
         wider = [
             Network(f"static, {what}", {"model.kind": "static", "model.width": width})
             for what, width in WIDER[chosen.size].items()
