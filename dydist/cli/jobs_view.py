@@ -54,7 +54,9 @@ def render(found: Sequence[JobStatus]) -> RenderableType:
             parts.append(display.cell(f"{one.job}: " + " · ".join(note for note in notes if note)))
         parts += [display.cell(f"  | {line}") for line in one.output]
     if len(found) == 1:
-        parts += [display.cell(f"start {one['start']} ended: {one['reason']}") for one in found[0].requeues]
+        for start in found[0].requeues:
+            where = " (restarted in place)" * (start["action"] == "restart")
+            parts.append(display.cell(f"start {start['start']} ended{where}: {start['reason']}"))
     return Group(*parts)
 
 

@@ -56,7 +56,10 @@ on another node may find no peers. "torn": processes that dydist ended because o
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How the processes of one node ended. `step`: the last finished step that they reported."""
+    """How the processes of one node ended. `step`: the last finished step that they reported.
+
+    `start_s`: seconds from their launch to the first step that one of them finished; None if there was none.
+    """
 
     node: int
     name: str
@@ -66,6 +69,7 @@ class Outcome:
     step: int = 0
     message: str = ""
     last_lines: tuple[str, ...] = ()
+    start_s: float | None = None
 
 
 @dataclass(frozen=True)

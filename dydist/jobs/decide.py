@@ -17,7 +17,9 @@ from dydist.jobs.attempt import Outcome, first_failure
 SAVED = "stopped and saved"
 """How the reason of a start begins that was asked to stop."""
 SILENT = "it has not reported (lost?)"
-Action = Literal["finish", "requeue", "cancel", "fail"]
+Action = Literal["finish", "restart", "requeue", "cancel", "fail"]
+LEAVE_AFTER = 2
+"""Stalled starts in a row after which a failure is no longer mended by a restart on the same nodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +51,18 @@ def decide(
     cancelled: bool,
     warning: str | None,
     total_steps: int = 0,
+    may_restart: bool = False,
 ) -> Decision:
-    """Decide to finish, requeue, cancel or fail. `nodes`: their names.
+    """Decide to finish, restart, requeue, cancel or fail. `nodes`: their names.
 
     A finished run and a user's mistake end the job. A requested stop (`warning`: its cause) requeues it, or ends it
     after `dydist cancel`. A transient failure (a killed, hung or crashed process, a lost node) requeues it, but after
     `max_stalled` stalled starts in a row it fails. An exception in training before a new checkpoint fails at once,
     since it would recur. A start ended by its time limit is stalled if it saved less than a thousandth of
     `total_steps`.
+
+    With `may_restart`, a transient failure of processes restarts them on the same nodes, without a requeue, if every
+    node has reported. The second of two stalled starts in a row requeues: other nodes may help.
     """
     heard = {one.node for one in outcomes}
     silent = [
@@ -84,6 +90,9 @@ def decide(
         )
         reason = f"gave up after {count} starts in a row that saved {few}; the last one: {reason}"
         return Decision(action="fail", code=EXIT_ERROR, reason=reason)
+    of_processes = cause is not None and cause.kind != "preflight" and not silent
+    if may_restart and of_processes and warning is None and count < LEAVE_AFTER:
+        return Decision(action="restart", code=EXIT_STOPPED, reason=reason)
     return Decision(action="requeue", code=EXIT_STOPPED, reason=reason)
 
 

@@ -45,6 +45,10 @@ class JobSpec:
     """Seconds a process may go without finishing a step before all are stopped and the job requeued."""
     max_stalled: int = 3
     """Give up after this many stalled starts in a row."""
+    restart_in_place: bool = True
+    """After a transient failure of processes, start them again in the same allocation."""
+    warning_s: float = 0.0
+    """Seconds before the end of the allocation at which the scheduler warns."""
 
     @property
     def entry(self) -> Path:

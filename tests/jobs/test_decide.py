@@ -57,6 +57,29 @@ def test_a_kill_before_the_first_save_requeues_and_is_bounded() -> None:
     assert reason.startswith("gave up after 3 starts in a row that saved nothing new")
 
 
+RESTARTED: tuple[Kind, ...] = ("frozen", "killed", "hung", "launch", "port_taken")
+
+
+@pytest.mark.parametrize("kind", [*RESTARTED, "error"])
+def test_a_failed_process_is_started_again_on_the_same_nodes(kind: Kind) -> None:
+    both = (outcome(0, "torn"), outcome(1, kind, rank=1))
+    action, code, reason = decided(*both, may_restart=True)
+    assert (action, code, reason) == ("restart", 75, "rank 1 on node n2: m")
+    assert decided(*both)[0] == "requeue"
+    assert decided(*both, may_restart=True, warning="preempted (SIGTERM)")[0] == "requeue"
+    assert decided(*both, may_restart=True, nodes=("n1", "n2", "n3"))[0] == "requeue", "a node is silent"
+    assert decided(*both, may_restart=True, cancelled=True)[0] == "cancel"
+
+
+def test_what_a_restart_cannot_mend_leaves_the_allocation() -> None:
+    assert decided(outcome(0, "preflight"), may_restart=True)[0] == "requeue"
+    assert decided(outcome(0, "stopped"), may_restart=True)[0] == "requeue"
+    assert decided(outcome(0, "usage"), may_restart=True)[0] == "fail"
+    killed = outcome(0, "killed")
+    actions = [decided(killed, saved=saved, may_restart=True)[0] for saved in ([5, 5], [5, 5, 5], [5] * 4)]
+    assert actions == ["restart", "requeue", "fail"]
+
+
 def test_an_exception_comes_back_only_after_progress() -> None:
     assert decided(outcome(0, "error", rank=0), saved=[0, 5])[0] == "requeue"
     assert decided(outcome(0, "error", rank=0), saved=[5, 5])[:2] == ("fail", 1)

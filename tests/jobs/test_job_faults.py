@@ -78,6 +78,7 @@ def test_a_hung_rank(cluster: Cluster, reference: Path, tmp_path: Path) -> None:
     job.signal_rank(1, signal.SIGSTOP)
     assert_like(reference, job, job.ended())
     assert job.decisions()[0]["reason"].startswith(f"rank 1 on node {cluster.nodes[1]}: hung")
+    assert [one["action"] for one in job.decisions()] == ["restart", "finish"]
 
 
 @pytest.mark.long
@@ -87,6 +88,7 @@ def test_a_killed_rank(cluster: Cluster, reference: Path, tmp_path: Path) -> Non
     job.signal_rank(1, signal.SIGKILL)
     assert_like(reference, job, job.ended())
     assert job.decisions()[0]["reason"].startswith(f"rank 1 on node {cluster.nodes[1]}: killed")
+    assert [one["action"] for one in job.decisions()] == ["restart", "finish"]
 
 
 @pytest.mark.long

@@ -47,7 +47,7 @@ def test_a_local_job_comes_back_after_a_kill(machine: Cluster, reference: Path, 
         assert job.status()["state"] == "running"
         job.signal_rank(0, signal.SIGKILL)
     job.until(lambda: job.status()["state"] == "done", 400, "the end")
-    assert len(job.starts()) == 2
+    assert [one["action"] for one in job.decisions()] == ["restart", "finish"]
     assert weights(job.run_dir) == weights(reference)
     assert metrics(job.run_dir) == metrics(reference)
 

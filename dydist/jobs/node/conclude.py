@@ -20,6 +20,8 @@ SILENT_NODE_S = 20.0
 """Seconds for which a node that has ended waits for the reports of the others."""
 SUCCESSOR_S = 10.0
 """Seconds by which each further node decides later, in case the first ones are lost."""
+RESTART_S = 10.0
+"""Seconds that a restart takes besides the processes' own start."""
 LOCAL_REQUEUE = 144
 """Exit code of a task that makes submitit's local executor restart it."""
 
@@ -66,8 +68,11 @@ def run_status(spec: JobSpec) -> dict[str, Any]:
     return (read_json(Path(spec.run_dir) / "status.json") if spec.run_dir else None) or {}
 
 
-def conclude(context: NodeContext) -> int:
-    """Make the decision, or wait for it, and pass it to the batch script; returns the task's exit code."""
+def conclude(context: NodeContext) -> int | None:
+    """Make the decision, or wait for it, and pass it to the batch script; returns the task's exit code.
+
+    None: all nodes start again, without the batch script.
+    """
     place, attempt = context.place, context.attempt
     began = time.monotonic()
     while (content := attempt.decision()) is None:
@@ -80,6 +85,8 @@ def conclude(context: NodeContext) -> int:
                 context.log.write(f"{decision.action}: {decision.reason}")
                 break
         time.sleep(POLL_S)
+    if content["action"] == "restart":
+        return None
     if place.scheduler != "slurm":
         return LOCAL_REQUEUE if content["action"] == "requeue" else int(content["code"])
     _tell_batch_script(context, content)
@@ -115,7 +122,17 @@ def _decide(context: NodeContext) -> Decision:
         cancelled=context.cancelled,
         warning=explain(context.place, context.signals.warning),
         total_steps=int(run_status(context.spec).get("total_steps") or 0),
+        may_restart=bool(context.spec.restart_in_place and context.spec.program) and _has_time(context),
     )
+
+
+def _has_time(context: NodeContext) -> bool:
+    """Whether the allocation lasts long enough for another start, some steps, and a save at the warning."""
+    until = slurm.end_time(context.place.job) if context.place.scheduler == "slurm" else None
+    if until is None:
+        return True
+    start_s = max((one.start_s or 0.0 for one in context.attempt.outcomes()), default=0.0)
+    return until - time.time() > context.spec.warning_s + 2 * start_s + RESTART_S
 
 
 def explain(place: NodePlace, warning: str | None) -> str | None:

@@ -101,7 +101,7 @@ def _supervise(context: NodeContext, turn: int, watch: Watch, launched: launchin
         if fault is None and watch.finished:
             launched.close(timeout_s=GRACE_S)
             kind: Kind = "done" if all(rank.code == EXIT_DONE for rank in watch.ranks) else "stopped"
-            return _outcome(context, Fault(kind, None, "", max(rank.step for rank in watch.ranks)))
+            return _outcome(context, Fault(kind, None, "", max(rank.step for rank in watch.ranks)), watch)
         if fault is None and (status := launched.process.poll()) is not None:
             ended_at = ended_at or time.monotonic()
             if launched.port_taken and not watch.started:
@@ -130,7 +130,7 @@ def _take_down(context: NodeContext, watch: Watch, launched: launching.Launch, f
     if fault.kind == "torn":
         fault = watch.frozen() or fault
     if fault.kind != "torn":
-        context.attempt.write_failure(_outcome(context, fault))
+        context.attempt.write_failure(_outcome(context, fault, watch))
     deadline = time.monotonic() + GRACE_S
     while time.monotonic() < deadline and not watch.finished:
         _pause(launched)
@@ -140,13 +140,13 @@ def _take_down(context: NodeContext, watch: Watch, launched: launching.Launch, f
         found = fault  # a hung peer led to this error
     launched.kill()
     watch.kill()
-    outcome = _outcome(context, found)
+    outcome = _outcome(context, found, watch)
     if found.kind != "torn":
         context.attempt.write_failure(outcome)
     return outcome
 
 
-def _outcome(context: NodeContext, fault: Fault) -> Outcome:
+def _outcome(context: NodeContext, fault: Fault, watch: Watch | None = None) -> Outcome:
     last = () if fault.kind in ("done", "stopped") else context.log.last_lines(fault.rank)
     return Outcome(
         node=context.place.node,
@@ -157,6 +157,7 @@ def _outcome(context: NodeContext, fault: Fault) -> Outcome:
         step=fault.step,
         message=fault.message,
         last_lines=last,
+        start_s=watch.start_s if watch else None,
     )
 
 

@@ -1,11 +1,13 @@
 """The task that SLURM runs on each node: launches and watches training, and decides with other nodes what follows.
 
 submitit calls `NodeTask` in one task per node. It forwards the scheduler's warnings to the training processes, and
-ends all of them soon after one has failed. Once all have exited, one node finishes, requeues or fails the job.
+ends all of them soon after one has failed. Once all have exited, one node decides: all start again, or the job
+finishes, is requeued, or fails.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
@@ -43,26 +45,31 @@ class NodeTask:
 
 
 def run_node(spec: JobSpec, place: NodePlace, signals: StopSignals) -> int:
-    """Run one start of the job on one node; returns the task's exit code."""
+    """Run the starts of one allocation on one node; returns the task's exit code."""
     log_dir = Path(spec.log_dir.replace("{job}", place.job))
     own_log_dir(log_dir, str(Path(spec.code).parent), place.start)
-    number = claim_start(log_dir, place.start, place.names)
-    attempt = Attempt(log_dir / f"attempt-{number:03d}")
-    with closing(NodeLog(attempt.log(place.node), place.node, sys.stdout)) as log:
-        return _run_start(
-            NodeContext(
-                spec=spec,
-                place=place,
-                log_dir=log_dir,
-                number=number,
-                attempt=attempt,
-                signals=signals,
-                log=log,
+    for restarts in itertools.count():
+        number = claim_start(log_dir, f"{place.start}{f'-{restarts}' * (restarts > 0)}", place.names)
+        attempt = Attempt(log_dir / f"attempt-{number:03d}")
+        with closing(NodeLog(attempt.log(place.node), place.node, sys.stdout)) as log:
+            code = _run_start(
+                NodeContext(
+                    spec=spec,
+                    place=place,
+                    log_dir=log_dir,
+                    number=number,
+                    attempt=attempt,
+                    signals=signals,
+                    log=log,
+                )
             )
-        )
+        if code is not None:
+            return code
+    raise AssertionError("unreachable")
 
 
-def _run_start(context: NodeContext) -> int:
+def _run_start(context: NodeContext) -> int | None:
+    """Run one start; returns the task's exit code, or None to start again."""
     place, log, number = context.place, context.log, context.number
     log.write(f"start {number} of job {place.job} on node {place.name} ({place.node + 1} of {place.nodes})")
     if found := kill_leftovers(context.log_dir, place.name, number):

@@ -65,6 +65,9 @@ class Watch:
         self._dir, self._now = exit_dir, now
         self._start_timeout_s, self._hang_timeout_s = start_timeout_s, hang_timeout_s
         began = now()
+        self._began = began
+        self.start_s: float | None = None
+        """Seconds to the first step that a rank finished."""
         self.ranks = [Rank(rank, moved=began) for rank in ranks]
 
     def look(self) -> None:
@@ -84,6 +87,7 @@ class Watch:
                 continue
             if beat != rank.beat:
                 rank.beat, rank.moved = beat, self._now()
+                self.start_s = self.start_s or rank.moved - self._began
 
     @property
     def finished(self) -> bool:

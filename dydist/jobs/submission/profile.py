@@ -80,6 +80,8 @@ class Profile:
     """Seconds without a finished step, or block of an evaluation, after which a process counts as hung."""
     max_stalled: int = 3
     """Give up after this many stalled starts in a row."""
+    restart_in_place: bool = True
+    """After a killed, hung or crashed process, start again in the same allocation rather than requeue."""
 
     @property
     def cpu(self) -> bool:

@@ -50,7 +50,8 @@ class JobStatus:
 
     `scheduler` is SLURM's name of the state, FORGOTTEN if SLURM has forgotten the job, or UNREACHABLE if SLURM does
     not answer. The run's figures are None until they are known. `accuracy` is a fraction; times are in seconds;
-    `updated_age_s` is the time since the run last wrote its status. `requeues`: why each start but the last ended.
+    `updated_age_s` is the time since the run last wrote its status. `requeues`: why each start but the last ended, and
+    whether it led to a requeue or a restart in place (`action`).
     `failure`: the first failure of the last start (node, rank, message, last_lines). `output`: if the last start
     ended before its own log began, the last lines that SLURM and submitit wrote.
     """
@@ -208,7 +209,7 @@ def _state(
             return "requeued" if started else "pending"
         if info.state in ("SUSPENDED", "STOPPED"):
             return "suspended"
-        if info.state in ("COMPLETING", "STAGE_OUT") or decision:
+        if info.state in ("COMPLETING", "STAGE_OUT") or (decision and decision["action"] != "restart"):
             return decided or "stopping"
         return (
             own if current and own in ("starting", "running") else "starting" if not current else "stopping"
@@ -259,7 +260,7 @@ def _ending(attempt: Attempt, record: Mapping[str, Any]) -> dict[str, Any]:
     """Why a start ended: its own decision, or SLURM's message."""
     decision = attempt.decision()
     number = int(attempt.folder.name.rpartition("-")[2])
-    found = {name: (decision or {}).get(name) for name in ("reason", "time", "saved_step")}
+    found = {name: (decision or {}).get(name) for name in ("action", "reason", "time", "saved_step")}
     # A node that did not report may be lost, unless SLURM gives another reason (preemption, memory).
     if decision is None or str(decision["reason"]).endswith(SILENT):
         words = scheduler_words(record, number, decided=decision is not None)

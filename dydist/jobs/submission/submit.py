@@ -111,6 +111,8 @@ def make_spec(profile: Profile, arguments: Sequence[str], *, run_dir: Path | Non
         start_timeout_s=profile.start_timeout_s,
         hang_timeout_s=profile.hang_timeout_s,
         max_stalled=profile.max_stalled,
+        restart_in_place=profile.restart_in_place,
+        warning_s=profile.effective_warning_s,
     )
 
 
