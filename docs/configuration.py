@@ -69,6 +69,8 @@ IMPOSSIBLE = [
     ("--model.convert true", 1),
     ("--model.factory my_network.py", 1),
     ("--train.profile 20:10", 1),
+    ("--monitor.trackers [tensorbord]", 1),
+    ("--monitor.trackers [wandb,wandb]", 1),
     ("--checkpoint.resume newest", 1),
     ("--run.dir s3://bucket/runs", 1),
     ("--checkpoint.url s3:/bucket/run", 1),

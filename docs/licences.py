@@ -41,6 +41,8 @@ PURPOSES = {
     "matplotlib": "PNG plots of reports",
     "mkdocstrings-python": "the API reference from docstrings",
     "zensical": "the documentation site",
+    "wandb": "runs at W&B",
+    "mlflow-skinny": "runs at MLflow: its client, without the server",
     "onnx": "export to ONNX",
     "onnxscript": "torch's ONNX exporter is written in it",
     "onnxruntime": "running an exported network to check it",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -200,6 +201,7 @@ def _combinations(config: Config, world_size: int) -> Iterator[str]:
         if first is None or last is None or not 1 <= first <= last:
             yield f"train.profile: {steps!r} is not allowed; give the first and the last step, such as 10:20"
     yield from _places(config)
+    yield from _trackers(config)
 
 
 def no_dynamic_layer(pattern: str, names: Sequence[str]) -> str | None:
@@ -250,6 +252,21 @@ def _places(config: Config) -> Iterator[str]:
     for field, folder in folders.items():
         if folder is not None and (wrong := folder_problem(folder)):
             yield f"{field}: {wrong}"
+
+
+def _trackers(config: Config) -> Iterator[str]:
+    """Trackers that are unknown or not installed, before data is touched."""
+    names = config.monitor.trackers
+    if not names:
+        return
+    from dydist.config.trackers import tracker_problem
+
+    if len(set(names)) < len(names):
+        yield f"monitor.trackers: {list(names)} has a name twice; name each tracker once"
+        return
+    for name in names:
+        if wrong := tracker_problem(name, os.environ):
+            yield f"monitor.trackers: {wrong}"
 
 
 def names_source(resume: str) -> bool:

@@ -275,6 +275,8 @@ class MonitorConfig:
     """Histograms of weights and gradients in TensorBoard every N steps; 0: none."""
     prometheus_file: FilePath | None = None
     """File for node exporter's textfile collector, such as /var/lib/node_exporter/run.prom."""
+    trackers: tuple[str, ...] = ()
+    """Trackers that get what TensorBoard gets: wandb, mlflow, or others that packages offer (docs/trackers.md)."""
     quiet: bool = False
     """No progress on the terminal, only warnings and errors."""
 

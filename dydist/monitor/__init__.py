@@ -5,6 +5,7 @@
 - `Monitors`: passes records to several monitors, none of which can stop training.
 - `outputs`: where records go (`JsonLines`, `StatusFile`, `TerminalProgress`, `LineProgress`, `QuietProgress`,
   TensorBoard).
+- `trackers`: sends the TensorBoard log to experiment trackers, each from a process of its own.
 - `probes` (imports torch): measurements inside the loop; `NullProbe` measures nothing.
 - `viewing`: TensorBoard on local and remote logs. `report`: an HTML page about runs, from their folders.
 - Inside: `build`, `fanout`, `null`.

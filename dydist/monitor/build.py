@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ def build_monitors(
         ),
         Alerts(tell, folder=run_dir),
     ]
+    monitors += trackers_of(config, run_dir, trained_with, tell)
     if config.monitor.prometheus_file is not None:
         monitors.append(PrometheusFile(Path(config.monitor.prometheus_file), config.run.name))
     for text, level in said:
@@ -76,3 +77,36 @@ def build_monitors(
             monitor.note(text, level=level)
     everyone.add([*monitors, terminal])
     return everyone
+
+
+def trackers_of(
+    config: Config,
+    run_dir: Path,
+    trained_with: Mapping[str, Any],
+    tell: Callable[[str, str], None],
+    *,
+    unfinished: bool = False,
+) -> list[Monitor]:
+    """The monitors of `monitor.trackers`, which send the TensorBoard log; `trained_with` as of `build_monitors`.
+
+    `unfinished`: only of those trackers that do not have all of a run that is done.
+    """
+    if not config.monitor.trackers:
+        return []
+    from dydist.config.reader import flatten
+    from dydist.monitor.outputs.tensorboard import local_folder
+    from dydist.monitor.trackers.process import TrackerProcess
+    from dydist.monitor.trackers.record import read_record
+
+    return [
+        TrackerProcess(
+            name,
+            run=config.run.name,
+            run_dir=run_dir,
+            events=local_folder(config.monitor.logdir, run_dir)[0],
+            config=flatten(trained_with),
+            tell=tell,
+        )
+        for name in config.monitor.trackers
+        if not (unfinished and read_record(run_dir, name).get("finished") == "done")
+    ]

@@ -17,6 +17,7 @@ Where to find what a run does:
 - strategies of dynamic convolutions: `models/strategies/dispatch.py`, chosen by `models/choice.py`
 - sums of exact runs: `engine/exact.py`, in the order of `engine/tree.py`
 - TensorBoard: `monitor/outputs/tensorboard.py`, whose files `monitor/outputs/eventlog.py` writes
+- trackers: `monitor/trackers/sender.py`, in a process that `monitor/trackers/process.py` starts
 - exit codes: `errors.py`, returned by `train.py`
 """
 
@@ -110,7 +111,7 @@ def run(
         if not to_do and progress.last_accuracy is not None:
             session.close()
             if world.rank == 0:
-                tell_already_done(run_dir, progress, end, terminal)
+                tell_already_done(run_dir, progress, end, terminal, session.trained_with)
             world.close()
             return EXIT_DONE
         if to_do:

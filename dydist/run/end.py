@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dydist.config import Config
 from dydist.engine import Loop, Progress
 from dydist.errors import DivergedError
 from dydist.monitor import JsonLines
+from dydist.monitor.build import trackers_of
 from dydist.monitor.outputs.status import conclude_status
 from dydist.records import Monitor, RunSummary
 from dydist.run.rollback import rollback_advice
@@ -49,13 +51,31 @@ class SummaryBuilder:
         )
 
 
-def tell_already_done(run_dir: Path, progress: Progress, end: SummaryBuilder, terminal: Monitor) -> None:
-    """Report, on process 0, that the run is done. No step uses this start's configuration, so it is not written."""
+def tell_already_done(
+    run_dir: Path,
+    progress: Progress,
+    end: SummaryBuilder,
+    terminal: Monitor,
+    trained_with: Mapping[str, Any],
+) -> None:
+    """Report, on process 0, that the run is done, and send its trackers what they do not have.
+
+    No step uses this start's configuration, so it is not written. `trained_with`: the one that trained, by section.
+    """
     text = f"This run is already done: step {progress.step} of {end.total_steps}."
     summary = end("done", step=progress.step, progress=progress)
     JsonLines(run_dir).note(text)
     conclude_status(run_dir / "status.json", summary)
     terminal.note(text)
+
+    def tell(text: str, level: str) -> None:
+        terminal.note(text, level=level)
+
+    trackers = trackers_of(end.config, run_dir, trained_with, tell, unfinished=True)
+    for tracker in trackers:
+        tracker.start(step=progress.step, total_steps=end.total_steps, steps_per_epoch=0)
+    for tracker in trackers:
+        tracker.close(summary)
     terminal.close(summary)
 
 

@@ -13,7 +13,7 @@ from helpers.support import REPOSITORY
 
 SCRIPT = runpy.run_path(str(REPOSITORY / "docs" / "licences.py"))
 DECLARED: list[tuple[str, str]] = list(SCRIPT["direct_dependencies"]())
-IMPORTED_AS = {"PyYAML": "yaml", "scikit-learn": "sklearn", "pillow": "PIL"}
+IMPORTED_AS = {"PyYAML": "yaml", "scikit-learn": "sklearn", "pillow": "PIL", "mlflow-skinny": "mlflow"}
 LOADED_BY_OTHERS = {
     "s3fs": "fsspec, by URL",
     "scikit-learn": "dydist.data.builtin, which reads its file of digits",
