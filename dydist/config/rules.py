@@ -256,17 +256,17 @@ def _places(config: Config) -> Iterator[str]:
 
 def _trackers(config: Config) -> Iterator[str]:
     """Trackers that are unknown or not installed, before data is touched."""
-    names = config.monitor.trackers
+    field, names = "monitor.trackers", config.monitor.trackers
     if not names:
         return
     from dydist.config.trackers import tracker_problem
 
     if len(set(names)) < len(names):
-        yield f"monitor.trackers: {list(names)} has a name twice; name each tracker once"
+        yield f"{field}: {list(names)} has a name twice; name each tracker once"
         return
     for name in names:
         if wrong := tracker_problem(name, os.environ):
-            yield f"monitor.trackers: {wrong}"
+            yield f"{field}: {wrong}"
 
 
 def names_source(resume: str) -> bool:

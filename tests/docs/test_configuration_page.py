@@ -25,7 +25,12 @@ def test_the_page_is_current() -> None:
 
 
 def test_every_rule_has_an_example() -> None:
-    functions = (config_rules._combinations, config_rules._network, config_rules._places)
+    functions = (
+        config_rules._combinations,
+        config_rules._network,
+        config_rules._places,
+        config_rules._trackers,
+    )
     rules = [one for function in functions for one in ast.walk(ast.parse(inspect.getsource(function)))]
     made = script()
     refusals = {made["refusal"](*example) for example in made["IMPOSSIBLE"]}

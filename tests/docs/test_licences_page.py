@@ -35,6 +35,7 @@ COMES_WITH = {
     "botocore": "s3fs",
     "coverage": "pytest-cov",
     "triton": "torch for NVIDIA GPUs",
+    "typing_extensions": "torch",
 }
 """Modules of packages that a declared one needs and hands to us."""
 
