@@ -91,7 +91,7 @@ def short(config: Config, engine: EngineName, options: CheckOptions) -> list[str
         "checkpoint.url": "null", "checkpoint.every_steps": options.steps, "checkpoint.every_minutes": "null",
         "checkpoint.resume": config.checkpoint.resume if names_source(config.checkpoint.resume) else "auto",
         "monitor.logdir": "null", "monitor.prometheus_file": "null", "monitor.every_steps": 1,
-        "monitor.histograms_every_steps": 0, "monitor.quiet": "true",
+        "monitor.histograms_every_steps": 0, "monitor.trackers": "[]", "monitor.quiet": "true",
     }  # fmt: skip
     if engine != "deepspeed":
         values |= {"parallel.zero": 0, "parallel.offload": "none"}
