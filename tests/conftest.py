@@ -16,6 +16,8 @@ from helpers.support import unpack
 # the suite computes on CPUs, the same on every machine; with DYDIST_TEST_GPU=1 what needs a GPU runs too
 if os.environ.get("DYDIST_TEST_GPU") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# as many tests run at once as there are cores: threads on top of that wait for one another (3 to 10 times as long)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # an example's deadline of 200 ms, and a limit on the time to make examples, say how busy the machine is, no more
 # CI draws the same examples each time: a new one is to be found at home, not by whoever lands next
 settings.register_profile(
@@ -31,17 +33,32 @@ SHARE_SERVICES = ("checkpoint", "hostile", "inference", "jobs")
 """Folders whose files share what takes long to start: SLURM, stores, a trained model."""
 
 
+def _scope(file: str) -> str:
+    """What one worker runs: a file, or a whole folder that shares services."""
+    folder = Path(file).parent.name
+    return folder if folder in SHARE_SERVICES else file
+
+
 class _ByService(LoadFileScheduling):
     """Gives the tests of a file to one worker, and those of such a folder: a service starts once."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file: str = super()._split_scope(nodeid)
-        folder = Path(file).parent.name
-        return folder if folder in SHARE_SERVICES else file
+        return _scope(super()._split_scope(nodeid))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
-    return _ByService(config, log) if config.getvalue("dist") == "loadfile" else None
+    if config.getvalue("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False  # not by the number of tests: see below
+    return _ByService(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Several workers begin with what has slow tests, so that none waits at the end for another's long file."""
+    if hasattr(config, "workerinput"):
+        slow = {_scope(str(item.path)) for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: _scope(str(item.path)) not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
