@@ -14,7 +14,7 @@ from dydist.cli.main import main
 
 def test_loader_tells_ratios(capsys: pytest.CaptureFixture[str]) -> None:
     """The loader is far ahead of torchvision's way and of the step, even here."""
-    small = ["--width", "0.125", "--stem", "strided", "--batch-size", "32", "--images", "1024"]
+    small = ["--width", "0.125", "--stem", "strided", "--batch-size", "32", "--images", "512"]
     assert main(["bench", "loader", *small, "--workers", "1", "--pairs", "3", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert {len(seconds) for seconds in told["seconds_an_image"].values()} == {3}

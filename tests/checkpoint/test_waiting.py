@@ -28,7 +28,7 @@ from helpers.support import REPOSITORY, Run, train
 
 ORDINARY = (("create", 1), ("read", 0), ("lease", 1))
 """The waits that the ordinary suite ends, by a signal to this process."""
-PATIENCE_S = 10 * ROUND_S
+PATIENCE_S = 5 * ROUND_S
 """What a collective waits at most; the work of these tests takes longer."""
 
 

@@ -12,6 +12,7 @@ def _python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
 
 
+@pytest.mark.long  # the benchmark of loaders imports them in the ordinary suite
 def test_models_datasets_and_transforms_import() -> None:
     done = _python(
         "from dydist.data.torchvision_shim import import_torchvision\n"

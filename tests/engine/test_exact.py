@@ -12,16 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_engines import configure, make
 
 from dydist.checkpoint import load, open_storage, survey
 from dydist.compare.two import compare_runs, fingerprint
 from dydist.data.loader import ShardedLoader, StepBatch
 from dydist.data.order import rank_shards
 from dydist.engine import Votes, World, start_world
+from helpers.engines import configure, make
 from helpers.support import PRELOAD, Run, free_port, metrics, train
 
 STEPS = 24
+SHORT = (
+    *("--data.limit", "256", "--model.width", "0.0625", "--parallel.shards", "4"),
+    *("--train.eval_every_epochs", "3"),
+)
+"""Half the steps, of a quarter of the work: every mechanism of the whole, for the ordinary suite."""
 
 
 def flags(root: Path, runs: Path, name: str, precision: str = "fp32", reduce: str = "exact") -> list[object]:
@@ -177,11 +182,11 @@ def test_killed_and_stopped_it_comes_back_on_other_processes_with_the_same_bits(
     cifar10_exact_root: Path, tmp_path: Path
 ) -> None:
     """In mid-epoch: SIGKILL to three processes, SIGUSR1 to one of two, and the rest on one."""
-    whole = flags(cifar10_exact_root, tmp_path, "whole")
+    whole = [*flags(cifar10_exact_root, tmp_path, "whole"), *SHORT]
     train(whole, 1, tmp_path / "logs" / "whole")
-    cut = [*flags(cifar10_exact_root, tmp_path, "cut"), "--checkpoint.every_steps", "3"]
-    for world_size, step, number in ((3, 5, signal.SIGKILL), (2, 14, signal.SIGUSR1)):
-        run = Run(cut, world_size, tmp_path / "logs" / f"cut{world_size}", hold=STEPS - 2)
+    cut = [*flags(cifar10_exact_root, tmp_path, "cut"), *SHORT, "--checkpoint.every_steps", "2"]
+    for world_size, step, number in ((3, 3, signal.SIGKILL), (2, 6, signal.SIGUSR1)):
+        run = Run(cut, world_size, tmp_path / "logs" / f"cut{world_size}", hold=STEPS // 2 - 2)
         run.wait_for_step(tmp_path / "cut", step)
         run.signal(number, *(() if number == signal.SIGKILL else (1,)))
         assert run.wait() == [-number if number == signal.SIGKILL else 75] * world_size, run.text()
@@ -189,7 +194,7 @@ def test_killed_and_stopped_it_comes_back_on_other_processes_with_the_same_bits(
     result = compare_runs(tmp_path / "whole", tmp_path / "cut")
     assert result.equal, (result, text)
     assert final_fingerprint(tmp_path, "whole") == final_fingerprint(tmp_path, "cut")
-    assert [line["step"] for line in metrics(tmp_path / "cut")] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in metrics(tmp_path / "cut")] == list(range(1, STEPS // 2 + 1))
 
 
 @pytest.mark.slow
@@ -200,10 +205,11 @@ def test_fast_sees_the_same_images_and_differs_by_rounding(
     world_sizes: tuple[int, ...], cifar10_exact_root: Path, tmp_path: Path
 ) -> None:
     """At a tiny learning rate: at larger ones the network magnifies rounding (docs/exactness.md draws it)."""
-    gentle = ["--optim.lr", "0.00003", "--train.max_steps", "20"]
+    steps = 20 if len(world_sizes) > 1 else 6
+    gentle = ["--optim.lr", "0.00003", "--train.max_steps", str(steps), "--train.eval_every_epochs", "3"]
     train([*flags(cifar10_exact_root, tmp_path, "exact"), *gentle], 1, tmp_path / "logs" / "exact")
     exact = metrics(tmp_path / "exact")
-    assert len(exact) == 20
+    assert len(exact) == steps
     for world_size in world_sizes:
         name = f"fast{world_size}"
         arguments = [*flags(cifar10_exact_root, tmp_path, name, reduce="fast"), *gentle]
@@ -227,7 +233,7 @@ def test_fast_sees_the_same_images_and_differs_by_rounding(
 @pytest.mark.slow
 def test_one_swapped_image_is_seen_by_the_comparison(cifar10_exact_root: Path, tmp_path: Path) -> None:
     """A shard that is broken on purpose: from step 3 on, its first image is another one."""
-    few = ["--train.max_steps", "6"]
+    few = [*SHORT, "--train.max_steps", "5"]
     train([*flags(cifar10_exact_root, tmp_path, "right"), *few], 1, tmp_path / "logs" / "right")
     broken = Run(
         [*flags(cifar10_exact_root, tmp_path, "broken"), *few],
@@ -252,7 +258,7 @@ def swap_an_image() -> None:
 
     def swapped(self: Order, step: int, shard: int) -> np.ndarray:
         found = indices(self, step, shard)
-        if step >= 2 and shard == 5:
+        if step >= 2 and shard == 3:
             found = found.copy()
             found[0] = (found[0] + 1) % self.size
         return found
@@ -264,7 +270,7 @@ def swap_an_image() -> None:
 def test_one_flipped_bit_in_one_process_is_caught_before_anything_is_saved(
     cifar10_exact_root: Path, tmp_path: Path
 ) -> None:
-    arguments = [*flags(cifar10_exact_root, tmp_path, "flip"), "--checkpoint.every_steps", "3"]
+    arguments = [*flags(cifar10_exact_root, tmp_path, "flip"), *SHORT, "--checkpoint.every_steps", "3"]
     run = Run(arguments, 3, tmp_path / "logs" / "flip", before=flip_a_bit)
     assert run.wait() == [1, 1, 1], run.text()
     text = run.text()

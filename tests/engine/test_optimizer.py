@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_engines import batches, configure, make, world  # noqa: F401
 from torch import Tensor, nn
 
 from dydist.config import Config
@@ -21,6 +20,7 @@ from dydist.engine.optimizer import kernel_factors, make_optimizer, parameter_gr
 from dydist.models import DynamicConv2d, build_model, set_temperature
 from dydist.models.attention import initial_weight
 from dydist.run.session import build_model_for
+from helpers.engines import batches, configure, make
 
 NETWORKS = [("softmax", 2), ("softmax", 4), ("softmax", 8), ("sigmoid", 2), ("sigmoid", 4), ("l1", 8)]
 AUTO = {"kernel_lr": "auto", "kernel_decay": "auto"}
@@ -116,7 +116,7 @@ def test_without_a_factor_it_does_not(left_out: str) -> None:
 
 
 @pytest.mark.parametrize("reduce", ["exact", pytest.param("fast", marks=pytest.mark.long)])
-def test_the_engine_follows_the_static_network_to_rounding(reduce: str, world: World) -> None:  # noqa: F811
+def test_the_engine_follows_the_static_network_to_rounding(reduce: str, world: World) -> None:
     losses = {}
     for config in pair("softmax", 4, **AUTO, lr=1e-4):
         config = replace(config, parallel=replace(config.parallel, reduce=reduce))
@@ -167,7 +167,7 @@ def test_the_defaults_are_one_group_as_before() -> None:
     assert (group["lr_factor"], group["weight_decay"]) == (1.0, configure().optim.weight_decay)
 
 
-def test_a_step_uses_each_groups_rate(world: World) -> None:  # noqa: F811
+def test_a_step_uses_each_groups_rate(world: World) -> None:
     """With `attention_lr` and `kernel_lr` zero nothing but the static layers moves."""
     config = configure(optim={"kernel_lr": 0.0, "attention_lr": 0.0})
     engine, dataset, order = make(config, world)

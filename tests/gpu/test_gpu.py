@@ -28,10 +28,10 @@ from dydist.engine.ddp import DdpEngine
 from dydist.models import dy_resnet18
 from dydist.models.strategies import Geometry, dynamic_conv2d
 from dydist.models.strategies.stacked import triton_reason
-from engine.test_compiled_step import Small
+from helpers.convolutions import SAME, Case, gradients
+from helpers.dynamic_networks import Small
 from helpers.reference import loop
 from helpers.support import REPOSITORY, Run, metrics, train
-from models.test_strategies import SAME, Case, gradients
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and DYDIST_TEST_GPU=1")
 

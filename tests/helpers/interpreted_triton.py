@@ -12,8 +12,8 @@ from hypothesis import given, settings
 
 from dydist.models.strategies import Geometry, dynamic_conv2d
 from dydist.models.strategies.stacked import _triton_runs
+from helpers.convolutions import SAME, Case, cases, gradients
 from helpers.reference import loop
-from models.test_strategies import SAME, Case, cases, gradients
 
 
 def check(case: Case, dtype: torch.dtype = torch.float32, tolerance: float = 2e-5) -> None:

@@ -401,3 +401,9 @@ def metrics(run_dir: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     keep = ("kind", "step", "epoch", "loss", "accuracy", "lr", "temperature")
     return [{name: line[name] for name in keep if name in line} for line in lines if "loss" in line]
+
+
+def assert_like(reference: Path, job: Job, status: dict[str, Any]) -> None:
+    assert status["state"] == "done", job.evidence()
+    assert weights(job.run_dir) == weights(reference)
+    assert metrics(job.run_dir) == metrics(reference), "a gap, an overlap or a duplicate"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -10,7 +11,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +114,13 @@ PRELOAD = [
     *("dydist.monitor.build", "dydist.monitor.outputs.tensorboard", "dydist.monitor.probes.probe"),
     "torch._inductor",  # torch.use_deterministic_algorithms imports it
 ]
-"""What the server that runs are forked from has imported: seconds that no run has to spend again.
+"""What the server that runs are forked from has imported: seconds that no run has to spend again."""
 
-A test file may add what its own runs need, before the first of them.
-"""
+
+def preload(*modules: str) -> None:
+    """Let the server that runs are forked from import these too. One that is up makes room for another."""
+    PRELOAD.extend(modules)
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 class Run:
@@ -207,6 +212,50 @@ def train(
     codes = run.wait()
     assert codes == [code] * world_size, f"exit codes {codes}\n{run.text()}"
     return run.text()
+
+
+def _forked(work: Callable[[], object], cwd: str, environment: dict[str, str], log: str) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    with open(log, "wb", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    code: Any = 1
+    try:
+        code = work()
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def forked(
+    work: Callable[[], object], *, cwd: Path, log: Path, env: Mapping[str, str]
+) -> tuple[int | None, str]:
+    """Do this in a process that has torch and has computed nothing; its exit code and what it printed.
+
+    Quicker than a fresh one by the seconds that imports take. Its command line is the server's.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    process = context.Process(target=_forked, args=(work, str(cwd), dict(env), str(log)))
+    process.start()
+    process.join(600)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    return process.exitcode, log.read_text()
+
+
+def command(words: Sequence[object], **where: Any) -> tuple[int | None, str]:
+    """`dydist` with these words, `forked`."""
+    from dydist.cli.main import main
+
+    return forked(functools.partial(main, [str(word) for word in words]), **where)
 
 
 def _trains(run_dir: Path, pid: int | None) -> bool:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dydist.text.display import cell, code, console, figure, html, markdown, plain, show
+from helpers.hostile_text import VISIBLE
 from helpers.support import REPOSITORY
 
 HOSTILE = (
@@ -21,9 +22,6 @@ HOSTILE = (
     "<script>alert(1)</script>", "\" onload=x '", "$\\frac{1", "_x", "![x](http://evil)", "# title", "&lt;", "\ue000",
     "``x`", "\\", "=1+1", "sftp://me:hunter22@host/x",
 )  # fmt: skip
-VISIBLE = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u061c\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff]"
-)
 
 
 @pytest.mark.parametrize("text", HOSTILE)

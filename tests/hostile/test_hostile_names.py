@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_display import VISIBLE
 
 from dydist.cli.main import run_command
 from dydist.train import main
+from helpers.hostile_text import VISIBLE
 from helpers.planted import TINY
 
 NAME = "[red]x[!]\x1b[31m\u202e`|<b>$_{}"

@@ -99,10 +99,10 @@ def test_mistakes_show_no_secret(world: World) -> None:
 def few_commands_on_a_run(world: World, url: str, options: dict[str, Any], env: dict[str, str]) -> list[str]:
     """One command that reads each of: the run's files, a checkpoint by the run's file, a checkpoint by its address."""
     given = ["--storage-options", json.dumps(options)] if options else []
-    world.dydist("status", "runs/one", code=None)
-    world.dydist("report", "runs/one", "--no-png")
-    world.dydist("evaluate", "runs/one", "--json", **env)
-    world.dydist("checkpoint", "list", url, "--json", *given)
+    world.forked("status", "runs/one", code=None)
+    world.forked("report", "runs/one", "--no-png")
+    world.forked("evaluate", "runs/one", "--json", **env)
+    world.forked("checkpoint", "list", url, "--json", *given)
     return given
 
 

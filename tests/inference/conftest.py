@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from dydist.checkpoint import open_storage
 from dydist.data import ImageDataset, open_dataset
-from dydist.inference import TrainedModel, load_trained
+from dydist.inference import TrainedModel
 from helpers.support import REPOSITORY, train
-
-STEPS = 30
+from helpers.trained_run import STEPS, load
 
 
 @pytest.fixture(scope="session")
@@ -48,10 +46,6 @@ def _numerics() -> Iterator[None]:
         yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
-
-
-def load(where: Path, **options: object) -> TrainedModel:
-    return load_trained(str(where), open_storage, note=print, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,7 +22,7 @@ from dydist.engine import start_world
 from dydist.errors import UserError
 from dydist.inference import TrainedModel, evaluate_trained
 from dydist.inference.evaluation import mirrored
-from helpers.support import REPOSITORY, free_port, metrics
+from helpers.support import REPOSITORY, command, free_port, metrics
 
 
 def logged(run_dir: Path, *, ema: bool) -> dict[str, Any]:
@@ -34,19 +35,18 @@ def evaluated(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[st
     return found
 
 
-def evaluated_alone(run_dir: Path, *arguments: str, launch: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The same as users start it: MKL heeds what it is told of bits only before a process's first product."""
-    command = [
-        sys.executable,
-        *launch,
-        "-m",
-        "dydist.cli.main",
-        "evaluate",
-        str(run_dir),
-        *arguments,
-        "--json",
-    ]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+def evaluated_alone(run_dir: Path, *arguments: str) -> dict[str, Any]:
+    """The same in a fresh process: MKL heeds what it is told of bits only before a process's first product."""
+    words = ("evaluate", run_dir, *arguments, "--json")
+    code, text = command(words, cwd=REPOSITORY, log=run_dir.parent / "evaluated", env=os.environ)
+    assert code == 0, text
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def evaluated_by_launch(run_dir: Path, *launch: str) -> dict[str, Any]:
+    words = [sys.executable, *launch, "-m", "dydist.cli.main", "evaluate", str(run_dir), "--json"]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -72,7 +72,7 @@ def test_it_gives_what_the_log_says(ema: bool, run_dir: Path) -> None:
 def test_two_processes_say_the_same(run_dir: Path) -> None:
     """Three blocks are dealt to two processes."""
     launch = ("-m", "accelerate.commands.launch", "--config_file", "launch/cpu_2.yaml")
-    two = evaluated_alone(run_dir, launch=(*launch, "--main_process_port", str(free_port())))
+    two = evaluated_by_launch(run_dir, *launch, "--main_process_port", str(free_port()))
     one = evaluated_alone(run_dir)
     assert (two.pop("processes"), one.pop("processes")) == (2, 1)
     assert two["correct"] == round(logged(run_dir, ema=False)["accuracy"] * two["images"])

@@ -21,7 +21,7 @@ from dydist.inference.formats import safetensors as safetensors_format
 from dydist.models import build_model, set_temperature
 from dydist.models.attention import Attention
 from helpers.pages import blocks
-from inference.conftest import STEPS
+from helpers.trained_run import STEPS
 
 
 @pytest.fixture(scope="module")

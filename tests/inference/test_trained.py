@@ -18,7 +18,7 @@ from dydist.errors import UserError
 from dydist.inference import TrainedModel, load_trained
 from dydist.inference.trained import temperature_at
 from dydist.schedules import temperature
-from inference.conftest import STEPS, load
+from helpers.trained_run import STEPS, load
 
 
 def test_a_run_a_place_and_a_step_are_the_same_checkpoint(run_dir: Path, model: TrainedModel) -> None:

@@ -12,9 +12,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from test_job_faults import assert_like
 
-from helpers.job_cluster import RECIPE, Cluster, Job, flags
+from helpers.job_cluster import RECIPE, Cluster, Job, assert_like, flags
 
 pytestmark = pytest.mark.slow
 BROKEN_ONCE = """#!/bin/sh

@@ -6,12 +6,11 @@ import os
 import signal
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from helpers.job_cluster import Cluster, Job, memory_limit, metrics, weights
+from helpers.job_cluster import Cluster, assert_like, memory_limit
 
 pytestmark = pytest.mark.slow
 HUNGRY = """
@@ -26,12 +25,6 @@ if os.environ.get("RANK") == "1":
     threading.Thread(target=eat, daemon=True).start()
 """
 """A sitecustomize module: Python runs it at the start of every process that finds it."""
-
-
-def assert_like(reference: Path, job: Job, status: dict[str, Any]) -> None:
-    assert status["state"] == "done", job.evidence()
-    assert weights(job.run_dir) == weights(reference)
-    assert metrics(job.run_dir) == metrics(reference), "a gap, an overlap or a duplicate"
 
 
 @pytest.mark.long

@@ -46,7 +46,8 @@ def test_a_local_job_comes_back_after_a_kill(machine: Cluster, reference: Path, 
     with job.held(12):
         assert job.status()["state"] == "running"
         job.signal_rank(0, signal.SIGKILL)
-    job.until(lambda: job.status()["state"] == "done", 400, "the end")
+    job.until(lambda: job.run().get("state") == "done", 400, "the end")
+    job.until(lambda: job.status()["state"] == "done", 60, "the job's end")
     assert [one["action"] for one in job.decisions()] == ["restart", "finish"]
     assert weights(job.run_dir) == weights(reference)
     assert metrics(job.run_dir) == metrics(reference)

@@ -24,7 +24,7 @@ def start(*launcher: str, runs: Path, name: str) -> None:
     assert done.stdout.count("done: step 4") == 1, done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long  # `accelerate launch` of two processes is torchrun: tests/run/test_train.py
 def test_torchrun_starts_two_processes(tmp_path: Path) -> None:
     torchrun = str(Path(sys.executable).parent / "torchrun")
     train([*SMALL, "--run.dir", tmp_path, "--run.name", "alone"], 1, tmp_path / "log")

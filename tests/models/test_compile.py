@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dydist.models import DynamicConv2d, attach_statistics, dy_resnet18, set_temperature
 from dydist.models.strategies import NAMES
-from models.test_dynamic_layers import randomize
+from helpers.dynamic_networks import randomize
 
 
 @pytest.fixture(autouse=True)

@@ -13,14 +13,7 @@ from torch import nn
 from dydist.errors import UserError
 from dydist.models import DynamicConv2d, DynamicLinear, set_temperature
 from dydist.models.attention import Attention
-
-
-def randomize(module: nn.Module, scale: float = 1.0) -> None:
-    """Give the attention's last layer weights, which start at zero, so that images differ."""
-    for part in module.modules():
-        if isinstance(part, Attention):
-            nn.init.normal_(part.fc2.weight, std=scale)
-            nn.init.normal_(part.fc2.bias, std=scale)
+from helpers.dynamic_networks import randomize
 
 
 def test_shapes_of_the_contract() -> None:

@@ -8,8 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dydist.models import dy_resnet18
 from dydist.models.strategies import NAMES, dynamic_conv2d
+from helpers.convolutions import TYPICAL
 from helpers.reference import loop
-from models.test_strategies import TYPICAL
 
 
 class Operators(TorchDispatchMode):

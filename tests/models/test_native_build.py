@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 
 from dydist.models.strategies import dynamic_conv2d
 from dydist.models.strategies.native import build, library, reason
+from helpers.support import forked
 
 COMPILER = shutil.which("g++") or shutil.which("c++")
 
@@ -32,17 +32,11 @@ print("native" if library() is not None else f"no native: {reason()}")
 
 
 def run(folder: Path, **environment: str) -> tuple[str, list[torch.Tensor]]:
-    """Convolve in a fresh process whose cache is `folder`; return what it printed, and its tensors."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", CONVOLVE],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=os.environ | {"DYDIST_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"} | environment,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return done.stdout.strip(), torch.load(folder / "result.pt")
+    """Convolve in a process of its own whose cache is `folder`; return what it printed, and its tensors."""
+    env = os.environ | {"DYDIST_CACHE": str(folder / "cache")} | environment
+    code, text = forked(functools.partial(exec, CONVOLVE, {}), cwd=folder, log=folder / "log", env=env)
+    assert code == 0, text
+    return text.strip(), torch.load(folder / "result.pt")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +46,7 @@ def fall_back(tmp_path_factory: pytest.TempPathFactory) -> list[torch.Tensor]:
     return plain
 
 
-@pytest.mark.long  # the ordinary suite builds from nothing in tests/test_environments.py, in another locale
+@pytest.mark.long  # a machine that has run no test before, as CI's, builds for all; other sources build anew
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 def test_an_empty_cache_is_built_into(tmp_path: Path) -> None:
     assert run(tmp_path)[0] == "native"

@@ -23,7 +23,7 @@ HELPERS = REPOSITORY / "tests" / "helpers"
 
 @needs_triton
 @pytest.mark.slow
-@pytest.mark.parametrize("examples", [4, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [2, pytest.param(20, marks=pytest.mark.long)])
 def test_kernels_equal_the_loop_under_the_interpreter(examples: int) -> None:
     tests = str(HELPERS / "interpreted_triton.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests]

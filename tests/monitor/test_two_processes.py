@@ -3,32 +3,39 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
+import time
 from pathlib import Path
+from typing import Any
 
-import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dydist.monitor import read_lines
-from helpers.support import REPOSITORY
+from helpers.support import train
 
-WORKER = REPOSITORY / "tests/helpers/slow_process.py"
+HELD_UP_S = 0.1
 
 
-@pytest.mark.slow
+def one_is_held_up() -> None:
+    """Rank 1 waits in every backward pass, as on a hot or busy node."""
+    from dydist.engine.core import TorchEngine
+
+    original = TorchEngine._backward
+
+    def held_up(*arguments: Any, **named: Any) -> Any:
+        time.sleep(HELD_UP_S)
+        return original(*arguments, **named)
+
+    if os.environ["RANK"] == "1":
+        TorchEngine._backward = held_up  # type: ignore[method-assign]
+
+
 def test_two_processes_write_one_series_and_a_slow_one_is_named(tmp_path: Path) -> None:
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d",
-        "--rdzv_endpoint=localhost:0", str(WORKER), "--data.name", "digits", "--run.dir", str(tmp_path),
-        "--run.name", "two", "--model.width", "0.0625", "--model.stem", "strided", "--train.batch_size", "64",
-        "--train.epochs", "1", "--parallel.shards", "2", "--parallel.device", "cpu", "--monitor.every_steps", "4",
-        "--parallel.threads", "1",
+    flags = [
+        "--data.name", "digits", "--run.dir", tmp_path, "--run.name", "two", "--model.width", "0.0625",
+        "--model.stem", "strided", "--train.batch_size", "64", "--train.epochs", "1", "--parallel.shards", "2",
+        "--parallel.device", "cpu", "--monitor.every_steps", "4", "--parallel.threads", "1",
     ]  # fmt: skip
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=240, env={**os.environ, "WORLD_SIZE": "2"}
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    train(flags, 2, tmp_path / "log", before=one_is_held_up)
     folder = tmp_path / "two"
     alerts = [alert["text"] for alert in json.loads((folder / "status.json").read_text())["alerts"]]
     slow = [text for text in alerts if "is slow" in text]

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from test_starts import FEW, STEPS, files
-from test_train import flags, steps_saved
 
 from dydist.checkpoint import StoredRun, open_storage, survey
 from dydist.cli.main import main
 from dydist.config import CheckpointConfig, Config, MonitorConfig
 from dydist.errors import UserError
 from dydist.run.folder import RECORD, RunFolder, saved_history
+from helpers.digit_runs import FEW, FEW_STEPS, files, flags, steps_saved
 from helpers.support import Run, metrics, train
 
 MORE = ("--train.max_steps", 9)
@@ -68,7 +67,7 @@ def test_a_step_that_was_copied_alone_is_gone_back_to_when_it_is_asked_for(
     text = train(flags(tmp_path, "run", *FEW, *at(other)), 1, tmp_path / "log2", code=2)
     assert "holds nothing after step 3 of it" in text
     train(flags(tmp_path, "run", *FEW, *at(other, "--checkpoint.resume", "3")), 1, tmp_path / "log3")
-    assert [line["step"] for line in metrics(done)] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in metrics(done)] == list(range(1, FEW_STEPS + 1))
 
 
 def test_another_run_s_place_is_refused_however_far_it_got(done: Path, tmp_path: Path) -> None:
@@ -109,7 +108,7 @@ def test_two_live_runs_do_not_share_a_folder_and_a_killed_one_gives_it_up(tmp_pa
     first.signal(signal.SIGKILL)
     first.wait()
     train(second, 1, tmp_path / "log3")  # it was killed before its first save: nothing belongs to it
-    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, FEW_STEPS + 1))
     assert not (tmp_path / "run" / ".LEASE.json").exists()
 
 

@@ -9,29 +9,14 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from test_train import flags, steps_saved
 
 from dydist.compare.many import read_result
 from dydist.config import DataConfig
 from dydist.data import open_dataset
 from dydist.data.dataset import Arrays
 from dydist.data.description import DataDescription
+from helpers.digit_runs import FEW, FEW_STEPS, files, flags, steps_saved
 from helpers.support import Run, metrics, train
-
-STEPS = 6
-FEW = (
-    *("--train.max_steps", STEPS, "--checkpoint.every_steps", "3"),
-    *("--data.limit", "128", "--train.batch_size", "32", "--train.epochs", "8"),
-)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Everything in a folder but the log of what happened to it."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "events.jsonl"
-    }
 
 
 def rate_of(run_dir: Path) -> float:
@@ -97,8 +82,8 @@ def test_a_start_that_fails_before_its_first_step_leaves_the_configuration_and_n
     assert files(tmp_path / "run")["config.yaml"] == before["config.yaml"]
     assert files(tmp_path / "run")["metrics.jsonl"] == before["metrics.jsonl"]
     assert "failed: step 6 of 9" in text
-    assert json.loads((tmp_path / "run" / "status.json").read_text())["step"] == STEPS
-    assert json.loads((told / "rank-0.json").read_text())["step"] == STEPS
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["step"] == FEW_STEPS
+    assert json.loads((told / "rank-0.json").read_text())["step"] == FEW_STEPS
     train(more, 1, tmp_path / "log3")
     assert rate_of(tmp_path / "run") == 0.7
 
@@ -122,13 +107,13 @@ def test_a_divergence_is_told_once_with_the_step_to_go_back_to(world_size: int, 
     assert text.count("Try a lower optim.lr") == 1, text
     message = json.loads((tmp_path / "run" / "status.json").read_text())["message"]
     saved = steps_saved(tmp_path / "run")
-    if saved[-1] > STEPS:
-        assert f"go back to step {STEPS} with --checkpoint.resume={STEPS}" in message
+    if saved[-1] > FEW_STEPS:
+        assert f"go back to step {FEW_STEPS} with --checkpoint.resume={FEW_STEPS}" in message
         assert "The loss was last normal at step 6, before the checkpoint" in message
     else:
         assert "The newest checkpoint, step 6, is from before that" in message
     assert message in text
-    back = flags(tmp_path, "run", *FEW, "--checkpoint.resume", STEPS, "--train.max_steps", "9", *calm)
+    back = flags(tmp_path, "run", *FEW, "--checkpoint.resume", FEW_STEPS, "--train.max_steps", "9", *calm)
     train(back, 1, tmp_path / "log3")
     assert metrics(tmp_path / "run")[-1]["loss"] < 10
 

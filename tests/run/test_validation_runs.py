@@ -18,8 +18,8 @@ from dydist.cli.main import main
 from dydist.compare.two import compare_runs
 from helpers.support import REPOSITORY, Run, metrics, train
 
-STEPS = 2 * 19
-"""1,437 digits, 200 held out, batches of 64."""
+STEPS = 2 * 9
+"""1,437 digits, 200 held out, batches of 128."""
 
 
 def flags(runs: Path, name: str, *more: object) -> list[object]:
@@ -27,6 +27,7 @@ def flags(runs: Path, name: str, *more: object) -> list[object]:
         *("--config", REPOSITORY / "launch/recipes/quickstart.yaml", "--run.dir", runs, "--run.name", name),
         *("--train.epochs", "2", "--temperature.epochs", "1", "--data.validation", "200"),
         *("--model.width", "0.0625", "--monitor.every_steps", "1", "--parallel.reduce", "exact"),
+        *("--train.batch_size", "128"),
         *("--checkpoint.keep", "1", "--train.eval_every_epochs", "0.5"),
         *more,
     ]
@@ -58,7 +59,7 @@ def evaluated(run_dir: Path) -> list[tuple[Any, ...]]:
 def test_the_test_split_is_looked_at_once_and_the_best_is_chosen_without_it(whole: Path) -> None:
     lines = evaluated(whole)
     assert [(split, step, images) for split, step, images, _, _ in lines] == [
-        *(("validation", step, 200) for step in (10, 20, 30, STEPS)),
+        *(("validation", step, 200) for step in (4, 8, 12, 16, STEPS)),
         ("test", STEPS, 360),
     ]
     validated = {step: accuracy for split, step, _, _, accuracy in lines if split == "validation"}
@@ -74,8 +75,8 @@ def test_the_test_split_is_looked_at_once_and_the_best_is_chosen_without_it(whol
 @pytest.mark.long
 def test_killed_and_on_two_processes_it_ends_with_the_same_bits(whole: Path, tmp_path: Path) -> None:
     cut = flags(tmp_path, "cut", "--checkpoint.every_steps", "4")
-    run = Run(cut, 2, tmp_path / "log-cut", hold=25)
-    run.wait_for_step(tmp_path / "cut", 25)
+    run = Run(cut, 2, tmp_path / "log-cut", hold=11)
+    run.wait_for_step(tmp_path / "cut", 11)
     run.signal(signal.SIGKILL)
     run.wait()
     text = train(cut, 1, tmp_path / "log-again")
