@@ -81,7 +81,7 @@ FAULTS = [
     ),
     Fault(
         "attention: the temperature multiplies", "models/attention.py",
-        "self.fc1(pooled))) / self.temperature", "self.fc1(pooled))) * self.temperature",
+        "else hidden) / self.temperature", "else hidden) * self.temperature",
         "tests/models/test_dynamic_layers.py",
     ),
     Fault(
@@ -157,7 +157,7 @@ FAULTS = [
     ),
     Fault(
         "secrets: storage options are shown", "text/redaction.py",
-        "changes[field.name] = redact(value)", "changes[field.name] = dict(value)",
+        "changes[field.name] = redact(value, open_=is_open(field))", "changes[field.name] = dict(value)",
         "tests/text/test_redaction.py tests/hostile/test_planted_secret.py",
     ),
     Fault(
