@@ -30,7 +30,7 @@ LOCAL = (
 LOWEST: dict[str, float] = {
     "seed": 0, "model.kernels": 1, "model.attention_min_hidden": 1,
     "data.crop_padding": 0, "data.cutout": 0, "data.mixup": 0, "data.cutmix": 0,
-    "data.resized_crop": 0, "data.colour_jitter": 0,
+    "data.resized_crop": 0, "data.colour_jitter": 0, "data.rand_augment": 0,
     "data.limit": 1, "data.validation": 1, "data.validation_seed": 0,
     "data.side": 4, "data.split_seed": 0,
     "train.epochs": 1, "train.batch_size": 1, "train.max_steps": 1, "train.eval_batch_size": 1,
@@ -51,6 +51,7 @@ ABOVE: dict[str, float] = {
 HIGHEST: dict[str, float] = {
     "model.kernels": 1000, "model.attention_min_hidden": 10_000, "model.spread": 100, "model.width": 100,
     "data.side": 1024, "data.crop_padding": 1000, "data.resized_crop": 1, "data.colour_jitter": 1,
+    "data.rand_augment": 30,
     "parallel.threads": 10_000,
     "train.epochs": 10**6, "train.max_steps": 10**9, "train.batch_size": 10**7, "train.eval_batch_size": 10**7,
     "parallel.shards": 10**5, "parallel.timeout_s": 10**7, "checkpoint.deadline_s": 10**7,
@@ -78,7 +79,7 @@ CONVOLUTIONS = tuple(
 )
 """Names of ResNet-18's convolutions, its stem's apart."""
 
-AUGMENTATIONS = ("resized_crop", "colour_jitter", "cutout", "mixup", "cutmix")
+AUGMENTATIONS = ("resized_crop", "colour_jitter", "rand_augment", "cutout", "mixup", "cutmix")
 """Fields of `data` that need data.augment."""
 
 

@@ -112,6 +112,8 @@ class DataConfig:
     """Random resized crop of at least this share of the area (ImageNet: 0.08), in place of crop_padding; 0 is off."""
     colour_jitter: float = 0.0
     """Brightness, contrast and saturation change by a random factor of 1 ± this (0.4 is common); 0 is off."""
+    rand_augment: int = 0
+    """RandAugment: two operations of this magnitude, up to 30 (9 is common; arXiv:1909.13719), an image; 0 is off."""
     cutout: int = 0
     """Side of the square set to the mean in each image (DeVries & Taylor, arXiv:1708.04552); 0 is off."""
     mixup: float = 0.0

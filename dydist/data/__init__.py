@@ -7,7 +7,7 @@
 - `cache`: converted arrays on disk, once per node; `cache_places`: where. `builtin`: data sets without files
 - `description`: the properties of a data set that a network needs, saved in checkpoints.
 - `splits`: a run's splits and their order. `order`: the images of each shard of each step.
-- `augment` (imports torch): crop, flip, cutout, mixup, cutmix; `photos`: resized crop, colours.
+- `augment` (imports torch): crop, flip, cutout, mixup, cutmix; `photos`: resized crop, colours; `rand_augment`.
 - `loader.ShardedLoader` (imports torch): a process's shards on its device, one step ahead. `pinned`: page-locked
   tensors. `torchvision_shim`: imports torchvision if its operators do not load.
 """

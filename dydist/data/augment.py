@@ -17,6 +17,7 @@ from torch import Tensor
 from dydist.config import DataConfig
 from dydist.data.photos import draw_jitter, draw_windows, jitter, resized_crop
 from dydist.data.pinned import pinned
+from dydist.data.rand_augment import draw_rand_augment, rand_augment
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Augmentation:
     """The operations on each of N images, by row; None if an operation is off.
 
     `crop` int64 [N, 2]: top and left of the window in the padded image. `padding`: pixels around it. `window` int64
-    [N, 4] and `jitter` int64 [N, 3]: as in `photos`. `flip` bool [N].
+    [N, 4] and `jitter` int64 [N, 3]: as in `photos`. `flip` bool [N]. `operations` int64 [N, 2, 2]: as in
+    `rand_augment`.
     `cutout` int64 [N, 4]: top, bottom, left, right of the square (bottom, right not included). `partner` int64 [N]:
     the row with which each image is mixed; `share` float32 [N]: the image's own weight. `box` int64 [N, 4]: as
     `cutout`, the part taken from the partner (cutmix); with `box` None: mixup.
@@ -39,6 +41,7 @@ class Augmentation:
     box: np.ndarray | None = None
     window: np.ndarray | None = None
     jitter: np.ndarray | None = None
+    operations: np.ndarray | None = None
 
 
 def draw_augmentation(
@@ -46,10 +49,10 @@ def draw_augmentation(
 ) -> Augmentation:
     """Draw the augmentation of the `count` images of one shard, each `size` × `size` pixels.
 
-    The order of draws is fixed: crop, flip, cutout, colour, mixing partner, mixing share, mixing box. Images are mixed
-    within the shard, with one share and one box for all of them, as in the papers for a batch.
+    The order of draws is fixed: crop, flip, cutout, colour, RandAugment, mixing partner, mixing share, mixing box.
+    Images are mixed within the shard, with one share and one box for all of them, as in the papers for a batch.
     """
-    crop = window = colour = None
+    crop = window = colour = operations = None
     if config.resized_crop:
         window = draw_windows(rng, count=count, size=size, least=config.resized_crop)
     elif config.crop_padding:
@@ -58,7 +61,11 @@ def draw_augmentation(
     cutout = _squares(rng.integers(0, size, (count, 2)), config.cutout, size) if config.cutout else None
     if config.colour_jitter:
         colour = draw_jitter(rng, count=count, strength=config.colour_jitter)
-    drawn = Augmentation(config.crop_padding, crop, flips, cutout, window=window, jitter=colour)
+    if config.rand_augment:
+        operations = draw_rand_augment(rng, count=count, magnitude=config.rand_augment)
+    drawn = Augmentation(
+        config.crop_padding, crop, flips, cutout, window=window, jitter=colour, operations=operations
+    )
     alpha = config.mixup or config.cutmix
     if not alpha:
         return drawn
@@ -93,7 +100,7 @@ def interleave(augmentations: Sequence[Augmentation]) -> Augmentation:
 
 
 def apply_augmentation(images: Tensor, plan: Augmentation, *, fill: tuple[int, ...]) -> Tensor:
-    """Crop, flip, change colours and cut out: uint8 [N, 3, H, W] on any device → the same shape, a new tensor.
+    """Crop, flip, RandAugment, colours, cutout: uint8 [N, 3, H, W] on any device → the same shape, a new tensor.
 
     Padding is black, as in torchvision's RandomCrop; cut-out squares get `fill` (0..255 per channel).
     """
@@ -107,6 +114,8 @@ def apply_augmentation(images: Tensor, plan: Augmentation, *, fill: tuple[int, .
         images = resized_crop(images, _to(plan.window, images))
     if plan.flip is not None:
         images = torch.where(_to(plan.flip, images)[:, None, None, None], images.flip(3), images)
+    if plan.operations is not None:
+        images = rand_augment(images, plan.operations)
     if plan.jitter is not None:
         images = jitter(images, _to(plan.jitter, images))
     if plan.cutout is not None:

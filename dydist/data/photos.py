@@ -85,19 +85,19 @@ def jitter(images: Tensor, factors: Tensor) -> Tensor:
     """
     brightness, contrast, saturation = factors.to(torch.int32)[:, :, None, None, None].unbind(1)
     values = images.to(torch.int32)
-    values = _blend(values, torch.zeros_like(values[:, :1]), brightness)
-    mean = _grey(values).sum((2, 3), dtype=torch.int64) // values[0, 0].numel()
-    values = _blend(values, mean.to(torch.int32)[:, :, None, None], contrast)
-    return _blend(values, _grey(values), saturation).to(torch.uint8)
+    values = blend(values, torch.zeros_like(values[:, :1]), brightness)
+    mean = grey(values).sum((2, 3), dtype=torch.int64) // values[0, 0].numel()
+    values = blend(values, mean.to(torch.int32)[:, :, None, None], contrast)
+    return blend(values, grey(values), saturation).to(torch.uint8)
 
 
-def _blend(values: Tensor, base: Tensor, factor: Tensor) -> Tensor:
+def blend(values: Tensor, base: Tensor, factor: Tensor) -> Tensor:
     """base + factor · (values - base), rounded and clipped to 0 … 255."""
     blended: Tensor = base + ((factor * (values - base) + UNIT // 2) >> 8)
     return blended.clamp(0, 255)
 
 
-def _grey(values: Tensor) -> Tensor:
+def grey(values: Tensor) -> Tensor:
     """int32 [N, 3, H, W] → int32 [N, 1, H, W]."""
     red, green, blue = values.split(1, dim=1)
     grey: Tensor = (_GREY[0] * red + _GREY[1] * green + _GREY[2] * blue + UNIT // 2) >> 8
