@@ -1,6 +1,6 @@
 """Benchmarks of this project's own parts, for those who work on it: python docs/benchmarks NAME --help
 
-`engines`, `exact`, `loop`, `monitor`, `scaling`. Those that a user runs are `dydist bench --help`.
+`engines`, `exact`, `images`, `loop`, `monitor`, `scaling`. Those that a user runs are `dydist bench --help`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dydist.errors import EXIT_USAGE, UserError
 from dydist.process.end import run_to_end
 from dydist.text.display import tell
 
-NAMES = ("engines", "exact", "loop", "monitor", "scaling")
+NAMES = ("engines", "exact", "images", "loop", "monitor", "scaling")
 
 
 def main(arguments: Sequence[str]) -> int:
