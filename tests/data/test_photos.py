@@ -56,6 +56,13 @@ def test_an_image_has_the_same_bits_alone() -> None:
         )
 
 
+def test_large_images_are_cropped_in_parts_with_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = resized_crop(IMAGES, windows())
+    monkeypatch.setattr("dydist.data.photos._CACHED", 7 * 3 * 33 * 33)
+    assert torch.equal(resized_crop(IMAGES, windows()), whole)
+    assert resized_crop(IMAGES[:0], windows()[:0]).shape == (0, 3, 33, 33)
+
+
 def test_windows_have_the_areas_and_aspects_of_the_paper() -> None:
     top, bottom, left, right = draw_windows(generator(0, "areas"), count=20_000, size=224, least=0.25).T
     assert min(top.min(), left.min()) == 0
