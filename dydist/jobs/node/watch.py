@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from dydist.jobs.files import read_json
 
 SIGNAL_AGAIN_S = 5.0
 """Seconds between stop signals: a process that is still starting ignores the first one."""
+
+KILLED_S = 10.0
+"""Seconds to wait for the end of killed processes; one that waits for a device may never end."""
 
 FROZEN = ("stopped", "tracing-stop", "disk-sleep")
 """States of a process that is not waiting for a peer."""
@@ -151,13 +156,14 @@ class Watch:
                     continue
 
     def kill(self) -> None:
-        """SIGKILL every remaining process."""
-        for rank in self.ranks:
-            if rank.pid is not None and alive(rank.pid):
-                try:
-                    os.kill(rank.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
+        """SIGKILL every remaining process, and wait for their ends: only then is their GPU's memory free."""
+        left = [rank.pid for rank in self.ranks if rank.pid is not None and alive(rank.pid)]
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + KILLED_S
+        while any(map(alive, left)) and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 def state(pid: int | None) -> str:
