@@ -6,6 +6,7 @@ In whole numbers, with fractions of 1/256. So an image gets the same bits in any
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -42,15 +43,17 @@ def draw_windows(rng: np.random.Generator, *, count: int, size: int, least: floa
 
 
 def resized_crop(images: Tensor, windows: Tensor) -> Tensor:
-    """Scale each image's window (int64 [N, 4]) to the image's size, bilinear: uint8 [N, 3, S, S] → the same shape.
+    """Scale each image's window (int64 [N, 4]) to the image's size, bilinear: uint8 [N, 3, S, S] → the same shape."""
+    return _in_parts(_resized_crop, images, windows)
 
-    On a CPU in parts of the batch whose values stay in its cache.
-    """
+
+def _in_parts(function: Callable[[Tensor, Tensor], Tensor], images: Tensor, values: Tensor) -> Tensor:
+    """The function of images [N, 3, S, S] and values [N, …]; on a CPU in parts of the batch that stay in its cache."""
     count = max(1, _CACHED // images.shape[1:].numel()) if images.device.type == "cpu" else len(images)
     if count >= len(images):
-        return _resized_crop(images, windows)
-    parts = zip(images.split(count), windows.split(count), strict=True)
-    return torch.cat([_resized_crop(*part) for part in parts])
+        return function(images, values)
+    parts = zip(images.split(count), values.split(count), strict=True)
+    return torch.cat([function(*part) for part in parts])
 
 
 def _resized_crop(images: Tensor, windows: Tensor) -> Tensor:
@@ -104,16 +107,16 @@ def jitter(images: Tensor, factors: Tensor) -> Tensor:
     """
     brightness, contrast, saturation = factors.to(torch.int32)[:, :, None, None, None].unbind(1)
     values = images.to(torch.int32)
-    values = blend(values, torch.zeros_like(values[:, :1]), brightness)
+    values = blend(values, 0, brightness)
     mean = grey(values).sum((2, 3), dtype=torch.int64) // values[0, 0].numel()
     values = blend(values, mean.to(torch.int32)[:, :, None, None], contrast)
     return blend(values, grey(values), saturation).to(torch.uint8)
 
 
-def blend(values: Tensor, base: Tensor, factor: Tensor) -> Tensor:
+def blend(values: Tensor, base: Tensor | int, factor: Tensor) -> Tensor:
     """base + factor · (values - base), rounded and clipped to 0 … 255."""
-    blended: Tensor = base + ((factor * (values - base) + UNIT // 2) >> 8)
-    return blended.clamp(0, 255)
+    difference = values - base
+    return difference.mul_(factor).add_(UNIT // 2).bitwise_right_shift_(8).add_(base).clamp_(0, 255)
 
 
 def grey(values: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ def _colours(images: Tensor, signed: np.ndarray, name: str) -> Tensor:
     factor = np.rint((1 + 0.9 * signed / STRONGEST) * UNIT).astype(np.int64)
     values = images.to(torch.int32)
     if name == "brightness":
-        base = torch.zeros_like(values[:, :1])
+        base: Tensor | int = 0
     elif name == "colour":
         base = grey(values)
     elif name == "contrast":

@@ -56,10 +56,12 @@ def test_an_image_has_the_same_bits_alone() -> None:
         )
 
 
-def test_large_images_are_cropped_in_parts_with_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = resized_crop(IMAGES, windows())
+def test_a_batch_has_the_same_bits_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    factors = torch.from_numpy(draw_jitter(generator(2, "test"), count=24, strength=0.4))
+    whole = resized_crop(IMAGES, windows()), jitter(IMAGES, factors)
     monkeypatch.setattr("dydist.data.photos._CACHED", 7 * 3 * 33 * 33)
-    assert torch.equal(resized_crop(IMAGES, windows()), whole)
+    assert torch.equal(resized_crop(IMAGES, windows()), whole[0])
+    assert torch.equal(jitter(IMAGES, factors), whole[1])
     assert resized_crop(IMAGES[:0], windows()[:0]).shape == (0, 3, 33, 33)
 
 
