@@ -1,4 +1,4 @@
-"""One process of a training run: read the configuration, build, run, exit code.
+"""One process of a training run: reads the configuration, builds the run, trains, and returns an exit code.
 
     accelerate launch dydist/train.py --config launch/recipes/cifar10-small.yaml --data.root data
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_process(
     arguments: Sequence[str], stop: StopRequest, *, watch: Callable[[Any], Engine] | None = None
 ) -> int:
-    """Run one process; returns its exit code. UserError becomes one line on process 0 and exit 2.
+    """Run one process; returns its exit code. Process 0 prints a UserError in one line, and the exit code is 2.
 
     `watch`: gets the engine before the first step, and returns what is used in its place.
     """
@@ -108,9 +108,9 @@ def launched() -> bool:
 def ended_by_launcher(stop: StopRequest, within_s: float = 10) -> bool:
     """Wait for the launcher to end this process, as it does when the first process of the node fails.
 
-    The node's first process reports a wrong input. It may still be importing: if this process failed first, the
-    launcher would kill the first one before its report. Returns False if the first process continues; then this
-    process must report. Without a launcher, returns at once, and only the first process reports.
+    The node's first process reports wrong input, but it may still be importing. If this process failed first, the
+    launcher would kill the first process before its report. Returns False if the first process continues; then this
+    process must report. Not called without a launcher: then only the first process reports.
     """
     deadline = time.monotonic() + within_s
     while not stop.requested and time.monotonic() < deadline:

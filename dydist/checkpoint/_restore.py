@@ -1,4 +1,7 @@
-"""Lists the candidates, and reads the newest one that is valid on every process; damaged ones are skipped."""
+"""Lists the checkpoints to resume from, and reads the newest one that is valid on every process.
+
+Damaged checkpoints are skipped.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ def candidates(agreement: Agreement, store: Storage, stage: LocalStorage | None)
 
 
 def stored_run(store: Storage, stage: LocalStorage | None, options: list[Candidate]) -> StoredRun:
-    """What process 0 finds in its store and on its stage."""
+    """The stored run, as far as process 0 finds it in the store and on its stage."""
     run = None
     for option in options:
         where = store if option.remote else stage if 0 in option.holders else None
@@ -110,7 +113,7 @@ def _bring(agreement: Agreement, store: Storage, stage: LocalStorage | None, opt
         agreement.on_rank(option.holders[0], lambda: copy_checkpoint(stage, store, option.found))  # type: ignore[arg-type]
     except CheckpointError as error:
         agreement.note(
-            f"{option.found.folder} lies on one node alone and cannot be uploaded, so it is skipped: {error}",
+            f"{option.found.folder} is on one node only and cannot be uploaded, so it is skipped: {error}",
             level="warning",
         )
         return False
@@ -118,7 +121,7 @@ def _bring(agreement: Agreement, store: Storage, stage: LocalStorage | None, opt
 
 
 def set_aside(storage: Storage, found: list[CheckpointFolder], *, why: str) -> None:
-    """Mark checkpoints so that they are not chosen automatically, since the user resumes from an earlier one."""
+    """Mark checkpoints as not to be chosen automatically, because the user resumes from an earlier one."""
     mark = encode_json({"why": why, "at": time.time()})
     for item in found:
         if item.manifest is not None:
@@ -135,9 +138,10 @@ def undo_set_aside(storage: Storage, found: list[CheckpointFolder]) -> None:
 def find_source(
     storage_at: Callable[[str], Storage], url: str, *, field: str = "checkpoint.resume"
 ) -> tuple[str, list[CheckpointFolder]]:
-    """The store that a URL names, and its checkpoints, newest first: all, or the one whose folder it names.
+    """The store that a URL names, and its valid checkpoints, newest first.
 
-    Raises UserError, which names `field`, if there is none.
+    If the URL names the folder of one step, only that checkpoint is returned. Raises UserError if there is none; the
+    message names `field`.
     """
     parent, _, last = url.rstrip("/").rpartition("/")
     if step_of(last) is not None:

@@ -49,16 +49,16 @@ class Identity:
         return self.hosts[self.rank]
 
     def name(self, rank: int) -> str:
-        """How messages name a process."""
+        """The name of a process in messages."""
         return f"process {rank} ({self.hosts[rank]})"
 
 
 @dataclass(kw_only=True, eq=False)
 class Save:
-    """A save on this process. `shares`: share → kind → name → host copy, for the shares that it writes.
+    """A save on this process. `shares`: share → kind → name → host copy, for the shares that this process writes.
 
-    `phase` goes queued → writing → (staged → uploading →) done, failed or cancelled; times are by the pipeline's
-    monotonic clock. `sources`: the files of this process's share to upload, in memory or on the stage.
+    `phase` goes queued → writing → (staged → uploading →) done, failed or cancelled. `started` and `deadline` are
+    times of the pipeline's monotonic clock. `sources`: the files that this process uploads, from memory or the stage.
     """
 
     step: int
@@ -102,7 +102,8 @@ class Save:
 
         result: dict[str, Chunks] = {}
         for share in shares:
-            # The first share always has a tensor, the largest. Its file name is unique to this save, unlike state.json.
+            # Also put the state into a file of share 0, whose name is unique to this save, unlike state.json. Share 0
+            # always has a file, since it contains the largest tensor.
             state = self.state.decode() if share == 0 else None
             for kind, tensors in self.shares[share].items():
                 if tensors:
@@ -121,7 +122,10 @@ def write_part(
     rank: int,
     before_note: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write and hash files, then the part file that confirms them; after that, process 0 may rename them."""
+    """Write and hash files, call `before_note`, and write the part file that confirms them.
+
+    Once the part file exists, process 0 may rename the files.
+    """
     working = storage.working_folder(save.folder, save.attempt)
     entries = {name: write_hashed(storage, f"{working}/{name}", chunks) for name, chunks in files.items()}
     note = {"rank": rank, "attempt": save.attempt, "files": {n: vars(entry) for n, entry in entries.items()}}
@@ -156,7 +160,8 @@ def commit(
 ) -> Manifest:
     """Wait until `ranks` have confirmed their parts, at most until `deadline`, then publish the manifest.
 
-    Raises CheckpointError, which names the processes that did not confirm in time.
+    `may_commit` is called just before, and raises if this run may no longer write to the store. Raises CheckpointError
+    if some processes did not confirm in time; the message names them.
     """
     working = storage.working_folder(save.folder, save.attempt)
     files = _await_parts(storage, save, working, context, ranks, deadline)
@@ -192,7 +197,7 @@ def commit(
 
 
 def _attempt_there(storage: Storage, folder: str) -> str | None:
-    """The attempt of the checkpoint now in a folder, which was set aside or is damaged."""
+    """The attempt of the checkpoint that is already in a folder, set aside or damaged; None if it is unreadable."""
     try:
         return Manifest.decode(b"".join(storage.read(f"{folder}/{MANIFEST}"))).attempt
     except (FileNotFoundError, DamagedError, UserError):

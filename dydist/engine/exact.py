@@ -1,9 +1,9 @@
-"""`parallel.reduce=exact`: one pass per shard, summed over the shards in a fixed tree on any number of processes.
+"""`parallel.reduce=exact`: one pass per shard, and a sum over shards that does not depend on the number of processes.
 
-The flat vector of a shard is [gradient of every parameter, HEADER, batch statistics], so that all sums of a step have
-the same order. Other modules make a shard's vector itself reproducible: data/order.py and randomness.py (order and
-random draws), models/batchnorm.py (statistics of one shard), run/strategies.py (strategies by shape alone),
-run/session.py (the same kernels as at the last start), engine/world.py (threads).
+The flat vector of a shard is [gradient of every parameter, HEADER, batch statistics]. All parts are summed in the same
+order, that of a fixed tree over the shards. Other modules make a shard's vector itself reproducible: data/order.py and
+randomness.py (order and random draws), models/batchnorm.py (statistics of one shard), run/strategies.py (strategies by
+shape alone), run/session.py (the same kernels as at the last start), engine/world.py (threads).
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Progress:
     best_accuracy: float | None = None
     last_accuracy: float | None = None
     test_accuracy: float | None = None
-    """With a validation split, which the other two are of: that of the finished run."""
+    """The finished run's accuracy on the test split, if the other accuracies are on a validation split; else None."""
     evaluated_step: int | None = None
     """The step at which `last_accuracy` was measured."""
 
@@ -65,7 +65,7 @@ class Callbacks:
     stop_requested: Callable[[], bool] = lambda: False
     """Whether this process asks all of them to stop after the next step."""
     heartbeat: Callable[[int], None] = lambda step: None
-    """Given the number of finished steps, after each step and each block of an evaluation."""
+    """Called with the number of finished steps, after each step and each block of an evaluation."""
 
 
 class Loop:
@@ -104,7 +104,7 @@ class Loop:
         stopped = False
         pending: deque[tuple[StepRecord, Callable[[], StepSums]]] = deque()
         self._saved_at = self._window_began = self._clock()
-        if start < self.total_steps:  # a finished run that goes on: what it had is no longer that of its end
+        if start < self.total_steps:  # if a finished run is extended, its test accuracy no longer applies
             progress = replace(progress, test_accuracy=None)
         with ShardedLoader(
             self.splits.train,
@@ -160,8 +160,8 @@ class Loop:
     def evaluate(self, progress: Progress) -> Progress:
         """Evaluate the weights, and the averaged weights if any; report to the monitor.
 
-        With a validation split on that one, and at the end of the run on the test split too. The run's test accuracy is
-        then that of the weights or of the averaged ones: those with the higher validation accuracy.
+        With a validation split, evaluates on that split, and at the end of the run on the test split, too. The run's
+        test accuracy is then that of whichever has the higher validation accuracy: the weights or the averaged weights.
         """
         step = progress.step
         progress = replace(progress, last_accuracy=None, evaluated_step=step)

@@ -1,6 +1,6 @@
 """Decides what a job does when its processes have ended: a pure function of outcomes and saved steps.
 
-One case never reaches it: where no node could decide, `batch_script.py` does.
+One case is decided elsewhere: `batch_script.py` decides if no node could.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dydist.errors import EXIT_DONE, EXIT_ERROR, EXIT_STOPPED, EXIT_USAGE
 from dydist.jobs.attempt import Outcome, first_failure
 
 SAVED = "stopped and saved"
-"""How the reason of a start begins that was asked to stop."""
+"""The first words of the reason if a start was asked to stop."""
 SILENT = "it has not reported (lost?)"
 Action = Literal["finish", "restart", "requeue", "cancel", "fail"]
 LEAVE_AFTER = 2
@@ -58,7 +58,7 @@ def decide(
     A finished run and a user's mistake end the job. A requested stop (`warning`: its cause) requeues it, or ends it
     after `dydist cancel`. A transient failure (a killed, hung or crashed process, a lost node) requeues it, but after
     `max_stalled` stalled starts in a row it fails. An exception in training before a new checkpoint fails at once,
-    since it would recur. A start ended by its time limit is stalled if it saved less than a thousandth of
+    since it would recur. A start that ended at its time limit counts as stalled if it saved less than a thousandth of
     `total_steps`.
 
     With `may_restart`, a transient failure of processes restarts them on the same nodes, without a requeue, if every
@@ -86,7 +86,7 @@ def decide(
         few = (
             "nothing new"
             if least <= 1
-            else f"fewer than {least} steps each: give it more time, or a later warning_s"
+            else f"fewer than {least} steps each: give the job more time, or lower warning_s"
         )
         reason = f"gave up after {count} starts in a row that saved {few}; the last one: {reason}"
         return Decision(action="fail", code=EXIT_ERROR, reason=reason)
@@ -97,7 +97,7 @@ def decide(
 
 
 def lost(names: Sequence[str]) -> str:
-    """The reason of a start whose nodes of these names are lost."""
+    """The reason of a start that lost the nodes of these names."""
     return "; ".join(f"node {name}: {SILENT}" for name in names)
 
 

@@ -66,7 +66,7 @@ def run(
         if report.rank == 0 and not config.monitor.quiet:
             show(text)
 
-    with stop.at_once():  # nothing is begun: a download or a conversion can be broken off
+    with stop.at_once():  # a signal may interrupt a download or a conversion, since training has not begun
         check_places(config)
         splits = open_splits(config, tell)
         native.library()  # compile now, or wait for the process that does, rather than at the first step
@@ -168,11 +168,11 @@ def run(
 
 
 def check_places(config: Config) -> None:
-    """Raise UserError where a folder or a URL of the configuration cannot be used, however long a start would wait.
+    """Raise UserError if waiting cannot make a folder or a URL of the configuration usable.
 
-    Every process looks: srun ends no other process when one ends, and these would wait for it. Folders are those of
-    the first node, where process 0 writes. A log that cannot be reached, or another run's checkpoint that is gone,
-    matters at a run's first start alone: later ones go on without.
+    Every process checks: under srun, the other processes would otherwise wait for the one that ended. Only the
+    processes of the first node, where process 0 writes, check folders. The log's URL and another run's checkpoint
+    are checked only at a run's first start, since later starts can continue without them.
     """
     from dydist.checkpoint import check_store, refuse_missing_source
     from dydist.run.folder import RECORD, check_run_folder
@@ -208,7 +208,7 @@ def monitors_of(
     values: Mapping[str, Any],
     said: Sequence[tuple[str, str]],
 ) -> Monitor:
-    """All monitors, on process 0, once this run holds the leases."""
+    """All monitors, on process 0. Called once this run holds the leases."""
     from dydist.monitor import NullMonitor, build_monitors
 
     if isinstance(terminal, NullMonitor):
@@ -220,8 +220,8 @@ def monitors_of(
 
 def prepare_environment(config: Config) -> None:
     """Set the variables that libraries read when they are first imported."""
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: large pages fault in faster
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: large pages, which cause fewer page faults
     if config.parallel.reduce == "exact":
         # cuBLAS: deterministic with several streams
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # MKL: the same bits whatever the memory's alignment
+        os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # MKL: the same bits regardless of alignment

@@ -1,4 +1,4 @@
-"""Connects a run's engine to its checkpoints: what is saved and restored, and what must not have changed."""
+"""Saves a run's state and restores it, and refuses to resume a run whose identity or data have changed."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ IDENTITY = (
 )
 """The run's identity: with another value of one of these fields, step N would mean something else."""
 INITIAL = ("model.weights", "model.weights_classes")
-"""Fields that matter to a new run alone."""
+"""Fields that affect only a new run."""
 
 LEAVING_S = 5.0
 """Seconds reserved after a final save for reporting, exiting and being requeued."""
@@ -75,8 +75,8 @@ LEAVING_S = 5.0
 class Session:
     """Saves and restores one run. All methods are collective unless stated otherwise.
 
-    `monitor`: shows notes until `report_to`; `said` collects them. `stop_requested()`: whether a signal was received.
-    The end of process 0's `job` limits the time of a final save.
+    Until `report_to` is called, `monitor` shows notes and `said` collects them. `stop_requested()` returns whether a
+    signal was received. The end of process 0's `job` limits the time of a final save.
     """
 
     def __init__(
@@ -100,11 +100,11 @@ class Session:
         self._job_end, self._run_dir = job.end, run_dir
         check_kernels(config, world)
         self.strategies: dict[str, str] = {}
-        """Strategy by dynamic layer: saved, and read back by `restore`."""
+        """The strategy of each dynamic layer. Checkpoints contain it, and `restore` reads it."""
         self.trained_with: dict[str, Any] = {}
         """The configuration that the restored checkpoint was written with, by section."""
         self.said: list[tuple[str, str]] = []
-        """Text and level of each note before `report_to`."""
+        """Text and level of each note before `report_to` was called."""
         self._monitor, self._reports = monitor, False
         self.url = config.checkpoint.url or str(run_dir / "checkpoints")
         self._folder = RunFolder(config, run_dir)
@@ -123,7 +123,7 @@ class Session:
         return self._checkpointer.lost
 
     def record_claim(self) -> None:
-        """Record the folder's owner, once a step is about to be taken."""
+        """Record this run as the folder's owner. Called shortly before the first step."""
         self._checkpointer.together(self._folder.record)
         if self.world.rank == 0:
             write_description(self._run_dir, self.data)
@@ -167,22 +167,22 @@ class Session:
             return
         network, left = network_with_weights(self.config, self._train_set, self.world)
         self.engine.load(network.state_dict(), {}, {}, {})
-        kept = f", but for {', '.join(left)}, which are initialized anew" if left else ""
-        self._note(f"The weights are those of {scrub(self.config.model.weights)}{kept}.")
+        new = f", except for {', '.join(left)}, which are newly initialized" if left else ""
+        self._note(f"The initial weights come from {scrub(self.config.model.weights)}{new}.")
 
     def _with_own_classifier(self, model: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Another run's weights; with a new classifier if `resume_classes` allows another number of classes."""
+        """Another run's weights, with a new classifier if `resume_classes` allows another number of classes."""
         if self.config.checkpoint.resume_classes == "same":
             return model
         own, classes = self.engine.model_state(), len(self.data.classes)
         if other := classifier_of_others(own, model, classes):
-            self._note(f"The classifier is initialized anew, for {classes} classes.")
+            self._note(f"The classifier is newly initialized for {classes} classes.")
         return {**model, **{name: own[name] for name in other}}
 
     def save(self, progress: Progress, *, final: bool) -> None:
         """Save the state as of `progress.step`, in the background unless `final`.
 
-        A final save returns when it is committed, within the time that is left.
+        A final save returns when it is committed, and must be committed within the time that is left.
         """
         limit = self.config.checkpoint.deadline_s
         if final:
@@ -238,7 +238,7 @@ class Session:
         If no step is left, changed fields have no effect and are not reported.
         """
         before, now = flatten(extra.get("config", {})), flatten(public_values(self.config))
-        if before:  # fields newer than the checkpoint had their present defaults
+        if before:  # fields that were added after the checkpoint had today's defaults
             before = flatten(to_dict(Config())) | before
         changed = [name for name in now if name in before and before[name] != now[name]]
         if broken := [name for name in changed if name in IDENTITY]:
@@ -275,10 +275,10 @@ class Session:
                     )
 
     def _tell_rate(self, recorded: Mapping[str, Any], step: int) -> None:
-        """Report a changed learning rate of the next step, as when more epochs stretch the schedule."""
+        """Report a change of the next step's learning rate, for example because more epochs stretch the schedule."""
         try:
             before = from_dict(recorded, "state.json")
-        except UserError:  # from another version of dydist
+        except UserError:  # another version of dydist wrote it
             return
         was, now = (
             learning_rate(
@@ -309,12 +309,12 @@ def check_kernels(config: Config, world: World) -> None:
     if other is not None:
         raise UserError(
             f"parallel.reduce: exact needs the same kernels everywhere, but rank 0 computes with {kinds[0]} and rank "
-            f"{other} with {kinds[other]}; have the same C++ compiler and CPU on all nodes, or set DYDIST_NATIVE=0"
+            f"{other} with {kinds[other]}; use the same C++ compiler and CPU on all nodes, or set DYDIST_NATIVE=0"
         )
 
 
 def check_images(splits: Splits, world: World) -> None:
-    """Raise UserError unless all processes see the same images, as far as is known without reading them. Collective."""
+    """Raise UserError if it is known, without reading images, that processes see different ones. Collective."""
     train, test = splits.train, splits.test
     seen = world.gather((len(train), len(test), train.classes, train.content))
     other = next((rank for rank, images in enumerate(seen) if images != seen[0]), None)
@@ -322,7 +322,7 @@ def check_images(splits: Splits, world: World) -> None:
         (train_0, test_0, *_), (trained, tested, *_) = seen[0], seen[other]
         raise UserError(
             f"data.root: rank {other} sees other images than rank 0: {trained:,} and {train_0:,} for training, "
-            f"{tested:,} and {test_0:,} for the test, or other classes, pixels or labels; have the same data "
+            f"{tested:,} and {test_0:,} for the test, or other classes, pixels or labels; use the same data "
             "on all nodes"
         )
 

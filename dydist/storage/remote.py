@@ -1,8 +1,8 @@
 """A store at any fsspec URL: object stores, SFTP, FTP, WebDAV, memory.
 
 A save writes directly into the checkpoint's folder, since object stores have no renames. The folder becomes a
-checkpoint with the manifest, which is written last and atomically. What a store supports is determined by trying it,
-not from its name or the classes of its errors.
+checkpoint when the manifest is written, which is done last and atomically. What a store supports is
+determined by trying it, not from its name or the classes of its errors.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dydist.storage.transient import chain, explain, ftp_reply, http_status, is_
 from dydist.text.redaction import scrub
 
 BLOCK = 16 << 20
-"""Bytes of one part of a multipart upload: bounds the memory of a transfer."""
+"""Bytes of one part of a multipart upload. It bounds the memory of a transfer."""
 SETTLE_S = 0.5
 """Seconds before a new file is read back, on a store that cannot refuse to overwrite an existing one."""
 
@@ -54,7 +54,7 @@ class RemoteStorage:
         pause: Callable[[float], None] = time.sleep,
         field: str = "checkpoint.url",
     ) -> None:
-        """`options` go to fsspec's file system (endpoint, credentials); without them, it looks in the usual places.
+        """`options` go to fsspec's file system (endpoint, credentials). Without them, fsspec looks in the usual places.
 
         `field`: the configuration field that error messages name.
         """
@@ -178,7 +178,7 @@ class RemoteStorage:
                     raise
 
     def delete_folder(self, folder: str) -> None:
-        # The manifest first: a folder half deleted is not a checkpoint.
+        # Delete the manifest first, so that a half-deleted folder is not a checkpoint.
         self.delete(f"{folder}/{MANIFEST}")
         with self._connection() as (system, root):
             path = f"{root}/{folder}"
@@ -190,7 +190,7 @@ class RemoteStorage:
                 except Exception as error:
                     if is_transient(error):
                         raise
-                    self._deletes_folders = False  # S3 without DeleteObjects: from now on, file by file
+                    self._deletes_folders = False  # S3 without DeleteObjects: delete file by file from now on
             try:
                 left = [info["name"] for info in _list(system, path) if info["type"] == "file"]
             except (FileNotFoundError, NotADirectoryError):
@@ -231,12 +231,12 @@ class RemoteStorage:
             try:
                 yield opened
             except Exception as error:
-                if is_garbled(error):  # Swift's response under eventlet after a HEAD for a missing name
+                if is_garbled(error):  # Swift under eventlet answers a HEAD for a missing name like this
                     self._heads = self._deletes_folders = False  # a recursive delete sends a HEAD, too
                 raise
 
     def _info(self, system: AbstractFileSystem, path: str) -> dict[str, Any] | None:
-        """The store's information on a name; None if it is missing (fsspec's `exists` is False after any error)."""
+        """The store's information on a name; None if it is missing. (fsspec's `exists` is False after any error.)"""
         try:
             if not self._heads and self._protocol in BUCKETS:
                 if "/" not in path:
@@ -265,7 +265,7 @@ class RemoteStorage:
         return False
 
     def _clear_the_way(self, system: AbstractFileSystem, target: str, info: Mapping[str, Any]) -> bool:
-        """Rename a folder that occupies a file's name, so that the file can be written. False: it is a file."""
+        """Rename a folder that occupies a file's name. Returns False if a file occupies it."""
         if info["type"] != "directory":
             return False
         if self._protocol not in BUCKETS:  # in a bucket, a file and a folder may share a name
@@ -275,7 +275,7 @@ class RemoteStorage:
         return True
 
     def _check_bucket(self, system: AbstractFileSystem, root: str, error: FileNotFoundError) -> None:
-        """Raise UserError if the bucket does not exist; a store that is only empty is no error."""
+        """Raise UserError if the bucket does not exist. An empty store is not an error."""
         if self._protocol not in BUCKETS or self._bucket_seen:
             return
         bucket = root.partition("/")[0]
@@ -332,7 +332,7 @@ class RemoteStorage:
             raise
 
     def _write_new(self, system: AbstractFileSystem, target: str, data: bytes) -> None:
-        """Create a file by a request to be refused if the name exists (FileExistsError); not all stores refuse."""
+        """Create a file. Raises FileExistsError if the name exists and the store refuses; not all stores do."""
         opened = False
 
         def chunks() -> Iterator[bytes]:
@@ -356,7 +356,7 @@ class RemoteStorage:
         except FileExistsError:
             raise
         except Exception as error:
-            if opened:  # our own file, perhaps incomplete: the next try would take it for another process's
+            if opened:  # our own file, perhaps incomplete: a retry would take it for another process's
                 with contextlib.suppress(Exception):
                     system.rm_file(target)
                 raise
@@ -375,16 +375,16 @@ class RemoteStorage:
                 try:
                     self._write_new(system, probe, b"1")
                     self._write_new(system, probe, b"2")
-                    if self._protocol in SFTP and not self._renames_replace:  # a server whose renames replace
+                    if self._protocol in SFTP and not self._renames_replace:  # this server's renames replace
                         self._renames_replace = True
                         self._write_new(system, probe, b"3")
-                    self._refuses_taken = False  # it ignores the condition
+                    self._refuses_taken = False  # the store ignores the condition
                 except FileExistsError:
                     self._refuses_taken = True
                 except Exception as error:
                     if is_transient(error):
                         raise
-                    self._refuses_taken = False  # it knows no such request
+                    self._refuses_taken = False  # the store does not support such a request
                 finally:
                     with contextlib.suppress(Exception):
                         system.rm_file(probe)
@@ -451,7 +451,7 @@ def _changed(info: Mapping[str, Any]) -> float | None:
 
 
 def _abandon(file: Any) -> None:
-    """Drop a file that is half written, without completing it."""
+    """Discard a file that is half written, without completing it."""
     try:
         discard = getattr(file, "discard", None)
         if discard is None:

@@ -1,4 +1,4 @@
-"""Submits runs through submitit: to SLURM, or in the same way to this machine."""
+"""Submits runs through submitit, to SLURM or to this machine."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def new_submission_folder(parent: Path) -> Path:
 def prepare_run(
     arguments: Sequence[str], profile: Profile, *, cluster: Cluster, folder: Path | None = None
 ) -> Submission:
-    """A submission of one run. `arguments`: those of dydist/train.py, optionally with a recipe's path in front.
+    """A submission of one run. `arguments`: those of dydist/train.py, optionally preceded by a recipe's path.
 
     Raises UserError if the configuration is wrong for the largest or the smallest world size.
     """
@@ -93,7 +93,7 @@ def prepare_preflight(
 
 
 def make_spec(profile: Profile, arguments: Sequence[str], *, run_dir: Path | None, folder: Path) -> JobSpec:
-    """The specification of one run's job; with `run_dir` None, of a preflight. It holds no secrets."""
+    """The specification of one run's job, or of a preflight if `run_dir` is None. It contains no secrets."""
     code = folder / "code"
     return JobSpec(
         run_dir=str(run_dir) if run_dir else "",
@@ -161,7 +161,7 @@ def refuse_second_job(run_dirs: Iterable[Path]) -> None:
     for run_dir, info in active_jobs(run_dirs).items():
         raise UserError(
             f"run.name: {run_dir.name} has job {info.job} already ({info.state}); give another run.name, "
-            f"or end that first: dydist cancel {info.job}"
+            f"or end that job first: dydist cancel {info.job}"
         )
 
 
@@ -171,7 +171,7 @@ def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
         raise slurm.SlurmError(f"sbatch: {slurm.MISSING}")
     if submission.cluster == "local" and submission.profile.nodes != 1:
         raise UserError(
-            f"--nodes: {submission.profile.nodes} is too many for --cluster local, which has this node only"
+            f"--nodes: {submission.profile.nodes} is too many for --cluster local, which has only this node"
         )
     refuse_second_job(Path(spec.run_dir) for spec in submission.specs if spec.run_dir)
     made = [path for path in _folders(submission) if not path.exists()]
@@ -213,7 +213,7 @@ def submit(submission: Submission, *, recipe: Path | None) -> list[str]:
             "workdir": spec.workdir,
         }
         place = Path(spec.run_dir or submission.folder)
-        with telling(job, place / "job.json", "`dydist status` knows it only by its number"):
+        with telling(job, place / "job.json", "`dydist status` finds it only by its number"):
             write_json(place / "job.json", record)
         with telling(job, registry_file(), f"name its folder instead: dydist status {place}"):
             remember(record)
@@ -248,7 +248,7 @@ def _fill_folder(submission: Submission, recipe: Path | None) -> None:
 
 
 def _own_modules(submission: Submission, recipe: Path | None) -> dict[str, str]:
-    """The top-level modules of factories in the recipe and the flags of each run, and the field that names each."""
+    """Top-level module → field, for every factory that the recipe or the flags of a run name."""
     given = {} if recipe is None else read_yaml(recipe)
     found: dict[str, str] = {}
     for section in ("model", "data"):
