@@ -8,7 +8,7 @@
 - `named_run`: finds the run that a path names; `compare`, `inference`: uses of finished runs
 - `check`, `bench`: short runs that compare
 - `cli`: the `dydist` command
-- `errors`, `text`, `private_files`, `machine`: used by all packages; `user_function`: what the user names to be called
+- `errors`, `text`, `private_files`, `machine`: used by all packages; `user_function`: functions that the user names
 
 docs/design.md has the allowed imports between packages; tests/test_packages.py enforces them.
 """

@@ -54,9 +54,9 @@ def temporary_folder() -> Path:
 
 
 def try_to_write(folder: Path, size: int = 0) -> None:
-    """Write `size` bytes where `folder` is, or is to be made, and remove them: a full disk takes empty files alone.
+    """Write `size` bytes to `folder`, or to its nearest existing parent, and remove them.
 
-    Raises OSError where they cannot be written.
+    A full disk still accepts empty files. Raises OSError if the bytes cannot be written.
     """
     while not os.path.lexists(folder):
         folder = folder.parent

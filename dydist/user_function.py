@@ -13,9 +13,9 @@ from dydist.errors import UserError
 
 
 def load_function(field: str, name: str) -> Callable[..., Any]:
-    """The function `name`, which the field `field` gives. Raises UserError if there is none.
+    """The function `name`, a value of the field `field`. Raises UserError if there is none.
 
-    Its module is looked for where Python looks, and then in the working folder.
+    Its module is searched for on Python's path, and then in the working folder.
     """
     module_name, _, attributes = name.partition(":")
     if (here := os.getcwd()) not in sys.path:

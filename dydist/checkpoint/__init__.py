@@ -1,17 +1,17 @@
 """Checkpoints: written in the background, committed atomically, verified before they are loaded.
 
-- `Checkpointer`, `TrainingState`: what a run uses (`_checkpointer`, `_tensors`; `_context`: what a run tells it)
-- `open_storage`, `Storage`: a place at a path or fsspec URL (`dydist.storage`)
-- `survey`, `inspect`, `verify`, `load`, `CheckpointFolder`: what is in a store (`_catalog`; `_content`: what files must
-  hold); `find_source`: what a URL means
-- `copy_checkpoint`, `prune`, `Keep`, `remove_attempt`: what people do with it (`_copy`, `_housekeeping`)
-- `check_store`, `refuse_missing_source`: a first look at a place (`_store_check`)
+- `Checkpointer`, `TrainingState`: what a run uses (`_checkpointer`, `_tensors`; `_context`: its arguments)
+- `open_storage`, `Storage`: a store at a path or fsspec URL (`dydist.storage`)
+- `survey`, `inspect`, `verify`, `load`, `CheckpointFolder`: the checkpoints of a store (`_catalog`; `_content`: checks
+  of their files); `find_source`: the checkpoints that a URL names
+- `copy_checkpoint`, `prune`, `Keep`, `remove_attempt`: copying and removing checkpoints (`_copy`, `_housekeeping`)
+- `check_store`, `refuse_missing_source`: early checks of a store (`_store_check`)
 - `Manifest`, `folder_name`, `step_of`: the format (`_format`)
 - `redact`, `scrub`: keeping secrets out of what is written (`dydist.text.redaction`)
 
 Inside: `_policy` makes the decisions on which all processes must agree, `_save` writes and commits one save,
 `_pipeline` runs saves in the background (`_transfer`: the steps of one save), `_stage` is the node's own disk,
-`_lease` admits one writer (`_claim`: to the run folder and to the store), `_restore` chooses the checkpoint of a
+`_lease` admits one writer (`_claim`: to the run folder and the store), `_restore` chooses the checkpoint of a
 start (`_resume`: by `checkpoint.resume`; `_agreement`: how processes decide and wait together). This package knows
 neither engines nor clusters. For users: docs/checkpoints.md, docs/saving.md.
 """

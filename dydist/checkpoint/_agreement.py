@@ -47,7 +47,7 @@ class Agreement:
         self._cancelled = cancelled or threading.Event()
 
     def note(self, text: str, *, level: str = "info") -> None:
-        """Show a note to the user, from process 0 alone."""
+        """Show a note to the user, on process 0 only."""
         if self.rank == 0:
             self._note(text, level=level)
 
@@ -111,7 +111,7 @@ class Task(Generic[T]):
     def _run(self, work: Callable[[], T]) -> None:
         try:
             self.value = work()
-        except BaseException as error:  # whatever a store's library raises, asyncio's CancelledError too
+        except BaseException as error:  # a store's library may raise anything, even asyncio's CancelledError
             self.error = error
         finally:
             self.finished.set()

@@ -235,5 +235,5 @@ def _embedded(storage: Storage, folder: str, manifest: Manifest) -> bytes:
 def _whole(storage: Storage, found: CheckpointFolder, name: str, seen: Seen | None = None) -> bytes:
     try:
         return b"".join(read_checked(storage, found, name, seen))
-    except DamagedError:  # believe it the second time
+    except DamagedError:  # a transfer may have damaged it: read it once more
         return b"".join(read_checked(storage, found, name, seen))

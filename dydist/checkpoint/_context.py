@@ -1,4 +1,4 @@
-"""What a `Checkpointer` and its transfers are told about the run, its processes and the time."""
+"""What a `Checkpointer` and its transfers need to know: the run, its processes and the time."""
 
 from __future__ import annotations
 

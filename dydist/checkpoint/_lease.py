@@ -162,7 +162,7 @@ class Lease:
                 if raw is not None and not self._is_me(raw):
                     holder = _decode(raw)
                     self._lost = holder.describe() if holder else "an unknown run"
-                elif raw is None:  # removed by hand: take it again
+                elif raw is None:  # a user removed it: take it again
                     self._storage(self._interval_s).write(self._name, lambda: [self._encode()])
         if self._lost is not None:
             raise LeaseLostError(

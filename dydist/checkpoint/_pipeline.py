@@ -90,7 +90,7 @@ class Pipeline:
             self._changed.notify_all()
 
     def upload_late(self) -> None:
-        """Upload the newest staged checkpoint, from this process alone, once the pipeline is idle."""
+        """Upload the newest staged checkpoint, from this process only, once the pipeline is idle."""
         with self._changed:
             self._late_at = self._context.clock.monotonic()
             self._changed.notify_all()

@@ -45,7 +45,7 @@ class Decision:
 def decide(statuses: Sequence[Status], *, final: bool) -> Decision:
     """Allow one save in flight and one waiting: the new save replaces those that still wait on some process.
 
-    A pure function of the gathered statuses, so all processes decide alike. A save that waits on any process cannot
+    A pure function of the gathered statuses, so all processes decide the same. A save that waits on any process cannot
     have been committed, since a commit needs every process's share; so no committed save is cancelled. A save in
     flight on every process where it has not ended is not cancelled, so that a slow store still receives checkpoints.
     A final save cancels all others.

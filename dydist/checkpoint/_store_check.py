@@ -1,4 +1,4 @@
-"""A look at places before anything else is done, so that a wrong `checkpoint.url` costs no download of data."""
+"""Checks stores before anything else is done: a wrong `checkpoint.url` is reported before data is downloaded."""
 
 from __future__ import annotations
 
@@ -15,16 +15,13 @@ from dydist.storage.opening import open_storage
 from dydist.storage.places import is_url, local_path
 
 PATIENCE_S = 15.0
-"""Seconds after which a store that does not answer is left to the start, which waits longer."""
+"""Seconds to wait for a store. If it does not answer, the check passes, and the start waits longer for it."""
 
 
 def check_store(
     place: str, options: Mapping[str, Any] | None = None, *, field: str = "checkpoint.url"
 ) -> None:
-    """Raise UserError, naming `field`, where a place cannot be used however long a start would wait.
-
-    Changes nothing there.
-    """
+    """Raise UserError, which names `field`, if waiting cannot make a place usable. Changes nothing there."""
 
     def look() -> None:
         if is_url(place):
@@ -36,9 +33,9 @@ def check_store(
 
 
 def refuse_missing_source(source: str, place: str, options: Mapping[str, Any] | None = None) -> None:
-    """Raise UserError where `checkpoint.resume` names another run's checkpoint, and there is none.
+    """Raise UserError if `checkpoint.resume` names another run's checkpoint, and there is none.
 
-    Not where the run has checkpoints of its own at `place`: it goes on from these.
+    A run that has its own checkpoints at `place` resumes from those, so nothing is checked then.
     """
 
     def look() -> None:

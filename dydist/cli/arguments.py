@@ -187,7 +187,7 @@ def _unknown(command: str, flag: str, options: Sequence[Option]) -> str:
 
 
 def _refuse_ours(command: str, words: Sequence[str], named: Mapping[str, Option]) -> None:
-    """UserError where an option of ours, or what is much like one, stands among the run's own flags, after `--`."""
+    """Raise UserError if an option of dydist, or a similar word, is among the run's own flags, after `--`."""
     paths = [path for path, _, _ in fields()]
     ends = {path.rpartition(".")[2].replace("_", "-") for path in paths}
     for word in words:

@@ -137,7 +137,7 @@ def bench_step(
         seconds = step_costs(**sizes, kinds=here, pairs=pairs, beside=beside, target=target, measure=measure)
     ratios = {"dynamic / static": Ratio.of(seconds["dynamic"], seconds["static"])}
     ratios |= {f"{name} / dynamic": Ratio.of(seconds[name], seconds["dynamic"]) for name in beside}
-    if target.on_gpu:  # what is measured next has the GPU to itself
+    if target.on_gpu:  # the next measurement has the GPU for itself
         beside.clear()
         torch.cuda.empty_cache()
     peaks = {

@@ -30,7 +30,7 @@ def evaluate(
 ) -> int:
     """Measure a checkpoint on its data set: accuracy, loss, each class, calibration error (ECE, 15 bins).
 
-    The network, precision and temperature are those of the run at that step, so the accuracy is the one its log says.
+    The network, precision and temperature are those of the run at that step, so the accuracy equals the logged one.
     On several processes: accelerate launch --config_file launch/cpu_2.yaml -m dydist.cli.main evaluate …
 
     Example: dydist evaluate runs/cifar10 --json
@@ -64,7 +64,7 @@ def evaluate(
     )
     config = model.config
     refuse_foreign_code(config, "data", where=checkpoint, given=factory)
-    prepare_environment(config)  # before the first product of matrices: MKL then reads what it was told
+    prepare_environment(config)  # before the first matrix product, at which MKL reads the variables
     dataset = open_split(replace(config.data, root=data_root or config.data.root, download=False), split)
     here, _ = apply_launcher_settings(
         {

@@ -17,7 +17,7 @@ def files(
     name: Annotated[FilePath, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = "",
     json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """List the recipes, launch files and SLURM profiles that come with dydist, or print where one lies.
+    """List the recipes, launch files and SLURM profiles that come with dydist, or print the path of one.
 
     Example: accelerate launch --config_file "$(dydist files cpu_2)" -m dydist.train --config quickstart
 

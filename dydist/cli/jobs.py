@@ -36,7 +36,7 @@ def submit(
     wait: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
-    """Submit a run; it comes back by itself after time limits, preemption and lost nodes.
+    """Submit a run. Its job is requeued after time limits, preemption and lost nodes.
 
     Example: dydist submit --nodes 2 --gpus-per-node 4 --time 12:00:00 -- launch/recipes/cifar10.yaml --optim.lr 0.2
 
@@ -77,7 +77,7 @@ def status(
     watch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     json_: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
-    """Show how jobs and runs are doing: all jobs that were submitted from here, or the named ones.
+    """Show the state of jobs and runs: all jobs that were submitted from here, or the named ones.
 
     Example: dydist status --watch runs/cifar10
 
@@ -138,7 +138,7 @@ def logs(
         which: A job id, a run folder or the name of a run.
         rank: Only this process.
         start: Only the start of this number (0 is the first). Default: all.
-        follow_: Go on showing lines as they come; ends when the job ends.
+        follow_: Show new lines as they are written, until the job ends.
         tail: Only the last N lines.
         json_: Print JSON: one object per line.
     """
@@ -184,7 +184,7 @@ def follow(
 
     def ended() -> bool:
         nonlocal asked
-        if time.monotonic() - asked >= 1.0:  # SLURM is asked no more often than that
+        if time.monotonic() - asked >= 1.0:  # limits the requests to SLURM
             last[:] = statuses([known])
             asked = time.monotonic()
         return last[0].ended and last[0].scheduler not in ("RUNNING", "COMPLETING")
@@ -208,7 +208,7 @@ def cancel(
     which: Names,
     now: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
-    """End jobs: each finishes its step, saves, and does not come back.
+    """End jobs: each finishes its step, saves, and is not requeued.
 
     Example: dydist cancel 1234
 
@@ -221,7 +221,7 @@ def cancel(
 
     if not which:
         raise UserError("cancel: name at least one job, run folder or run")
-    records = {str(one["job"]): one for name in which for one in find(name)}  # named twice, cancelled once
+    records = {str(one["job"]): one for name in which for one in find(name)}  # duplicates are cancelled once
     code = EXIT_DONE
     for text, well in cancel_all(list(records.values()), now=now):
         display.show(text, file=sys.stdout if well else sys.stderr)

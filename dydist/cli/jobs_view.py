@@ -32,7 +32,7 @@ def render(found: Sequence[JobStatus]) -> RenderableType:
     for name in ("job", "run", "state", "nodes", "step", "loss", "acc", "img/s", "ETA", "saved"):
         table.add_column(
             name,
-            no_wrap=name != "run",  # two runs of a sweep may differ in the last letter alone
+            no_wrap=name != "run",  # two runs of a sweep may differ only in the last letter
             overflow="fold" if name == "run" else "ellipsis",
             min_width=None if name in ("run", "nodes") else len(name),
         )

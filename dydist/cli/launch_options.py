@@ -95,7 +95,7 @@ class NodeOptions:
         return chosen
 
     def _in_flags(self, problem: str, given: Collection[str], options: Collection[str]) -> str:
-        """What check_profile says of a field, in the words of the command line where the value stood there."""
+        """A message of check_profile; if the value is from the command line, with the option's name for the field's."""
 
         def instead(match: re.Match[str]) -> str:
             field = match[1] or match[2]

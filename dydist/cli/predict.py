@@ -32,10 +32,10 @@ def predict(
     storage_options: str = "{}",
     json: bool = False,
 ) -> int:
-    """Say what is in pictures: class names and probabilities, and the attention of every dynamic layer.
+    """Predict the classes of pictures: names and probabilities, and the attention of every dynamic layer.
 
     PNG, JPEG and WebP of any size: turned upright by EXIF, made RGB, the largest square in the middle scaled to the
-    network's size. A picture that cannot be read is named, the others go on, and the exit code is 2.
+    network's size. A picture that cannot be read is reported, the others are processed, and the exit code is 2.
 
     Example: dydist predict runs/cifar10 cat.png holiday/ 'shots/*.jpg' --top 3
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EPOCH = "epoch"
-"""The axis of `draw_lines` that is no field."""
+"""The axis of `draw_lines` that is not a field."""
 
 
 def draw(rows: Sequence[Row], baseline: str, split: str) -> bytes:
@@ -82,7 +82,7 @@ def draw_lines(results: Sequence[Result], split: str, x: str) -> bytes:
 
 
 def _points(result: Result, split: str, x: str) -> list[tuple[float, float]]:
-    """The places on the axis `x` and accuracies of one run."""
+    """The positions on the axis `x`, and the accuracies, of one run."""
     found = result.accuracies[split]
     if x == EPOCH:
         return [(step / result.steps_per_epoch, accuracy) for step, accuracy in sorted(found.items())]

@@ -120,7 +120,7 @@ def fingerprint(state: TrainingState) -> str:
 def first_difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> tuple[str | None, float | None]:
     """The first tensor that differs (in `a`'s order), and the largest absolute difference over all of them.
 
-    There is no such difference, but None, where a tensor's shape differs or one of the two lacks it.
+    The difference is None if a tensor's shape differs, or if one of the two lacks it.
     """
     first: str | None = None
     largest = 0.0

@@ -35,7 +35,7 @@ def print_help() -> None:
         prog=PROGRAM,
         description=(
             "Train one run of dydist. Values come from --config FILE (a YAML recipe, see launch/recipes/, or a "
-            "run's config.yaml), then from flags over it. Run again, the same command goes on from the newest "
+            "run's config.yaml), then from flags over it. Run again, the same command resumes from the newest "
             "valid checkpoint.\n\nExample: accelerate launch dydist/train.py --config "
             "launch/recipes/cifar10-small.yaml --data.root data --train.epochs 2"
         ),

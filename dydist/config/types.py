@@ -205,7 +205,7 @@ def _fit(value: Any, kind: Any) -> tuple[bool, Any]:
 
 
 def _keys_are_texts(value: Any) -> bool:
-    """Of a mapping, and of all mappings in it, which JSON and redaction take no others of."""
+    """Whether all keys of a mapping, and of the mappings in it, are strings, as JSON and redaction require."""
     if isinstance(value, dict):
         return all(isinstance(key, str) and _keys_are_texts(inner) for key, inner in value.items())
     return not isinstance(value, list) or all(map(_keys_are_texts, value))

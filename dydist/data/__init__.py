@@ -3,7 +3,7 @@
 - `ImageDataset`, `open_dataset` (`dataset`): the data sets of `dydist.config.data_sets`
 - CIFAR: `cifar`, `unpickle`: safe reading of the published files; `prepare_cifar`: conversion; `download`
 - folders of images: `folder` finds the files, `convert` converts them (`prepare_folder`), `picture` reads one
-- `arrays`: .npz files, and functions of the user's own
+- `arrays`: .npz files, and the user's own functions
 - `cache`: converted arrays on disk, once per node; `cache_places`: where. `builtin`: data sets without files
 - `description`: the properties of a data set that a network needs, saved in checkpoints.
 - `splits`: a run's splits and their order. `order`: the images of each shard of each step.

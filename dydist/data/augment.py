@@ -1,7 +1,7 @@
 """Augmentation of uint8 batches on the device, with random draws on the host per shard.
 
-Drawing and applying are separate: a draw depends only on its generator, so an image is augmented alike for any number
-of shards per batch and on any device. Nothing loops over images.
+Drawing and applying are separate: a draw depends only on its generator, so an image is augmented in the same way
+for any number of shards per batch and on any device. Nothing loops over images.
 """
 
 from __future__ import annotations

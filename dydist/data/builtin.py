@@ -32,7 +32,7 @@ def digits(config: DataConfig, split: Literal["train", "test"], **_: object) -> 
 
 @lru_cache(maxsize=1)
 def _all_digits() -> tuple[np.ndarray, np.ndarray]:
-    installed = find_spec("sklearn")  # found, not imported: the import takes as long as that of torch
+    installed = find_spec("sklearn")  # does not import it: that takes as long as importing torch
     folders = (installed and installed.submodule_search_locations) or ["sklearn"]
     file = Path(folders[0], "datasets", "data", "digits.csv.gz")
     if not file.is_file():
@@ -58,7 +58,7 @@ def _digit_rows(labels: tuple[int, ...]) -> dict[str, np.ndarray]:
 
 
 def synthetic(config: DataConfig, split: Literal["train", "test"], **_: object) -> Arrays:
-    """Smooth blobs of noise, one pattern a class plus noise: uint8 [N, 3, 32, 32] and int64 labels [N].
+    """Smooth blobs of noise, one pattern per class plus noise: uint8 [N, 3, 32, 32] and int64 labels [N].
 
     Learnable, fast to generate, and equal on every machine. Only the first `config.limit` images are generated.
     """

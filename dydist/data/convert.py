@@ -1,9 +1,9 @@
-"""Converts the images of a folder to one uint8 array a split, on all cores. An interrupted conversion is continued.
+"""Converts the images of a folder to one uint8 array per split, on all cores. Resumes an interrupted conversion.
 
-The arrays are written in blocks. When a block is in its file, a line in `journal.jsonl` says so, with the block's
-CRC-32; a later attempt keeps those blocks whose bytes have that CRC and converts the others. So what a kill or a power
-failure left is used only if its CRC is right, and no whole block is converted twice. Threads suffice: Pillow decodes
-and scales without Python's global lock.
+The arrays are written in blocks. Once a block is in its file, a line in `journal.jsonl` records it with its CRC-32. A
+later attempt keeps the blocks with the recorded CRC and converts the others. So blocks that a kill or a power failure
+damaged are not used, and no complete block is converted twice. Threads suffice, since Pillow decodes and scales
+without Python's global lock.
 """
 
 from __future__ import annotations
@@ -54,11 +54,10 @@ class _Done:
 def convert_images(
     found: Found, side: int, partial: Path, folder: Path, *, threads: int, progress: Callable[[str], None]
 ) -> None:
-    """Write all images, [3, side, side], to `partial` and rename it to `folder` when it is whole.
+    """Write all images, [3, side, side], to `partial`, and rename it to `folder` when it is complete.
 
-    Hold the cache's lock. `partial` may be what an earlier attempt left. After an exception, also one from a
-    signal handler, it ends within the time of one image. Raises UserError, with all their names, if files cannot be
-    used.
+    Hold the cache's lock. `partial` may contain the files of an earlier attempt. After an exception, also one from a
+    signal handler, it ends within the time of one image. Raises UserError, which names all unusable files.
     """
     partial.mkdir(exist_ok=True)
     journal = partial / _JOURNAL
@@ -117,7 +116,7 @@ def convert_images(
 
 
 def _create(partial: Path, split: str, count: int, side: int) -> None:
-    """Create a split's file with its header, unless it is there with its whole length."""
+    """Create a split's file with its header, unless it exists with its full length."""
     path, shape = partial / f"{split}-images.npy", (count, 3, side, side)
     with suppress(OSError, ValueError):
         if np.load(path, mmap_mode="r", allow_pickle=False).shape == shape:
@@ -133,7 +132,7 @@ def _blocks(found: Found, side: int) -> Iterator[_Block]:
 
 
 def _finished(partial: Path, every: list[_Block]) -> dict[_Block, _Done]:
-    """Blocks of an earlier attempt that are whole."""
+    """The complete blocks of an earlier attempt."""
     known = {(block.split, block.start): block for block in every}
     found = {}
     with suppress(OSError):
@@ -160,7 +159,7 @@ def _convert(
     bad: list[tuple[str, str]],
     cancelled: threading.Event,
 ) -> _Done | None:
-    """Write a block to its file; None if it is not whole. Bad files are added to `bad`."""
+    """Write a block to its file; None if it is not complete. Unusable files are added to `bad`."""
     images = np.empty((len(block.sources), 3, side, side), dtype=np.uint8)
     whole = True
     for row, source in enumerate(block.sources):

@@ -1,4 +1,4 @@
-"""`open_dataset`, through which all of dydist opens data sets."""
+"""`open_dataset`, which all of dydist uses to open data sets."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def mean_and_std_of_sums(
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and standard deviation per channel, 0..1, from sums of values 0..255 and of their squares, each [3].
 
-    A channel of one colour has no deviation: it gets that of one grey level.
+    A channel with a single value has no deviation: it gets the deviation of one grey level.
     """
     mean = sums / (255 * pixels)
     std = np.sqrt((squares / (255**2 * pixels) - mean**2).clip(1 / 255**2))

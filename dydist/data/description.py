@@ -33,7 +33,7 @@ class DataDescription:
 
     @classmethod
     def of(cls, train_set: ImageDataset, *, held_out: int = 0) -> DataDescription:
-        """Describe a training split of which `held_out` images are never trained on. Reads all of it, which takes a
+        """Describe a training split with `held_out` images that are never trained on. Reads all of it, which takes a
         fifth of a second for CIFAR."""
         return cls(
             train_images=len(train_set) - held_out,

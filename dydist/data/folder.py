@@ -43,8 +43,8 @@ class Source:
 class Found:
     """The image files of a folder. `splits`: `train` and `test`, each in the order of a hash of the paths.
 
-    So the first images are of all classes, and the order is the same on every machine. `left_out`: number of other
-    files, by suffix. `divided`: whether there is no folder for evaluation, so that a seed made the splits.
+    The first images are therefore of all classes, and the order is the same on every machine. `left_out`: number of
+    other files, by suffix. `divided`: whether the splits were made by a seed, since no folder for evaluation exists.
     """
 
     root: Path
@@ -65,11 +65,11 @@ class Found:
 
 
 def find_images(root: Path, *, test_fraction: float, seed: int) -> Found:
-    """Look through `root`, whose layout is one of the two above.
+    """Find the images of `root`, which has one of the two layouts above.
 
-    Without a folder for evaluation, `test_fraction` of each class (at least one image) is for the test; a hash of
-    `seed` and of an image's path says which. Hidden files and folders are skipped, links followed, folders within a
-    class searched.
+    Without a folder for evaluation, `test_fraction` of each class (at least one image) becomes the test split. It is
+    chosen by a hash of `seed` and of the images' paths. Hidden files and folders are skipped, links are followed, and
+    folders within a class are searched.
 
     Raises UserError, with all names at once, if there are no classes, a class has no images, an evaluation has
     classes that training lacks, or something cannot be read.

@@ -1,6 +1,6 @@
 """Augmentation of photographs: random resized crops and colour jitter, on uint8 batches.
 
-In whole numbers, with fractions of 1/256. So an image gets the same bits in any batch and on any device.
+Computed in fixed-point numbers, in units of 1/256, so an image gets the same bits in any batch and on any device.
 """
 
 from __future__ import annotations

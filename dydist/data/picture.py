@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-"""Suffixes of the files used in a folder. A file given by name is read whatever its suffix."""
+"""Suffixes of the files used in a folder. A file given by name is read regardless of its suffix."""
 
 
 class PictureError(Exception):
@@ -32,7 +32,7 @@ def read_picture(path: str, side: int) -> np.ndarray:
 
 @contextmanager
 def picture_warnings() -> Iterator[None]:
-    """What `decode_picture` needs around it: decompression bombs are errors, oddities in files are not reported.
+    """The context for `decode_picture`: decompression bombs are errors, other warnings about files are not shown.
 
     Warnings are filtered for the whole process, so several threads must share one such context.
     """

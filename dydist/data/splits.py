@@ -17,7 +17,7 @@ from dydist.randomness import generator
 
 @dataclass(frozen=True)
 class Splits:
-    """`order` is that of `train`'s images, and deals none of `validation`'s, which `train` contains too.
+    """`order` is the order of `train`'s images. `train` contains `validation`'s images too, but `order` skips them.
 
     `validation` is None without `data.validation`.
     """
@@ -36,8 +36,8 @@ class Splits:
 def held_out(labels: np.ndarray, count: int, *, seed: int) -> np.ndarray:
     """Choose `count` images as a validation split; returns their sorted positions, int64 [count].
 
-    Every class gives up the same share of its images, to one image. A smaller split of the same seed is a subset of a
-    larger one. `labels`: int64 [N]. Depends on nothing else, so all runs on a data set share it.
+    Every class provides the same share of its images, to within one image. A smaller split of the same seed is a
+    subset of a larger one. `labels`: int64 [N]. Depends on nothing else, so all runs on a data set share it.
 
     Raises UserError if `count` is less than one image of each class, or leaves a class without training images.
     """
@@ -63,7 +63,7 @@ def held_out(labels: np.ndarray, count: int, *, seed: int) -> np.ndarray:
 
 
 def order_of(config: Config, size: int, held_out: np.ndarray | None = None) -> Order:
-    """The order of `size` images for this configuration, but for those at the positions `held_out`."""
+    """The order of `size` images for this configuration, without those at the positions `held_out`."""
     return Order(
         seed=config.seed,
         size=size,
@@ -85,7 +85,7 @@ def open_splits(config: Config, progress: Callable[[str], None] = lambda text: N
 def open_split(data: DataConfig, split: Literal["train", "validation", "test"]) -> ImageDataset:
     """Open the images of one split: those a run trains on, those it holds out, or the test split.
 
-    Raises UserError as `open_splits`, and where the configuration has no validation split.
+    Raises UserError as `open_splits` does, and if the configuration has no validation split.
     """
     if split == "test":
         return open_dataset(data, split)

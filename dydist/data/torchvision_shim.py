@@ -41,7 +41,7 @@ def import_torchvision() -> ModuleType:
 
 @functools.cache
 def declare_operators() -> None:
-    """Make `import torchvision` possible for code that knows nothing of this; torchvision itself is not imported."""
+    """Make `import torchvision` work in other code. Does not import torchvision itself."""
     if "torchvision" not in sys.modules and not _operators_load():
         library = torch.library.Library("torchvision", "FRAGMENT")
         for schema in _SCHEMAS:

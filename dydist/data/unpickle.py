@@ -1,9 +1,9 @@
 """Reads pickled dicts of arrays without executing code from the file.
 
 A pickle is a program: loading an untrusted one with `pickle.load` can execute anything. CIFAR's files only name four
-functions of numpy, and those that make bytes. Here each name becomes an inert record, and so does each call of it; the
+functions of numpy, and functions that make bytes. Here each name becomes an inert record, and so does each call. The
 arrays are built from the records afterwards, once dtype, shape and length are checked. An allow-list that returned
-numpy's own functions would not do: a file could then give a dtype a state that numpy trusts.
+numpy's own functions would not be safe: a file could then give a dtype a state that numpy trusts.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def read_pickled_dict(path: Path) -> dict[str, Any]:
     Values are plain containers, numbers, bytes or text, and read-only arrays of the usual numeric dtypes.
 
     Raises:
-        pickle.UnpicklingError: the file is not a pickle, is cut short, holds something else than a dict, or
-            asks for anything beyond plain containers and arrays. Nothing of it has been executed.
+        pickle.UnpicklingError: the file is not a pickle, is truncated, contains something else than a dict, or
+            names anything beyond plain containers and arrays. Nothing of it has been executed.
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""An exponential moving average of weights and batch-norm statistics, evaluated beside the weights themselves."""
+"""An exponential moving average of weights and batch-norm statistics, evaluated in addition to the weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Update the average with the model's present weights."""
+        """Update the average with the model's current weights."""
         now = self._model.state_dict()
         floats = [name for name, tensor in self.state.items() if tensor.is_floating_point()]
         torch._foreach_lerp_([self.state[n] for n in floats], [now[n] for n in floats], 1 - self.decay)

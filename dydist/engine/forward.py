@@ -17,7 +17,7 @@ ShardForward = Callable[[nn.Module, ShardGroup, int], Tensor]
 
 
 def shard_forward(config: Config, model: nn.Module) -> ShardForward:
-    """The call of dydist's own network, or of one of the user's, whose masks are keyed if it draws any."""
+    """The call of dydist's own network or of the user's. Masks that the user's network draws are keyed."""
     if config.model.factory is not None:
         return _keyed(config.seed) if getattr(model, "draws_masks", True) else _plain
     return _with_mask(config, model)

@@ -65,7 +65,7 @@ class World:
 def start_world(config: Config, stop_requested: Callable[[], bool] = lambda: False) -> World:
     """Set up this process: device, threads, determinism, process group.
 
-    Raises StopRequestedError on all processes if one of them is asked to stop before all have started.
+    Raises StopRequestedError on all processes if one of them receives a signal before all have started.
     """
     parallel = config.parallel
     if parallel.device == "cuda" and not torch.cuda.is_available():
@@ -93,7 +93,7 @@ def start_world(config: Config, stop_requested: Callable[[], bool] = lambda: Fal
         os.environ.pop("LOCAL_RANK", None)  # else Accelerate would set up a process group, without an address
     accelerator = Accelerator(
         cpu=use_cpu,
-        mixed_precision="no",  # the engine uses autocast itself, so that all engines round alike
+        mixed_precision="no",  # the engine uses autocast itself, so that all engines round the same
         kwargs_handlers=[group],
     )
     del store

@@ -1,7 +1,7 @@
-"""Whose code a checkpoint may run: the functions that it names for its network and its images.
+"""Decides whether a function that a checkpoint names, for its network or its images, may be called.
 
-A checkpoint is data, but `model.factory: os:system` in it would be a command. Such a function is called if the user
-names it, or if the user's own run folder does.
+A checkpoint is data, but `model.factory: os:system` in it would be a command. Such a function is called only if the
+user names it, or if the user's own run folder does.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from dydist.text.redaction import scrub
 def refuse_foreign_code(
     config: Config, section: Literal["model", "data"], *, where: str, given: str | None
 ) -> None:
-    """Raise UserError if `config`, which a checkpoint holds, names a factory in `section` that nobody vouches for.
+    """Raise UserError if `config`, from a checkpoint, names a factory in `section` that is not trusted.
 
-    `given`: the factories that the user names, with commas between them. `where`: the path or URL of the checkpoint,
-    as the user writes it. The config.yaml of a run folder on this machine that belongs to the user vouches for the
-    factory and options in it.
+    `given`: the factories that the user names, separated by commas; these are trusted. `where`: the path or URL of the
+    checkpoint, as the user writes it. If it is in a run folder of the user on this machine, the factory and options in
+    that folder's config.yaml are trusted, too.
     """
     values = getattr(config, section)
     if values.factory is None or values.factory in (given or "").split(","):

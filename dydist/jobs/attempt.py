@@ -4,8 +4,8 @@
 `node-R.log` (every line of its processes, with time and rank), `preflight-R.json`, `failure-R.json` (as soon as
 something fails), `outcome-R.json` (when its processes have ended), and `exit-K/`, the DYDIST_EXIT_DIR of the K-th
 launch (K counts ports that turned out to be taken). Written by the leader: `rendezvous-K.json` and, once,
-`decision.json`. Beside the starts lies `submission.json`: a job's number may be given again, and what another
-submission left counts for nothing.
+`decision.json`. Beside the starts lies `submission.json`: SLURM may reuse a job's number,
+and the files of another submission are ignored.
 """
 
 from __future__ import annotations
@@ -104,11 +104,11 @@ class Attempt:
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """The names of its nodes; empty where the start told nothing."""
+        """The names of its nodes; empty if the start did not record them."""
         return tuple((read_json(self.folder / "start.json") or {}).get("nodes", ()))
 
     def unheard(self) -> list[str]:
-        """The nodes that have not reported, where others have; if none has, that tells nothing of any."""
+        """The nodes that have not reported although others have; empty if no node has."""
         heard = {one.name for one in self.outcomes()}
         return [name for name in self.nodes if name not in heard] if heard else []
 

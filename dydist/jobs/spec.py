@@ -44,7 +44,7 @@ class JobSpec:
     hang_timeout_s: float = 300.0
     """Seconds a process may go without finishing a step before all are stopped and the job requeued."""
     max_stalled: int = 3
-    """Give up after this many stalled starts in a row."""
+    """Fail the job after this many stalled starts in a row."""
     restart_in_place: bool = True
     """After a transient failure of processes, start them again in the same allocation."""
     warning_s: float = 0.0

@@ -7,7 +7,7 @@
 - `choice`: the strategy of each layer, by rule or measurement; `measured`: the measured times
 - `convert`: converts the convolutions of any network
 - `batchnorm`: batch norm with statistics per shard
-- `factory`: networks of the user's own; `draws` keys their masks, `examine` finds what cannot be keyed
+- `factory`: the user's own networks; `draws` keys their masks, `examine` finds draws that cannot be keyed
 - `pretrained`: the weights that a run starts from
 - `resnet`: DY-ResNet18 and the static ResNet-18
 - `cost`: parameters and multiply-adds

@@ -99,7 +99,7 @@ class ShardBatchNorm3d(ShardBatchNorm, nn.BatchNorm3d):
 
 
 class ShardSyncBatchNorm(ShardBatchNorm):
-    """`nn.SyncBatchNorm`, which takes its statistics over a shard too: over processes they would depend on these.
+    """`nn.SyncBatchNorm`, also by shard: statistics over processes would depend on the number of processes.
 
     Not a subclass: DistributedDataParallel refuses an `nn.SyncBatchNorm` on a CPU.
     """
@@ -118,7 +118,7 @@ _BY_SHARD: dict[type[_BatchNorm], type[ShardBatchNorm]] = {
 
 
 def batch_norm_by_shard(model: nn.Module) -> nn.Module:
-    """Make every batch norm of `model` one by shard, in place: parameters, names and hooks stay. Returns `model`.
+    """Convert every batch norm of `model` to one by shard, in place, and return `model`. Keeps parameters and hooks.
 
     A subclass with a `forward` of its own, such as timm's BatchNormAct2d, keeps it: its statistics are taken in a call
     per shard, for which it must use `running_mean`, `running_var` and `momentum` as torch's do. Its forward raises
@@ -135,7 +135,7 @@ def batch_norm_by_shard(model: nn.Module) -> nn.Module:
 
 @functools.cache
 def _own_by_shard(kind: type[_BatchNorm]) -> type[ShardBatchNorm]:
-    """A subclass of somebody's batch norm that calls its forward once per shard."""
+    """A subclass of a third-party batch norm that calls its forward once per shard."""
 
     def forward(self: ShardBatchNorm, x: Tensor) -> Tensor:
         if not self.training or self._mean_sum is None or self._var_sum is None:
@@ -214,7 +214,7 @@ class ShardStatistics:
     def _update_counting(
         self, layers: Sequence[tuple[ShardBatchNorm, Tensor, Tensor]], counts: Sequence[Tensor]
     ) -> None:
-        """`update_running` of layers that count, in a number of kernels that does not depend on theirs."""
+        """`update_running` of layers that count. Their number does not change the number of kernel launches."""
         count = torch.cat(list(counts))
         called: Sequence[Tensor] = (count > 0).long().unbind()
         torch._foreach_add_(_batches(layers), called)  # type: ignore[arg-type]

@@ -96,8 +96,8 @@ def choose_strategies(
 
     `images`: batch size of one pass of one process. `dtype`: compute dtype. With `measure`, forward and backward of
     each strategy are timed once per distinct layer and cached in the file `cache` (default: in the user's cache
-    folder) by hardware and version; the rule's strategy is kept unless another is clearly faster. Without, the rule
-    decides, by shape alone. Layers whose strategy is not `auto` keep it.
+    folder) by hardware and version; the rule's strategy is kept unless another is clearly faster. Without `measure`,
+    the rule decides, by shape only. Layers whose strategy is not `auto` keep it.
 
     In a distributed run, call this on one process and broadcast the result: all must use the same choice.
     """

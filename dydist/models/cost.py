@@ -27,7 +27,7 @@ def network_cost(network: nn.Module, side: int) -> Cost:
 
     A dynamic convolution is counted as in Chen et al. (arXiv:1912.03458, section 3.2): one convolution, its
     attention, and K multiply-adds per weight of the mixed kernel. A strategy may need more (docs/performance.md).
-    Also works on the meta device, where it takes no time. Does not change weights.
+    Also works on the meta device, without computing. Does not change weights.
     """
     total = 0
 

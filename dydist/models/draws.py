@@ -1,7 +1,7 @@
 """Keyed draws: masks that a network draws in its forward pass, as functions of (seed, step, shard).
 
-torch's dropout of every kind, and modules such as torchvision's StochasticDepth and timm's DropPath end
-in a few operators that draw Bernoulli or uniform numbers. `KeyedDraws` computes these instead, below autograd, from
+All kinds of dropout in torch, and modules such as torchvision's StochasticDepth and timm's DropPath, call
+a few operators that draw Bernoulli or uniform numbers. `KeyedDraws` computes these instead, below autograd, from
 a generator keyed by seed, step, shard and the number of the draw. Other operators that draw are left as they are:
 `examine` finds and names them.
 """
@@ -33,9 +33,9 @@ class KeyedDraws(TorchDispatchMode):
     """While entered, masks are drawn by key; enter it around one forward pass of a network.
 
     `images`: the number of images of the pass. Each of the s `shards` has equally many, interleaved: row i·s + j is
-    image i of shard j. With one shard a draw of any shape depends on (seed, step, shard) alone. With several this
-    holds if the first dimension has the images (or images times windows or heads), or the second one the images;
-    other draws, such as one number for the whole batch, are those of the first shard.
+    image i of shard j. With one shard, a draw of any shape depends only on (seed, step, shard). With several, this
+    is true if the first dimension is the images (or images times windows or heads), or the second one is the images.
+    Other draws, such as one number for the whole batch, are keyed by the first shard.
     """
 
     def __init__(self, seed: int, step: int, shards: Sequence[int], images: int) -> None:
@@ -109,7 +109,7 @@ def _rand_like(
 
 
 def _below_one(drawn: Tensor, dtype: torch.dtype) -> Tensor:
-    """`drawn` in `dtype`; in one of fewer digits rounded down, since 0.999 would be 1 in them."""
+    """`drawn` in `dtype`, rounded down if it has fewer digits: otherwise 0.999 could become 1."""
     if (digits := DIGITS.get(dtype)) is not None:
         drawn = (drawn * 2**digits).floor_() / 2**digits
     return drawn.to(dtype)

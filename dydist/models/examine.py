@@ -1,7 +1,7 @@
-"""Examines a user's network in one forward and backward pass: what it returns, draws, changes and leaves unused.
+"""Examines a user's network in one forward and backward pass: outputs, random draws, buffers, unused parameters.
 
-A network trains to the same bits on any number of processes if a pass depends on the weights, the images and (seed,
-step, shard) alone. Anything that violates this is found here and reported with the name of its module.
+A network trains to the same bits on any number of processes if a pass depends only on the weights, the images and
+(seed, step, shard). Anything that violates this is found here and reported with the name of its module.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def examine(network: nn.Module, classes: int, image_shape: Sequence[int], who: s
     """Run `network` on two images of `image_shape` [C, H, W]: forward and backward in training, then in evaluation.
 
     Its weights, buffers, gradients and modes are left as they were, and so are torch's, numpy's and Python's shared
-    generators. Raises UserError, which begins with `who`, if it does not give logits float [2, `classes`], fails, or
-    gets other parameters or buffers in a forward pass.
+    generators. Raises UserError, which begins with `who`, if it fails, does not return logits float [2, `classes`],
+    or adds or removes parameters or buffers in a forward pass.
     """
     size = (IMAGES, *image_shape)
     images = torch.linspace(-1, 1, torch.Size(size).numel()).view(size)
@@ -187,12 +187,12 @@ class _Watch(TorchDispatchMode):
 
     def _tell(self, what: str) -> None:
         text = f"{self._inside[-1] if self._inside else 'the network'} {what}"
-        if text not in self.unkeyed:  # what draws in training too is told once
+        if text not in self.unkeyed:  # a module that also draws in training is reported once
             self.unkeyed.append(f"{text} in evaluation" if self.phase == "evaluation" else text)
 
 
 def _drops_nothing(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether it is a fused attention without dropout: torch's tag says that these draw, but they do not."""
+    """Whether `func` is a fused attention without dropout, which torch's tag wrongly describes as random."""
     for place, one in enumerate(func._schema.arguments):
         if one.name == "dropout_p":
             given = args[place] if place < len(args) else kwargs.get("dropout_p", one.default_value)

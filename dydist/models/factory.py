@@ -1,4 +1,4 @@
-"""A network of the user's own: `model.factory` names the function that makes it.
+"""The user's own network: `model.factory` names the function that creates it.
 
 The network keeps its class, its names and its parameters. Batch norms take their statistics by shard (`batchnorm`), and
 with `model.convert` its convolutions become dynamic (`convert`). Masks that it draws are keyed by the engine (`draws`).

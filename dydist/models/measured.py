@@ -77,7 +77,7 @@ class TimingCache:
     """Minimum seconds of forward and backward by problem and strategy: read from `path`, or measured and saved there.
 
     One process per machine measures at a time; others wait and use its times, so that two runs that start together
-    choose alike and do not disturb each other. A file that another user could have written is neither read nor
+    make the same choice and do not disturb each other. A file that another user could have written is neither read nor
     replaced.
     """
 
@@ -115,7 +115,7 @@ class TimingCache:
         try:
             draft = self.path.with_name(f"{self.path.name}.{os.getpid()}")
             draft.write_text(json.dumps(self._known, indent=1, sort_keys=True), encoding="utf-8")
-            draft.chmod(0o644)  # whatever the umask
+            draft.chmod(0o644)  # regardless of the umask
             os.replace(draft, self.path)
         except OSError:
             return

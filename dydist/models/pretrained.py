@@ -23,7 +23,7 @@ SHOWN = 3
 
 
 def read_weights(place: str, options: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name. Raises UserError if it cannot be read or is none.
+    """The tensors of a safetensors file by name. Raises UserError if it cannot be read or is not such a file.
 
     `options`: of the storage, as in `checkpoint.storage_options`.
     """

@@ -1,4 +1,4 @@
-"""ResNet-18 (He et al., arXiv:1512.03385, table 1), static or with dynamic convolutions everywhere but in the stem.
+"""ResNet-18 (He et al., arXiv:1512.03385, table 1), static, or with all convolutions but the stem's dynamic.
 Module names are torchvision's, so the static network's state_dict is compatible.
 """
 

@@ -39,7 +39,7 @@ class StopRequest:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within this context a signal raises StopRequestedError: for waits during which nothing can be lost."""
+        """Within this context, a signal raises StopRequestedError. For waits during which nothing can be lost."""
         self._at_once = True
         try:
             if self.requested:
@@ -76,7 +76,7 @@ class StopRequest:
 def ignore_signals() -> None:
     """Ignore signals until the process exits, so that a late warning does not kill a finished run.
 
-    Python restores its own handlers while it shuts down, but not over signals that are ignored.
+    While it shuts down, Python restores its own handlers, except for signals that are ignored.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -2,7 +2,7 @@
 
 - `assemble`: builds the parts of a run and connects them (`run`)
 - `session`: connects the engine to its checkpoints; `strategies`: which implementation each dynamic layer uses
-- `own_network`: examines a network of the user's own, and gives it weights
+- `own_network`: examines the user's own network, and loads weights into it
 - `folder`: the run folder and its owner; `end`: the summary of a run; `rollback`: the checkpoint to which a diverged
   run can go back
 """

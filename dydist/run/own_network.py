@@ -1,4 +1,4 @@
-"""A network of the user's own in a run: what identifies it, how it is examined, and the weights it starts from."""
+"""The user's own network in a run: its identity, its examination, and its initial weights."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from dydist.text.redaction import scrub
 
 
 def network_identity(config: Config) -> dict[str, Any]:
-    """What a resumed run compares: the factory's options, and a hash of its file; empty for dydist's own network."""
+    """The values that a resume compares: the factory's options, and a hash of its file. Empty for dydist's network."""
     if config.model.factory is None:
         return {}
     return {"options": public_values(config)["model"]["options"], "source": source_hash(config.model)}
 
 
 def examine_network(config: Config, model: nn.Module, dataset: ImageDataset, world: World) -> list[str]:
-    """Examine a network of the user's own (dydist/models/examine.py), once it is built; returns warnings.
+    """Examine the user's own network (dydist/models/examine.py) after it is built; returns warnings.
 
-    Raises UserError if what it does cannot be trained as configured: with reduce=exact, whatever makes its bits depend
-    on the number of processes; with several processes, buffers that would differ between them.
+    Raises UserError if it cannot be trained as configured. With reduce=exact, nothing may make its bits depend on the
+    number of processes; with several processes, buffers must not differ between them.
     """
     if config.model.factory is None:
         return []

@@ -1,4 +1,4 @@
-"""The one place that decides which storage a path or URL gets."""
+"""Chooses the storage of a path or URL. Only this module does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dydist.storage.protocol import Storage
 def open_storage(
     url: str, options: Mapping[str, Any] | None = None, *, field: str = "checkpoint.url"
 ) -> Storage:
-    """The place at a path or an fsspec URL. Opens no connection yet. `field`: what errors name."""
+    """The storage at a path or an fsspec URL. Opens no connection yet. `field`: the field that errors name."""
     if not is_url(url):
         return LocalStorage(local_path(url))
     from dydist.storage.remote import RemoteStorage

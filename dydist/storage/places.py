@@ -1,4 +1,4 @@
-"""Places: the folders and URLs that checkpoints and logs go to. One way to read their names, one door to open them."""
+"""Places: the folders and URLs to which checkpoints and logs are written. Parses, checks and opens them."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 LOCAL = ("file", "local")
 """Protocols of mounted file systems."""
 BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
-"""Protocols of object stores: a URL's first part is a bucket (or container), which is never made by dydist."""
+"""Protocols of object stores: a URL's first part is a bucket (or container), which dydist never creates."""
 SFTP = ("sftp", "ssh")
 HOSTS = (*SFTP, "ftp", "smb", "webdav")
 """Protocols whose URLs begin with a host."""
 NOT_FOR_CHECKPOINTS = ("http", "https", "github", "data")
-"""Protocols of fsspec that hold no checkpoints: nothing is written there, and files have no known sizes."""
+"""Protocols of fsspec that cannot store checkpoints: they are read-only, or do not report sizes of files."""
 _SPELLING = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _BARE_LOGIN = re.compile(r"[^/?#:@]*:(?!\d{1,5}[/?#])[^/?#@]*[/?#].*@")
-"""A URL after its protocol whose password ends what should be the host too early. Not: a port, and an @ in the path."""
+"""A URL, after its protocol, with a /, ? or # in its password. Does not match a port, or an @ in the path."""
 _EXTRAS = {"s3": "s3", "s3a": "s3", "sftp": "sftp", "ssh": "sftp", "webdav": "webdav"}
 _EXTRAS |= dict.fromkeys(("az", "abfs", "abfss"), "azure")
 
@@ -40,13 +40,13 @@ def is_url(place: str) -> bool:
 
 
 def local_path(place: str) -> str:
-    """The path of a place that is no URL, absolute."""
+    """The absolute path of a place that is not a URL."""
     protocol, separator, rest = place.partition("://")
     return os.path.abspath(os.path.expanduser(rest if separator and protocol in LOCAL else place))
 
 
 def check_place(place: str, field: str, *, step_folder: bool = False) -> None:
-    """Raise UserError, naming `field`, where `place` is neither a path nor a URL that can be opened here.
+    """Raise UserError, which names `field`, if `place` is neither a path nor a URL that can be opened here.
 
     Opens nothing. `step_folder`: it may also be a checkpoint's own folder, `…/step-000001234`.
     """
@@ -55,7 +55,7 @@ def check_place(place: str, field: str, *, step_folder: bool = False) -> None:
 
 
 def place_problem(place: str, *, step_folder: bool = False) -> str | None:
-    """What is wrong with a place, with the value, what is allowed and what to do; None where nothing is."""
+    """What is wrong with a place, what is allowed and what to do; None if nothing is wrong."""
     problem: str | None
     shown = repr(scrub(place))
     protocol, separator, rest = place.partition("://")
@@ -77,7 +77,7 @@ def place_problem(place: str, *, step_folder: bool = False) -> str | None:
 
 
 def folder_problem(path: str) -> str | None:
-    """What is wrong with a path that must be one of a mounted file system; None where nothing is."""
+    """What is wrong with a path that must be on a mounted file system; None if nothing is wrong."""
     first, colon, rest = path.partition(":")
     if colon and "/" not in first and (rest.startswith("//") or _is_protocol(first)):
         return f"{scrub(path)!r} is a URL, and this must be a path; write ./… for a folder of that name"
@@ -149,7 +149,10 @@ def _nearest(protocol: str) -> str | None:
 
 
 def _inside_a_step(path: str, shown: str, *, allowed: bool) -> str | None:
-    """`path`: an absolute local one, or a URL without its protocol. `allowed`: at its end."""
+    """The message if `path` lies inside a checkpoint's folder, else None.
+
+    `path`: absolute, or a URL without its protocol. `allowed`: whether it may end with a checkpoint's folder.
+    """
     parts = [part for part in (os.path.realpath(path) if path.startswith("/") else path).split("/") if part]
     inside = [part for part in parts if step_of(part) is not None]
     problem = None
@@ -166,12 +169,12 @@ def open_filesystem(
     *,
     field: str = "checkpoint.url",
 ) -> tuple[AbstractFileSystem, str]:
-    """A connection of the caller's own to the store of a URL, and the path there. Every URL is opened here.
+    """A new connection to the store of a URL, and the path there. Every URL is opened by this function.
 
-    Nothing is cached, since other processes write to the same place; host keys are checked; failures show in bounded
-    time. `options` go to fsspec's file system (endpoint, credentials), over the defaults here.
-    Raises UserError, naming `field`, where the URL or the options are wrong or a package is missing, and
-    PermissionError where the host key is not known.
+    Nothing is cached, since other processes write to the same store. Host keys are checked, and failures are reported
+    in bounded time. `options` go to fsspec's file system (endpoint, credentials) and override the defaults.
+    Raises UserError, which names `field`, if the URL or the options are wrong or a package is missing, and
+    PermissionError if the host key is unknown.
     """
     import fsspec
     from fsspec.dircache import DirCache
@@ -200,13 +203,13 @@ def open_filesystem(
         raise UserError(
             f"{field}: {protocol}:// cannot be used: {text}; correct the URL or checkpoint.storage_options"
         ) from None
-    # Not by an option, which some file systems refuse and others do not hand on.
+    # Set directly: some file systems refuse the option, and others do not pass it on.
     system.dircache = DirCache(use_listings_cache=False)
     return system, root
 
 
 def _without_login(url: str) -> tuple[str, dict[str, str]]:
-    """An SFTP or FTP URL without its user and password, and these, decoded, which fsspec does not do."""
+    """An SFTP or FTP URL without its user and password, and these two decoded (fsspec does not decode them)."""
     parts = urlsplit(url)
     if parts.scheme not in (*SFTP, "ftp") or parts.username is None:
         return url, {}
@@ -217,10 +220,10 @@ def _without_login(url: str) -> tuple[str, dict[str, str]]:
 
 
 def _defaults(protocol: str) -> dict[str, Any]:
-    """Options that make failures show in bounded time."""
+    """Options with which failures are reported in bounded time."""
     if protocol in ("s3", "s3a"):
         patience = {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 1}}
-        return {"config_kwargs": {**patience, "max_pool_connections": 16}}  # a survey asks for 16 together
+        return {"config_kwargs": {**patience, "max_pool_connections": 16}}  # a survey sends 16 at once
     if protocol in SFTP:
         return {"known_hosts": (), "keepalive_interval": 10, "connect_timeout": 20}
     if protocol in ("az", "abfs", "abfss"):
@@ -242,7 +245,7 @@ def _open_sftp(url: str, settings: dict[str, Any]) -> tuple[AbstractFileSystem, 
 
 
 def _open_webdav(url: str, settings: dict[str, Any]) -> tuple[AbstractFileSystem, str]:
-    """webdav4 wants the server as the option `base_url`; without, it is the URL's host, over TLS."""
+    """webdav4 needs the server as the option `base_url`. Without it, use the URL's host, over TLS."""
     from webdav4.fsspec import WebdavFileSystem
 
     parts = urlsplit(url)

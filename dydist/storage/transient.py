@@ -101,7 +101,7 @@ def is_refused(error: BaseException) -> bool:
 
 
 def is_of_store(error: BaseException) -> bool:
-    """Whether a store or the network raised it, and not a mistake in a program."""
+    """Whether an error comes from a store or the network, and not from a mistake in a program."""
     return any(type(one).__module__.partition(".")[0] in _STORE_MODULES for one in chain(error)) or (
         isinstance(error, ValueError | TypeError) and _raised_in(error) in _STORE_MODULES
     )
@@ -172,4 +172,4 @@ def explain(error: BaseException | None) -> str:
 
 
 LINES = 4
-"""Of a longer error text only the first line is shown: the rest is a dump of the protocol."""
+"""Of a longer error text, only the first line is shown; the rest is a protocol dump."""

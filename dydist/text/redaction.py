@@ -40,8 +40,8 @@ _LOGIN_SCHEMES = frozenset(
 _KNOWN_AT_LEAST = 6
 """Minimum length of a secret that `scrub` finds by its value. Shorter values occur in too many harmless texts."""
 
-# Logins in URLs. A password reaches to the last @ of its word, since it may hold @, /, ? and # that should have been
-# percent-encoded. Without an @ in its word, and where what follows the colon is no port, it holds blanks.
+# Logins in URLs. A password extends to the last @ of its word, since it may contain @, /, ? and # that should have been
+# percent-encoded. If its word has no @, and the text after the colon is not a port, the password contains blanks.
 _USER = r"([A-Za-z][A-Za-z0-9+.-]*)://([^\s/:?#]*):"
 _LOGIN = re.compile(rf"{_USER}(?:\S*@|(?!\d{{0,5}}(?:[/?#\s,;:.'\")\]}}>]|$))[^\n]*@)")
 _WHOLE_LOGIN = re.compile(rf"{_USER}.*@", re.DOTALL)
@@ -103,7 +103,7 @@ def redact_url(url: str) -> str:
 def redact(options: Mapping[str, Any], *, open_: bool = False) -> dict[str, Any]:
     """A copy of fsspec storage options in which texts that may be secret are HIDDEN.
 
-    `open_`: of other options, in which only texts with a secret's name are.
+    `open_`: these are other options, in which only texts with a secret's name are HIDDEN.
     """
     return {
         key: _redact_value(
@@ -157,7 +157,7 @@ def register_environment(environ: Mapping[str, str]) -> None:
     _add([value for name, value in environ.items() if is_secret_name(name) and not value.startswith("/")])
     if SECRETS in environ:
         with contextlib.suppress(ValueError, RecursionError):
-            # the values alone, each of a name that is there twice: `fill_hidden` tells what is wrong
+            # only the values, also of duplicate names, about which `fill_hidden` raises
             _add(json.loads(environ[SECRETS], object_pairs_hook=lambda pairs: [value for _, value in pairs]))
 
 

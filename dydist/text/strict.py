@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 LARGEST_FILE = 1 << 20
-"""Maximum bytes of a file written by hand."""
+"""Maximum bytes of a file that a user writes."""
 _LARGEST_TREE = 100_000
 """Maximum number of values of a YAML document with its aliases expanded."""
 _WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")

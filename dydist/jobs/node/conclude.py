@@ -34,7 +34,7 @@ def remember_start(context: NodeContext) -> None:
 
 
 def remember_lost_nodes(context: NodeContext) -> None:
-    """Where nobody was left to decide how the last start ended: write down which of its nodes SLURM says are down.
+    """If no node could decide how the last start ended, record which of its nodes are down according to SLURM.
 
     SLURM itself requeues a job whose node is lost, and kills the tasks of the other nodes.
     """

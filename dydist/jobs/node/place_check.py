@@ -61,7 +61,7 @@ def _check(inner: Storage, url: str, limit_s: float) -> Iterator[Finding]:
         storage.delete_folder(folder)
     except (UserError, ImportError) as error:
         yield Finding(level="bad", text=f"checkpoint.url: {explain(error)}", shared=True)
-    except BaseException as error:  # whatever a store's library raises, asyncio's CancelledError too
+    except BaseException as error:  # a store's library may raise anything, even asyncio's CancelledError
         text = f"checkpoint.url: {scrub(url)} cannot be written: {explain(error)}"
         yield Finding(level="bad", text=text, shared=True, passing=is_transient(error))
     else:

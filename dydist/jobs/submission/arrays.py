@@ -129,7 +129,7 @@ def arrays(runs: int, largest: int, parallel: int | None) -> list[Array]:
 
 
 def _submit_detached(executor: submitit.Executor, task: NodeTask) -> str:
-    """Submit to the local executor from a session of its own.
+    """Submit to the local executor from a separate session.
 
     The executor's controller is a child of the submitting process. In our session it would end with the terminal,
     receive Ctrl-C, and keep our output open. Raises OSError if it cannot write its files.

@@ -65,7 +65,7 @@ class Profile:
     container: str | None = None
     """Prefix of the Python command: `apptainer exec --nv image.sif`."""
     python: FilePath | None = None
-    """Python interpreter on the nodes. Default: the submitting one."""
+    """Python interpreter on the nodes. Default: the interpreter of `dydist submit`."""
     interface: str | None = None
     """Network interface between nodes (ib0, eno1). Default: the one with the default route."""
     sbatch: dict[str, Any] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Profile:
     hang_timeout_s: float = 900.0
     """Seconds without a finished step, or block of an evaluation, after which a process counts as hung."""
     max_stalled: int = 3
-    """Give up after this many stalled starts in a row."""
+    """Fail the job after this many stalled starts in a row."""
     restart_in_place: bool = True
     """After a killed, hung or crashed process, start again in the same allocation rather than requeue."""
 

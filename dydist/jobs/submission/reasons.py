@@ -16,7 +16,7 @@ _REASONS = {
     "Resources": "it waits for free nodes, and starts by itself",
     "Priority": "jobs of higher priority come first; it starts by itself",
     "Dependency": "it waits for another job, and starts by itself",
-    "JobArrayTaskLimit": "as many runs of the sweep as --parallel allows are running; it starts by itself",
+    "JobArrayTaskLimit": "the sweep already runs as many jobs as --parallel allows; it starts by itself",
     "Reservation": "it waits for its reservation to begin",
     "Licenses": "it waits for a licence, and starts by itself",
     "PartitionDown": "the partition is down; it waits for the administrators",

@@ -46,7 +46,7 @@ class Submission:
     """Environment variables of the job that are never written."""
 
     def __post_init__(self) -> None:
-        """Raise UserError if SLURM and submitit would write to another folder than the named one."""
+        """Raise UserError if SLURM and submitit would not write to the named folder."""
         if any(sign in str(self.submitit) for sign in "%\\"):
             raise UserError(
                 f"run.dir: {str(self.submitit)!r}, where SLURM writes what the job prints, holds % or \\, and SLURM "
@@ -96,7 +96,7 @@ def sbatch_parameters(submission: Submission) -> dict[str, Any]:
     # The whole environment, even if the site or the profile has --export=NONE.
     srun = ["--kill-on-bad-exit=1", "--export=ALL"]
     if ranged:
-        # With --ntasks-per-node, SLURM (22.05) uses the fewest nodes of a range; without it, all that are free.
+        # With --ntasks-per-node, SLURM (22.05) uses as few nodes of a range as possible; without it, as many.
         srun.append("--ntasks-per-node=1")
     if profile.cpus_per_task is not None:
         # srun does not inherit it from sbatch since 22.05

@@ -37,7 +37,7 @@ RECORDED_VARIABLES = frozenset(
     SBATCH_QOS SBATCH_TIMELIMIT SBATCH_CONSTRAINT SBATCH_EXPORT SBATCH_REQUEUE
     """.split()
 )
-"""The environment variables that are recorded. Others are not, because they may hold secrets."""
+"""The environment variables that are recorded. Others may contain secrets."""
 
 
 def package_root() -> Path:
@@ -95,11 +95,11 @@ def take_snapshot(
 
 
 def copy_module(name: str, target: Path, *, field: str, limit_bytes: int = LIMIT_BYTES) -> bool:
-    """Copy the top-level module or package `name` of somebody's code to `target`/code; returns whether it was copied.
+    """Copy the user's top-level module or package `name` to `target`/code; returns whether it was copied.
 
-    What belongs to Python or to an installed package, or is in the copy already, is not. A module that is not found is
-    none of ours to tell: the run does. Raises UserError, which names `field`, where it would be larger than
-    `limit_bytes`.
+    A module that belongs to Python or to an installed package, or that is in the copy already, is not copied. A
+    missing module is not an error here: the run reports it. Raises UserError, which names `field`, if the copy would
+    be larger than `limit_bytes`.
     """
     spec = PathFinder.find_spec(name, [*sys.path, os.getcwd()])
     if spec is None or (target / "code" / name).exists():

@@ -129,7 +129,7 @@ def _earlier(sweep_dir: Path) -> dict[str, Values]:
 def _own_values(words: Sequence[str], folder: str) -> dict[str, str] | None:
     """The fields in which a run of a sweep differs: `prepare_sweep` writes them after --run.name.
 
-    An earlier version wrote them before --run.name, at the end. Then those that form the folder's name are taken.
+    An earlier version wrote them at the end, before --run.name. The ones that form the folder's name are then used.
     """
     named_last = words[-2:-1] == ["--run.name"]
     words = words[:-4] if named_last else words

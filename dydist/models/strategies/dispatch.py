@@ -67,7 +67,7 @@ def dynamic_conv2d(
         stride, padding, dilation: (vertical, horizontal), pixels; padding is zeros.
         groups: as in `torch.nn.functional.conv2d`.
         strategy: one of `NAMES`; unknown names raise UserError. Without gradients, one image, or images that all
-            have the same attention, get one mixed kernel and one ordinary convolution, whatever the name.
+            have the same attention, get one mixed kernel and one ordinary convolution with any strategy.
 
     Returns [N, out, H', W']. Under autocast everything is cast to autocast's dtype, as for `conv2d`. Raises
     ValueError for shapes that do not fit one another, TypeError for dtypes that differ.

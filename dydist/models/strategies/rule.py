@@ -1,4 +1,4 @@
-"""The rule that chooses a layer's strategy by shape and device type alone, the same on every machine."""
+"""The rule that chooses a layer's strategy by shape and device type only, the same on every machine."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def _tried(index: int) -> str | None:
         with torch.cuda.device(index):
             x = torch.ones(1, 1, 1, 1, device=f"cuda:{index}")
             stacked_kernels.scale(x, x.view(1, 1), 1)
-    except Exception as error:  # whatever the cause, torch can compute the result
+    except Exception as error:  # regardless of the cause, torch can compute the result
         return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
     return None
 

@@ -95,7 +95,7 @@ def build(compiler: str, cache: Path) -> Path:
             draft = folder / f"kernels-{os.getpid()}.so"
             try:
                 _compile(compiler, draft)
-                draft.chmod(0o755)  # whatever the umask
+                draft.chmod(0o755)  # regardless of the umask
                 os.replace(draft, target)  # Atomic: readers see a complete library or none.
             finally:
                 draft.unlink(missing_ok=True)  # interrupted, also by a signal
