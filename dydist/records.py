@@ -52,7 +52,7 @@ class StepRecord:
 class EvaluationRecord:
     """One pass over a split: every image once. `accuracy` is a fraction, `loss` the mean cross-entropy.
 
-    `split`: validation or test. Runs with a validation split are evaluated on the test split at their end alone.
+    `split`: validation or test. Runs with a validation split are evaluated on the test split only at their end.
     """
 
     step: int

@@ -110,7 +110,7 @@ class Checkpointer:
 
         `config.resume` is "auto": the newest valid checkpoint (damaged ones are reported and skipped); "never": none,
         and existing ones are set aside; a step: that checkpoint, and later ones are set aside; a URL: this run's
-        newest checkpoint, or if there is none, the other run's weights alone (step 0, no optimizer state). A requeued
+        newest checkpoint, or if there is none, only the other run's weights (step 0, no optimizer state). A requeued
         job always resumes from its own newest checkpoint.
 
         Raises UserError if another run holds the lease or the requested step does not exist, NewerFormatError if a

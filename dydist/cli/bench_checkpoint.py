@@ -11,14 +11,14 @@ def bench_checkpoint(
 ) -> int:
     """The cost of saving DY-ResNet18 with momentum: pause of the loop, time to commit, extra memory.
 
-    Against torch.save and Accelerate's save_state to the same folder, in turn within one run: the pause is until the
-    call returns, the commit until all is flushed to the disk. Aims: our pause at most 10 % of the time torch.save takes
-    to the disk; extra memory at most one copy of the state.
+    Compared with torch.save and Accelerate's save_state to the same folder, in turn within one run. The pause lasts
+    until the call returns, the commit until everything is flushed to the disk. Targets: a pause of at most 10 % of
+    torch.save's time to the disk, and at most one copy of the state as extra memory.
 
     Example: dydist bench checkpoint --dir /scratch --saves 7
 
     Args:
-        dir: Folder to save to; a temporary one where not given.
+        dir: Folder to save to. Default: a temporary one.
         saves: Saves each way, after a first one that is left out.
         width: The network's width.
         json: Print the result as JSON.

@@ -30,11 +30,11 @@ class DeviceOptions:
     """Where and in which precision it is computed."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes the GPU where there is one."""
+    """auto uses the GPU if there is one."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """fp32, or autocast to bf16 or fp16."""
     threads: Count | None = None
-    """CPU threads; torch's default where not given."""
+    """CPU threads. Default: torch's."""
 
 
 def start(threads: int | None) -> None:

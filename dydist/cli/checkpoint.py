@@ -46,7 +46,7 @@ def list_checkpoints(url: Url, *, storage_options: str = "{}", json: bool = Fals
 def verify_checkpoints(
     url: Url, *, step: Index | None = None, storage_options: str = "{}", json: bool = False
 ) -> int:
-    """Read every byte of checkpoints and compare with their manifests. Exit 1 where one is damaged.
+    """Read every byte of checkpoints and compare with their manifests. Exit 1 if one is damaged.
 
     Example: dydist checkpoint verify runs/cifar10/checkpoints --step 1200
 
@@ -86,7 +86,7 @@ def prune_checkpoints(
 ) -> int:
     """Remove checkpoints that are not needed, and leftovers of torn saves older than a day.
 
-    The newest valid one is read back whole first; nothing is removed where none is valid.
+    The newest valid one is first read back completely. If none is valid, nothing is removed.
 
     Example: dydist checkpoint prune runs/cifar10/checkpoints --keep 2 --dry-run
 
@@ -137,7 +137,7 @@ def copy_checkpoints(
         source: A run's folder, its checkpoints' folder or URL, or one step's folder.
         target: The folder or URL to copy to.
         step: This step instead of the newest.
-        all_steps: Every checkpoint. Exit 1 where one that `list` calls valid cannot be loaded.
+        all_steps: Every checkpoint. Exit 1 if one that `list` shows as valid cannot be loaded.
         source_options: fsspec options of the source as JSON.
         target_options: fsspec options of the target as JSON.
         json: Print what was copied as a list of objects.

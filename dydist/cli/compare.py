@@ -29,7 +29,7 @@ def compare(
 ) -> int:
     """Two runs: say at which step they first differ, by how much, and whether their weights are equal bit for bit.
 
-    More runs, a sweep's folder, or --table: one row for the runs that differ in the seed alone: the last accuracy
+    More runs, a sweep's folder, or --table: one row for the runs that differ only in the seed: the last accuracy
     (mean and standard deviation over seeds), its difference to a baseline with a 95 % confidence interval, parameters,
     multiply-adds of one image, and time. Static against dynamic is `dydist sweep` over model.kind and seed, then this.
 

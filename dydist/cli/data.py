@@ -35,7 +35,7 @@ def prepare(
         name: Which data set.
         root: Folder of the data, as data.root of a run. An archive that lies there is unpacked, not downloaded.
         side: Height and width to which the images of a folder are scaled, as data.side of a run.
-        test_fraction: Share of each class for the test, where a folder or an .npz file has no split.
+        test_fraction: Share of each class for the test split, if a folder or an .npz file has no split.
         split_seed: Seed of that split.
         json_: Print JSON.
     """
@@ -94,7 +94,7 @@ def prepare(
     show(
         f"classes    {len(train.classes)}: {', '.join(train.classes[:10])}{', …' * (len(train.classes) > 10)}"
     )
-    show(f"source     {report['source'] or 'none: made where it is used, nothing to keep'}")
+    show(f"source     {report['source'] or 'none: generated when it is used, nothing to keep'}")
     if report["converted"]:
         show(f"converted  {report['converted']} (verified by SHA-256, memory-mapped by every run)")
     show(f"use it     {use}")

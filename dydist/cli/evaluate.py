@@ -45,7 +45,7 @@ def evaluate(
         factory: package.module:function of the checkpoint that may be run here. Default: that of a run of yours.
         ema: Take the moving average of the weights.
         flip: Test-time augmentation: average the probabilities over each image and its mirror image.
-        device: auto takes the GPU where there is one.
+        device: auto uses the GPU if there is one.
         storage_options: fsspec options as JSON, such as '{"endpoint_url": "http://host:9000"}'.
         json: Print JSON.
     """

@@ -26,7 +26,7 @@ def export(
     """Write a trained network as one file for other programs, check it by running it, and write a model card.
 
     Normalisation, attention and temperature are inside: images as bytes (uint8 [N, 3, side, side], RGB, any N) go in,
-    logits come out. The file is run against the original before it appears; where it differs nothing is written.
+    logits come out. The file is compared with the original before it appears. If it differs, nothing is written.
 
     Example: dydist export runs/cifar10 --to onnx --output cifar10.onnx
 

@@ -23,11 +23,11 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Train": {
         "data prepare": ("data", "download, convert and verify a data set"),
         "check": ("check", "whether a network trains to the same bits on any number of processes"),
-        "submit": ("jobs", "run a recipe as a job that comes back after interruptions"),
+        "submit": ("jobs", "run a recipe as a job that is requeued after interruptions"),
         "sweep": ("sweep", "run a grid of values and seeds as a job array"),
     },
     "Jobs": {
-        "status": ("jobs", "show how jobs and runs are doing"),
+        "status": ("jobs", "show the state of jobs and runs"),
         "logs": ("jobs", "show what a job's processes printed"),
         "cancel": ("jobs", "end jobs, with everything saved"),
         "preflight": ("preflight", "check this machine, or the nodes of a job"),
@@ -35,7 +35,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Checkpoints": {
         "checkpoint list": ("checkpoint", "list the checkpoints of a run or a place"),
         "checkpoint verify": ("checkpoint", "read every byte and compare it with the manifests"),
-        "checkpoint prune": ("checkpoint", "remove those that are not needed"),
+        "checkpoint prune": ("checkpoint", "remove checkpoints that are not needed"),
         "checkpoint copy": ("checkpoint", "copy to another folder or store, verified"),
     },
     "Results": {
@@ -43,7 +43,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "predict": ("predict", "classify pictures"),
         "export": ("export", "write a network as ONNX, torch.export or safetensors"),
         "compare": ("compare", "compare two runs, or tabulate many"),
-        "report": ("report", "write one HTML page about runs"),
+        "report": ("report", "write an HTML report on runs"),
         "tensorboard": ("tensorboard", "open TensorBoard on runs, also remote ones"),
     },
     "Tools": {
@@ -95,7 +95,7 @@ def _from_outside(error: Exception) -> str | None:
     from dydist.checkpoint import CheckpointError, explain, is_of_store
 
     if isinstance(error, socket.gaierror):
-        return f"{explain(error)}; correct the host in the URL, or try again where the network has no names for now"
+        return f"{explain(error)}; correct the host in the URL, or try again if name resolution is down"
     if isinstance(error, ValueError) and is_of_store(error):
         return f"{explain(error)}; correct the URL or --storage-options"
     if isinstance(error, BrokenPipeError):

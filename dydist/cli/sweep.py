@@ -38,7 +38,7 @@ def sweep(
         grid: Fields and their values, FIELD=VALUE,VALUE…; every combination is run.
         seeds: Number of seeds for each combination: 0, 1, …
         parallel: Maximum number of runs at the same time.
-        cluster: slurm. One machine alone has no queue for many runs; slurm/testcluster gives it one (docs/slurm.md).
+        cluster: slurm. On one machine without SLURM, slurm/testcluster provides a queue (docs/slurm.md).
         dry_run: Submit nothing: show which runs there would be, and the sbatch file.
         json_: Print JSON.
     """

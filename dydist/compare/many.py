@@ -117,7 +117,7 @@ def read_result(run_dir: Path) -> Result | None:
 
 
 def common_split(results: Sequence[Result]) -> str:
-    """The split on which runs are compared unless one is asked for: validation if every run has it, or else test."""
+    """The split on which runs are compared by default: validation if every run has it, otherwise test."""
     return "validation" if all("validation" in result.accuracies for result in results) else "test"
 
 
@@ -145,7 +145,7 @@ def training_seconds(steps: Sequence[dict[str, Any]]) -> float:
 def cost_of(settings: dict[str, Any], described: tuple[int, int] | None = None, *, own: bool = False) -> Cost:
     """Parameters and multiply-adds of the network of a run's settings. `own`: whether a factory in them may be called.
 
-    `described`: number of classes and side of the run's images, of which a data set of dydist's own needs none.
+    `described`: number of classes and side of the run's images; not needed for dydist's own data sets.
     """
     given = {name: value for name, value in settings.items() if name.startswith("model.")}
     model = unflatten(given).get("model", {})
@@ -212,7 +212,7 @@ def with_differences(rows: Sequence[Row], baseline: str | None) -> tuple[list[Ro
     else:
         labels = "; ".join(row.label for row in rows)
         raise UserError(
-            f"--baseline: {baseline!r} is in {len(fitting)} of the rows; give a text that is in one alone, of: {labels}"
+            f"--baseline: {baseline!r} is in {len(fitting)} of the rows; give a text that is in only one of: {labels}"
         )
     return [
         row if row is chosen else replace(row, difference=difference(row.accuracies, chosen.accuracies))

@@ -95,8 +95,9 @@ def open_dataset(
 ) -> ImageDataset:
     """Open one split, limited to `config.limit` images.
 
-    A folder of images is converted once, to memory-mapped arrays of `config.side` pixels a side. CIFAR is downloaded if
-    it is missing, and converted likewise (both splits, so that damage to either is reported before training).
+    A folder of images is converted once, to memory-mapped arrays of `config.side` × `config.side` pixels. CIFAR is
+    downloaded if it is missing, and converted in the same way (both splits, so that damage to either is reported
+    before training).
     Processes of a node may call this concurrently: one converts, the others wait. `cache_dir` overrides the folder of
     converted arrays; `progress` is called with a line on each long operation.
 

@@ -59,7 +59,7 @@ def decode_picture(path: str, side: int) -> np.ndarray:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
+    if image.mode.startswith("I"):  # 16 bits per pixel, which convert() would clip at 255
         return Image.fromarray(
             (np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)
         ).convert("RGB")

@@ -28,7 +28,7 @@ def digest(tensor: Tensor) -> Tensor:
 
 
 def check_agreement(state: Mapping[str, Tensor], step: int, world: World) -> None:
-    """Compare `state` and `step` over all processes (a collective; one all-gather of 8 bytes a tensor).
+    """Compare `state` and `step` over all processes (a collective; one all-gather of 8 bytes per tensor).
 
     Raises DivergedError on every process, naming the ranks that differ from the majority and the first tensor.
     """
@@ -48,7 +48,7 @@ def check_agreement(state: Mapping[str, Tensor], step: int, world: World) -> Non
     what = "the step" if position == 0 else f"tensor {list(state)[position - 1]}"
     raise DivergedError(
         f"step {step}: processes no longer agree: {who}, first in {what}. Nothing was saved. "
-        "Suspect the memory or the GPU of that rank; start the run again and it goes on from the last checkpoint"
+        "Suspect the memory or the GPU of that rank; start the run again to resume from its newest checkpoint"
     )
 
 

@@ -109,7 +109,7 @@ def exporter_versions(format: str) -> dict[str, str]:
 
 def to_markdown(card: dict[str, Any]) -> str:
     """The card as Markdown."""
-    unknown = "not logged for these weights; `dydist evaluate` tells"
+    unknown = "not logged for these weights; `dydist evaluate` measures it"
     logged = {f"{card['split']} accuracy": card["accuracy"], "test accuracy": card["test_accuracy"]}
     accuracies = {
         name: unknown if accuracy is None else f"{100 * accuracy:.2f} %" for name, accuracy in logged.items()

@@ -153,7 +153,7 @@ def slow_kernels(chosen: Mapping[str, str], device: torch.device | str) -> str |
     native = sum(name in ("fused", "winograd") for name in chosen.values())
     if native and device != "cpu":
         return (
-            f"{_layers(native)} made for C++ kernels, which run on CPUs alone: they compute the same by blocked. "
+            f"{_layers(native)} made for C++ kernels, which run on CPUs alone: blocked computes them here. "
             "Leave model.strategy at auto here"
         )
     if native and (why := reason()):
@@ -164,8 +164,8 @@ def slow_kernels(chosen: Mapping[str, str], device: torch.device | str) -> str |
     if stacked := sum(name == "stacked" for name in chosen.values()):
         if device == "cpu":
             return (
-                f"{_layers(stacked)} made for GPUs, and slow on a CPU, with K times the products. A run that goes on "
-                "keeps its choice; for a new one leave model.strategy at auto"
+                f"{_layers(stacked)} made for GPUs, and slow on a CPU, with K times the products. A resumed run "
+                "keeps its choice; for a new run, leave model.strategy at auto"
             )
         if (lacking := triton_reason(device)) is not None:
             return (

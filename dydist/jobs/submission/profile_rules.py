@@ -27,9 +27,9 @@ _LARGEST = 100_000
 """Upper limit of other integers; a larger one is a mistake."""
 _LONGEST_S = 10**7
 _OURS = {
-    "ntasks": "one task a node is fixed",
-    "ntasks-per-node": "one task a node is fixed",
-    "ntasks-per-gpu": "one task a node is fixed",
+    "ntasks": "dydist always uses one task per node",
+    "ntasks-per-node": "dydist always uses one task per node",
+    "ntasks-per-gpu": "dydist always uses one task per node",
     "output": "logs lie in the run folder",
     "error": "logs lie in the run folder",
     "signal": "set warning_s",
