@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,6 +156,39 @@ def test_publish_makes_no_checkpoint_of_files_that_are_gone(place: Place) -> Non
     with pytest.raises(FileNotFoundError):
         publish(patient(storage))
     assert contents(storage) == OLD
+
+
+def test_a_read_that_breaks_off_goes_on_where_it_was(tmp_path: Path) -> None:
+    """At every byte, also within a chunk of the second reading: no byte is missing or there twice."""
+    data = bytes(range(9))
+
+    class Breaking(LocalStorage):
+        readings = 0
+
+        def read(self, name: str) -> Iterator[bytes]:
+            self.readings += 1
+            if self.readings > 1:
+                yield from (data[:4], data[4:])
+                return
+            for byte in data[:at]:
+                yield bytes([byte])
+            raise ConnectionResetError("reset")
+
+    for at in range(len(data) + 1):
+        assert b"".join(patient(Breaking(tmp_path)).read("file")) == data, at
+
+
+def test_a_folder_that_is_deleted_in_part_is_no_checkpoint(tmp_path: Path) -> None:
+    """Cut off at any system call, the manifest is gone before any other file."""
+    files = {f"{FOLDER}/{name}": b"x" for name in (*(f"model-{n}" for n in range(20)), "MANIFEST.json")}
+    case = Case(files, lambda storage: storage.delete_folder(FOLDER), {})
+    for number in range(calls_of(case, tmp_path / "counted")):
+        storage = LocalStorage(tmp_path / f"{number}")
+        fill(storage, files)
+        with failing_disk(storage.root, once(number, "before")), contextlib.suppress(OSError):
+            case.work(storage)
+        left = contents(storage)
+        assert f"{FOLDER}/MANIFEST.json" not in left or left == files, f"system call {number}"
 
 
 def test_a_process_killed_between_two_renames_loses_neither_checkpoint(tmp_path: Path) -> None:

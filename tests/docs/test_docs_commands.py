@@ -99,8 +99,10 @@ def run(block: Block, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("block", SHOWN, ids=str)
-def test_dydist_takes_every_command_that_is_shown(block: Block) -> None:
+def test_dydist_takes_every_command_that_is_shown(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
     text = block.text
+    for name, value in re.findall(r"^export (\w+)=(\S+)", text, re.MULTILINE):
+        monkeypatch.setenv(name, value)
     if block.language == "diff":  # what it is replaced with, where that is a command
         text = "\n".join(re.findall(r"^\+((?:accelerate|dydist|python) .*)", text, re.MULTILINE))
     wrong = {" ".join(words): found for words in split(text) if (found := list(mistakes(words)))}

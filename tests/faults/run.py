@@ -105,7 +105,7 @@ FAULTS = [
     Fault(
         "disk: swaps of a process that died are not finished", "storage/local.py",
         "sorted(names | self._finish_swaps(names))", "sorted(names)",
-        "tests/checkpoint/test_storage.py tests/checkpoint/test_hostile_folders.py",
+        "tests/checkpoint/test_storage.py tests/checkpoint/test_idempotence.py",
     ),
     Fault(
         "disk: the manifest is removed last", "storage/local.py",
@@ -114,7 +114,7 @@ FAULTS = [
     Fault(
         "retry: a read begins again from the start", "storage/retry.py",
         "_skip(self.inner.read(name), given)", "_skip(self.inner.read(name), 0)",
-        "tests/checkpoint/test_bad_stores.py tests/checkpoint/test_bad_network.py",
+        "tests/checkpoint/test_idempotence.py",
     ),
     Fault(
         "retry: 503 is for good", "storage/transient.py",
