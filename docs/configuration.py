@@ -52,6 +52,8 @@ IMPOSSIBLE = [
     ("--data.name factory", 1),
     ("--data.name factory --data.factory images", 1),
     ("--data.options {size: 3}", 1),
+    ("--train.loss focal", 1),
+    ("--train.loss losses:focal --train.label_smoothing 0.1", 1),
     ("--data.mixup 0.2 --data.cutmix 1.0", 1),
     ("--data.augment false --data.cutout 8", 1),
     ("--data.limit 100 --data.validation 100", 1),

@@ -2,27 +2,33 @@
 
     accelerate launch dydist/train.py --config launch/recipes/cifar10-small.yaml --data.root data
 
+In a program of one's own, which is started in the same way, `train` does the same (docs/python.md); this module can be
+called in its place: `dydist.train("quickstart", model=make)`.
+
 Exit codes: 0 done; 75 stopped early and saved (run it again); 2 wrong configuration or input; 1 any other failure.
 `accelerate launch` turns every code but 0 into 1.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # run by path: the package's folder must not shadow other modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from dydist.config import Config
-from dydist.config.reader import build, read_given
+from dydist.config.reader import build, read_given, to_dict, values_of
 from dydist.config.rules import check_config
 from dydist.errors import (
+    EXIT_DONE,
     EXIT_ERROR,
     EXIT_STOPPED,
     EXIT_USAGE,
@@ -31,15 +37,104 @@ from dydist.errors import (
     UserError,
 )
 from dydist.machine import check_working_folder
-from dydist.process.end import run_to_end
+from dydist.process.end import prepare_streams, run_to_end
 from dydist.process.launcher import Process, check_rendezvous, has_launcher, join_step
 from dydist.process.launcher_settings import apply_launcher_settings
 from dydist.process.report import ProcessReport, job_end
-from dydist.process.stop import StopRequest, stop_with_parent
+from dydist.process.stop import StopRequest, ignore_signals, stop_with_parent
 from dydist.text import display
+from dydist.user_function import name_of, passing, refuse_while_imported
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from dydist.engine import Engine
+
+    Watch = Callable[[Any], Engine]
+    Network = Callable[..., nn.Module] | nn.Module
+    Split = tuple[Any, ...]
+    Images = Callable[..., Split] | Mapping[str, Split]
+    Loss = Callable[[Tensor, Tensor], Tensor]
+
+DESCRIPTION = "DYDIST_DESCRIPTION"
+"""Environment variable of `dydist submit`: a file to which `train` writes what it would train, in place of training."""
+
+
+def train(
+    config: str | os.PathLike[str] | Mapping[str, Any] | Config | None = None,
+    arguments: Sequence[str] = (),
+    *,
+    model: Network | None = None,
+    dataset: Images | None = None,
+    loss: Loss | None = None,
+) -> Path:
+    """Train in this process, as `dydist/train.py` does, and return the run's folder once the run is done.
+
+    Every process of the run calls it with the same values; `accelerate launch`, torchrun, srun or `dydist submit`
+    starts them. The same call resumes the run.
+
+    Args:
+        config: A recipe's path or name, a mapping ({"optim": {"lr": 0.1}} or {"optim.lr": 0.1}), or a `Config`.
+        arguments: Flags over it, such as `sys.argv[1:]`; `--config FILE` replaces `config`.
+        model: A function (num_classes, image_shape) → nn.Module, as `model.factory`, or a finished nn.Module. It takes
+            images float32 [N, 3, H, W] and gives logits [N, classes].
+        dataset: A function (split) → images, labels and, if they have names, classes, as `data.factory`, or a mapping
+            with these for "train" and "test": uint8 [N, H, W], [N, H, W, C] or [N, C, H, W], and whole numbers [N].
+        loss: A function (logits float32 [n, classes], targets) → the loss of each image [n], or their mean []. Targets
+            are labels int64 [n], or float32 [n, classes] with mixup and cutmix. It is called once for each shard.
+
+    Raises:
+        SystemExit: The run is not done, with its exit code: 75 stopped and saved, 2 wrong configuration or input,
+            1 failed. What was wrong is on standard error.
+        UserError: This call runs because a module is imported for a function in it; see docs/python.md.
+    """
+    refuse_while_imported()
+    if in_program := sys.stdout is sys.__stdout__:  # not in a notebook, which must survive
+        prepare_streams(ignore_stream_errors=True)
+    passed = {"model.factory": model, "data.factory": _images(dataset), "train.loss": loss}
+    names = {field: name_of(one) for field, one in passed.items() if one is not None}
+    folder = Path()
+
+    def read() -> dict[str, Any]:
+        nonlocal folder
+        given = read_given(arguments, values_of(config))
+        for field, name in (names | ({"data.name": "factory"} if dataset is not None else {})).items():
+            section, _, key = field.partition(".")
+            given.setdefault(section, {})[key] = name
+        folder = build(Config, given).run.folder
+        return given
+
+    if file := os.environ.get(DESCRIPTION):
+        _describe(read, Path(file))
+    with StopRequest() as stop, passing({names[field]: passed[field] for field in names}):
+        code = _run(read, stop)
+    if code == EXIT_DONE:
+        return folder
+    if in_program and code == EXIT_STOPPED:
+        ignore_signals()  # a second one must not turn 75 into the code of a killed process
+    raise SystemExit(code)
+
+
+def _images(dataset: Images | None) -> Callable[..., Split] | None:
+    if not isinstance(dataset, Mapping):
+        return dataset
+
+    def arrays(split: str) -> Split:
+        return dataset[split]
+
+    return arrays
+
+
+def _describe(read: Callable[[], dict[str, Any]], file: Path) -> None:
+    """Write the configuration, and which modules the program has imported, for `dydist submit`; ends the program."""
+    try:
+        config = build(Config, read())
+    except UserError as error:
+        display.tell(error)
+        raise SystemExit(EXIT_USAGE) from None
+    modules = sorted({name.partition(".")[0] for name in sys.modules} - {"__main__", "dydist"})
+    file.write_text(json.dumps({"config": to_dict(config), "modules": modules}), encoding="utf-8")
+    raise SystemExit(EXIT_DONE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,13 +143,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run_process(sys.argv[1:] if arguments is None else arguments, stop)
 
 
-def run_process(
-    arguments: Sequence[str], stop: StopRequest, *, watch: Callable[[Any], Engine] | None = None
-) -> int:
+def run_process(arguments: Sequence[str], stop: StopRequest, *, watch: Watch | None = None) -> int:
     """Run one process; returns its exit code. Process 0 prints a UserError in one line, and the exit code is 2.
 
     `watch`: gets the engine before the first step, and returns what is used in its place.
     """
+    return _run(lambda: read_given(arguments), stop, watch)
+
+
+def _run(read: Callable[[], dict[str, Any]], stop: StopRequest, watch: Watch | None = None) -> int:
+    """Run one process with the values that `read` returns, nested and without defaults; returns its exit code."""
     try:
         check_working_folder()
         if has_launcher(os.environ):
@@ -67,7 +165,7 @@ def run_process(
         return EXIT_USAGE
     report.start()
     try:
-        given, notes = apply_launcher_settings(read_given(arguments), os.environ)
+        given, notes = apply_launcher_settings(read(), os.environ)
         config: Config = build(Config, given)
         check_config(config, world_size=Process.from_environment(os.environ).world_size)
         check_rendezvous(os.environ)
@@ -117,6 +215,14 @@ def ended_by_launcher(stop: StopRequest, within_s: float = 10) -> bool:
         time.sleep(0.05)
     return stop.requested
 
+
+class _CallableModule(ModuleType):
+    """This module; calling it trains. `dydist.train` is the module once anything has imported it."""
+
+    __call__ = staticmethod(train)
+
+
+sys.modules[__name__].__class__ = _CallableModule
 
 if __name__ == "__main__":
     stop = StopRequest().listen()  # before slow imports

@@ -1,33 +1,56 @@
-"""Loads the user's own functions, which the configuration names as `package.module:function`."""
+"""Loads the user's own functions, which the configuration names as `package.module:function`.
+
+A program may pass the objects themselves (`dydist.train`, `dydist.load`). They get such a name too: that of the
+function in its module or script, or `given:NAME` if it cannot be imported.
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dydist.errors import UserError
+
+UNNAMED = "given"
+"""In the name of an object that was passed and cannot be imported: stands for the module."""
+_PASSED: ContextVar[Mapping[str, Any]] = ContextVar("passed", default=MappingProxyType({}))
+_IMPORTING: ContextVar[str] = ContextVar("importing", default="")
 
 
 def load_function(field: str, name: str) -> Callable[..., Any]:
     """The function `name`, a value of the field `field`. Raises UserError if there is none.
 
-    Its module is searched for on Python's path, and then in the working folder.
+    It is a passed object (`passing`), or its module is searched for on Python's path, and then in the working folder.
     """
+    if (passed := _PASSED.get().get(name)) is not None:
+        found_before: Callable[..., Any] = passed
+        return found_before
+    refuse_unnamed(field, name)
     module_name, _, attributes = name.partition(":")
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)
+    token = _IMPORTING.set(module_name)
     try:
         found: Any = importlib.import_module(module_name)
+    except UserError:
+        raise
     except Exception as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == module_name.split(".")[0]
         why = f"there is no module {error.name}" if missing else f"its import failed: {describe_error(error)}"  # type: ignore[attr-defined]
         raise UserError(
             f"{field}: {name}: {why}; put its folder on PYTHONPATH, start in that folder, or install it"
         ) from error
+    finally:
+        _IMPORTING.reset(token)
     for attribute in attributes.split("."):
         if not hasattr(found, attribute):
             raise UserError(
@@ -46,3 +69,67 @@ def describe_error(error: BaseException) -> str:
     last = frames[-1] if frames else None
     where = "" if last is None else f" ({last.filename}, line {last.lineno})"
     return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+
+
+def refuse_unnamed(field: str, name: str) -> None:
+    """Raise UserError if `name` is that of an object which was passed when the run was trained, and not now."""
+    if name.partition(":")[0] == UNNAMED and name not in _PASSED.get():
+        raise UserError(
+            f"{field}: {name} was passed to dydist.train as an object, which cannot be imported; call dydist.load(RUN, "
+            "model=…) with it, or train with a function that a module or script defines at its top level"
+        )
+
+
+@contextmanager
+def passing(objects: Mapping[str, Any]) -> Iterator[None]:
+    """Within, these objects are found by their names (`name_of`)."""
+    token = _PASSED.set({**_PASSED.get(), **objects})
+    try:
+        yield
+    finally:
+        _PASSED.reset(token)
+
+
+def is_passed(name: str) -> bool:
+    """Whether `name` is that of an object which was passed."""
+    return name in _PASSED.get()
+
+
+def is_of_script(name: str) -> bool:
+    """Whether `name` is that of a passed object which belongs to the running program, not to a module."""
+    passed = _PASSED.get().get(name)
+    return passed is not None and (
+        name.partition(":")[0] == UNNAMED or getattr(passed, "__module__", None) == "__main__"
+    )
+
+
+def name_of(thing: Any) -> str:
+    """The name under which `thing` is recorded: `package.module:function`, or `given:NAME` if it cannot be imported."""
+    module, name = (
+        getattr(thing, "__module__", None),
+        str(getattr(thing, "__qualname__", type(thing).__name__)),
+    )
+    there = sys.modules.get(str(module))
+    if name.isidentifier() and getattr(there, name, None) is thing:
+        importable = _script_module() if module == "__main__" else module
+        if importable is not None and all(part.isidentifier() for part in importable.split(".")):
+            return f"{importable}:{name}"
+    return f"{UNNAMED}:{re.sub(r'[^0-9A-Za-z_]', '', name.rpartition('.')[2])}"
+
+
+def _script_module() -> str | None:
+    """The name under which the running program can be imported; None in a notebook or a terminal."""
+    main = sys.modules["__main__"]
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None:  # python -m
+        return str(spec.name)
+    return Path(file).stem if file is not None and file.endswith(".py") else None
+
+
+def refuse_while_imported() -> None:
+    """Raise UserError if the caller runs because its module is being imported by `load_function`."""
+    if module := _IMPORTING.get():
+        raise UserError(
+            f"{module}: it calls dydist.train while it is imported for a function in it; put that call below "
+            "if __name__ == '__main__':"
+        )

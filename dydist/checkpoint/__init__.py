@@ -1,7 +1,7 @@
 """Checkpoints: written in the background, committed atomically, verified before they are loaded.
 
 - `Checkpointer`, `TrainingState`: what a run uses (`_checkpointer`, `_tensors`; `_context`: its arguments)
-- `open_storage`, `Storage`: a store at a path or fsspec URL (`dydist.storage`)
+- `open_storage`, `Storage`: a store at a path or fsspec URL (`dydist.storage`); `open_patiently` retries (`_opening`)
 - `survey`, `inspect`, `verify`, `load`, `CheckpointFolder`: the checkpoints of a store (`_catalog`; `_content`: checks
   of their files); `find_source`: the checkpoints that a URL names
 - `copy_checkpoint`, `prune`, `Keep`, `remove_attempt`: copying and removing checkpoints (`_copy`, `_housekeeping`)
@@ -26,6 +26,7 @@ from dydist.checkpoint._context import Clock, LeaseTiming, RankGroup, RunInfo
 from dydist.checkpoint._copy import copy_checkpoint
 from dydist.checkpoint._format import Manifest
 from dydist.checkpoint._housekeeping import Keep, prune, remove_attempt
+from dydist.checkpoint._opening import open_patiently
 from dydist.checkpoint._restore import find_source
 from dydist.checkpoint._store_check import check_store, refuse_missing_source
 from dydist.errors import (
@@ -74,6 +75,7 @@ __all__ = [
     "is_refused",
     "is_transient",
     "load",
+    "open_patiently",
     "open_storage",
     "prune",
     "redact",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_module
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
     from dydist.checkpoint import CheckpointFolder, Retrying
 
 Url = Annotated[FilePath, Positional, arg(metavar="FOLDER|URL")]
-
-PATIENCE_S = 60.0
-"""Seconds for which a failing store is retried before the error is reported."""
 
 
 def list_checkpoints(url: Url, *, storage_options: str = "{}", json: bool = False) -> int:
@@ -227,27 +223,9 @@ def open_place(url: str, options: Mapping[str, Any], *, field: str = "url") -> R
 
     DYDIST_SECRETS replaces `<hidden>` values, as for a run.
     """
-    import os
-    import threading
+    from dydist.checkpoint import open_patiently
 
-    from dydist.checkpoint import Retrying, open_storage
-    from dydist.config import CheckpointConfig
-    from dydist.storage.places import check_place
-    from dydist.text.redaction import fill_hidden, register_secrets
-
-    values = fill_hidden({"checkpoint": {"url": url, "storage_options": options}}, os.environ)["checkpoint"]
-    url, options = values["url"], values["storage_options"]
-    register_secrets(CheckpointConfig(url=url, storage_options=dict(options)))
-
-    check_place(url, field)
-    return Retrying(
-        open_storage(url, options),
-        deadline=math.inf,
-        clock=time.monotonic,
-        cancelled=threading.Event(),
-        on_retry=lambda text: tell(text),
-        patience_s=PATIENCE_S,
-    )
+    return open_patiently(url, options, field=field, on_retry=lambda text: tell(text))
 
 
 def _find(url: str, step: Index | None, options: str) -> tuple[Retrying, list[CheckpointFolder]]:

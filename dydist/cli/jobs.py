@@ -41,7 +41,8 @@ def submit(
     Example: dydist submit --nodes 2 --gpus-per-node 4 --time 12:00:00 -- launch/recipes/cifar10.yaml --optim.lr 0.2
 
     Args:
-        run: After --: a recipe's path, then flags of dydist/train.py over it.
+        run: After --: a recipe's path, then flags of dydist/train.py over it. Or a program that calls dydist.train,
+            then -- and its flags: my_train.py -- --optim.lr 0.2.
         cluster: slurm; or local, the same on this machine.
         dry_run: Submit nothing: show the sbatch file, each node's command, and what SLURM says of it.
         wait: Follow the log until the job ends; the exit code is the job's.
@@ -56,7 +57,7 @@ def submit(
     submission = jobs.prepare_run(run, launch.merged(), cluster=cluster)
     if dry_run:
         return _show_dry_run(submission, as_json=json_)
-    ids = jobs.submit(submission, recipe=jobs.recipe_of(jobs.with_recipe(run)))
+    ids = jobs.submit(submission, recipe=jobs.recipe_of(jobs.flags_of(run)))
     if json_:
         print(json.dumps({"job": ids[0], "run_dir": submission.specs[0].run_dir}))
     else:
@@ -89,22 +90,15 @@ def status(
     from rich.live import Live
 
     from dydist.cli.jobs_view import render
-    from dydist.jobs.submission.registry import find, remembered, without_job
-    from dydist.jobs.submission.status import folder_status, statuses
-
-    def look() -> list[JobStatus]:
-        folders = {name: folder for name in which if (folder := without_job(name)) is not None}
-        named = [one for name in which if name not in folders for one in find(name)]
-        found = statuses(named if which else remembered()[-50:])
-        return found + [folder_status(folder) for folder in folders.values()]
+    from dydist.jobs.submission.interface import status as look
 
     if json_:
-        print(json.dumps([dataclasses.asdict(one) for one in look()], indent=1))
+        print(json.dumps([dataclasses.asdict(one) for one in look(*which)], indent=1))
         return EXIT_DONE
     # A file or another program gets whole lines; rich would wrap them after 80 characters.
     whole = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     console = display.console(width=WIDE if whole else None)
-    found = look()
+    found = look(*which)
     if not found:
         display.show("no job was submitted from here; submit one: dydist submit --help", file=sys.stderr)
         return EXIT_DONE
@@ -114,7 +108,7 @@ def status(
     with Live(render(found), console=console, auto_refresh=False) as live:
         while not all(one.ended for one in found):
             time.sleep(2)
-            found = look()
+            found = look(*which)
             live.update(render(found), refresh=True)
     return EXIT_DONE
 

@@ -6,7 +6,6 @@ import dataclasses
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -60,12 +59,10 @@ class NodeOptions:
 
     def merged(self, **more: Any) -> Profile:
         """The profile, overridden by these options and `more`. Raises UserError, which names every mistake."""
-        from dydist.config.shipped import ROOT
-        from dydist.jobs.submission.profile import load_profile
+        from dydist.jobs.submission.profile import load_profile, project_folder
         from dydist.jobs.submission.profile_rules import check_profile
 
-        project = Path.cwd() if (Path.cwd() / "slurm").is_dir() else ROOT
-        profile = load_profile(self.profile, project=project)
+        profile = load_profile(self.profile, project=project_folder())
         own = ("profile", "cpu", "sbatch", "reservation")
         options: dict[str, str | bool] = {}
         given = {

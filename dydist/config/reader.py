@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -28,15 +29,18 @@ def read_config(arguments: Sequence[str]) -> Config:
     return found
 
 
-def read_given(arguments: Sequence[str]) -> dict[str, Any]:
-    """The values in the arguments, nested, read as by `read_config`; without defaults."""
+def read_given(arguments: Sequence[str], under: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The values in the arguments, nested, read as by `read_config`; without defaults.
+
+    `under`: checked values (`values_of`), which flags override and a `--config` file replaces.
+    """
     if any(argument in ("-h", "--help") for argument in arguments):
         from dydist.config.help import print_help
 
         print_help()
         raise SystemExit(0)
     file, flags = _split(arguments)
-    values: dict[str, Any] = {}
+    values = copy.deepcopy(dict(under or {}))
     if file is not None:
         values = read_yaml(find_file(file, RECIPES))
     for path, text in flags:
@@ -45,6 +49,38 @@ def read_given(arguments: Sequence[str]) -> dict[str, Any]:
     refuse_hidden(values)
     register_secrets(build(Config, values))
     return values
+
+
+def values_of(config: str | os.PathLike[str] | Mapping[str, Any] | Config | None) -> dict[str, Any]:
+    """The values of a recipe, a mapping or a `Config`, nested and checked field by field; without defaults.
+
+    A recipe is a path, or the name of one that comes with dydist. A mapping has sections, or `section.field` as its
+    names. Raises UserError.
+    """
+    if config is None:
+        return {}
+    if isinstance(config, str | os.PathLike):
+        return read_yaml(find_file(os.fspath(config), RECIPES))
+    given: dict[str, Any] = {}
+    if isinstance(config, Config):
+        usual = flatten_sections(to_dict(Config()))
+        for path, value in flatten_sections(to_dict(config)).items():
+            if value != usual[path]:
+                _set(given, path, value)
+    else:
+        for name, value in config.items():
+            if isinstance(value, Mapping) and "." not in name:
+                given.setdefault(name, {}).update(value)
+            else:
+                _set(given, name, value)
+    return dict(_checked(Config, _without_paths(given), "", "config"))
+
+
+def _without_paths(value: Any) -> Any:
+    """Nested values with paths as text."""
+    if isinstance(value, Mapping):
+        return {name: _without_paths(one) for name, one in value.items()}
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -151,6 +187,15 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+def flatten_sections(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As `flatten`, for a whole configuration, with fields that are mappings as they are."""
+    return {
+        path: values[section][name] if name else values[section]
+        for path, _, _ in fields()
+        for section, _, name in [path.partition(".")]
+    }
 
 
 def unflatten(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -154,6 +154,14 @@ def _combinations(config: Config, world_size: int) -> Iterator[str]:
         yield "data.factory: goes with data.name=factory; give both, or neither"
     elif config.data.factory is not None and not re.fullmatch(r"[\w.]+:\w+", config.data.factory):
         yield f"data.factory: {config.data.factory!r} is not allowed; write package.module:function"
+    if config.train.loss is not None:
+        if not re.fullmatch(r"[\w.]+:\w+", config.train.loss):
+            yield f"train.loss: {config.train.loss!r} is not allowed; write package.module:function"
+        if config.train.label_smoothing:
+            yield (
+                f"train.label_smoothing: {config.train.label_smoothing:g} is that of cross-entropy, and "
+                f"{config.train.loss} is trained with; smooth the targets in that function"
+            )
     if config.data.options and config.data.factory is None:
         yield "data.options: they are those of data.factory; give both, or neither"
     if config.data.mixup > 0 and config.data.cutmix > 0:

@@ -155,6 +155,8 @@ class TrainConfig:
     """Clip the gradient of the global batch to this L2 norm."""
     label_smoothing: float = 0.0
     """Fraction of the target that is spread over all classes."""
+    loss: str | None = None
+    """Loss in place of cross-entropy, package.module:function(logits, targets) (docs/python.md#a-loss)."""
     ema_decay: float | None = None
     """Keep an exponential moving average of the weights with this decay per step, and evaluate it too."""
     eval_every_epochs: float = 1.0

@@ -47,14 +47,19 @@ def decode_picture(path: str, side: int) -> np.ndarray:
     try:
         with Image.open(path, formats=FORMATS) as image:
             image.draft(None, (2 * side, 2 * side))  # a large JPEG is decoded at 1/2 … 1/8
-            upright = ImageOps.exif_transpose(image)
-            square = ImageOps.fit(_rgb(upright), (side, side), method=Image.Resampling.BICUBIC)
+            return as_square(image, side)
     except FileNotFoundError:
         raise PictureError("there is no such file") from None
     except Image.UnidentifiedImageError:
         raise PictureError("not a PNG, JPEG or WebP image") from None
     except Exception as error:  # decoders raise nearly any exception for damaged files
         raise PictureError(f"cannot be read: {error}") from error
+
+
+def as_square(image: Image.Image, side: int) -> np.ndarray:
+    """An open image as uint8 RGB [3, side, side], as `read_picture` says."""
+    upright = ImageOps.exif_transpose(image)
+    square = ImageOps.fit(_rgb(upright), (side, side), method=Image.Resampling.BICUBIC)
     return np.asarray(square).transpose(2, 0, 1).copy()
 
 

@@ -3,7 +3,7 @@
 - `Loop`, `Callbacks`, `Progress`: the training loop.
 - `Engine`: the interface of a back end; `build_engine` creates the configured one: `ddp.DdpEngine` (reduce=fast),
   `exact.ExactEngine` (reduce=exact), `deepspeed.DeepSpeedEngine` (ZeRO); `core.TorchEngine` is their base class, with
-  `optimizer`, `ema`, `loss_scale` and `forward`, which calls the network.
+  `loss`, `optimizer`, `ema`, `loss_scale` and `forward`, which calls the network.
 - `deepspeed_config`, `deepspeed_import`, `deepspeed_state`: DeepSpeed's JSON, its import, full tensors from ZeRO's
   partitions.
 - `World`, `start_world`: the processes of a run; `rendezvous` waits for all of them.

@@ -9,13 +9,13 @@ import math
 from collections.abc import Callable, Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dydist.config import Config
 from dydist.data.loader import ShardGroup, StepBatch
 from dydist.engine.ema import AveragedWeights
 from dydist.engine.forward import shard_forward
+from dydist.engine.loss import group_loss
 from dydist.engine.loss_scale import LossScale
 from dydist.engine.optimizer import make_optimizer, set_learning_rate
 from dydist.engine.protocol import StepSums, Votes
@@ -38,6 +38,7 @@ class TorchEngine:
         if config.train.compile:
             self.model.compile(mode=config.train.compile_mode)
         self.forward = shard_forward(config, self.model)
+        self.loss = group_loss(config, self.device)
         self.statistics = attach_statistics(self.model, self.device)
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.names, self.parameters = list(trained), list(trained.values())
@@ -173,13 +174,7 @@ class TorchEngine:
         precision = self._autocast_dtype
         with torch.autocast(self.device.type, dtype=precision, enabled=precision is not None):
             logits = self.forward(network, group, step)
-        targets = group.labels if group.targets is None else group.targets
-        loss = (
-            F.cross_entropy(
-                logits.float(), targets, reduction="sum", label_smoothing=self.config.train.label_smoothing
-            )
-            / count
-        )
+        loss = self.loss(logits.float(), group) / count
         self._backpropagate(loss if factor == 1 else loss * factor)
         correct = (logits.argmax(1) == group.labels).sum()
         return torch.stack([loss.detach(), correct.float()])

@@ -23,7 +23,7 @@ class Votes:
 class StepSums:
     """A step's sums over the global batch, the same on every process.
 
-    `loss`: mean cross-entropy. `accuracy`: fraction of correct images (by the labels before mixing). `stop`, `save`:
+    `loss`: mean loss. `accuracy`: fraction of correct images (by the labels before mixing). `stop`, `save`:
     whether any process voted so. `data_hash`: a hash of the images and labels of all shards.
     """
 

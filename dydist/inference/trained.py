@@ -25,6 +25,7 @@ from dydist.models.factory import source_hash
 from dydist.named_run import place_of
 from dydist.schedules import evaluation_temperature
 from dydist.text.redaction import fill_hidden, refuse_hidden
+from dydist.user_function import passing
 
 OpenPlace = Callable[[str, Mapping[str, Any]], Storage]
 """Opens a checkpoint store by URL and storage options."""
@@ -67,6 +68,7 @@ def load_trained(
     averaged: bool = False,
     data_root: str | None = None,
     factory: str | None = None,
+    model: Callable[..., Any] | None = None,
     note: Callable[[str], None],
 ) -> TrainedModel:
     """Load the network of a checkpoint's folder, or of the newest valid checkpoint of a store or a run folder.
@@ -74,7 +76,8 @@ def load_trained(
     `step` selects a step of a store; `averaged` selects the moving average instead of the weights. All bytes read are
     verified. A damaged checkpoint of a store is skipped and reported through `note`. `data_root` replaces the run's
     data.root, which is only used if the checkpoint does not describe its data set. `factory`: functions that the user
-    trusts, which a checkpoint may name (`trust`). Raises UserError if there is no such checkpoint, or it names others,
+    trusts, which a checkpoint may name (`trust`); `model`: a function or a network in place of the one that it names.
+    Raises UserError if there is no such checkpoint, or it names others,
     and CheckpointError if its store cannot be read.
     """
     place, found = _candidates(where, open_place, step)
@@ -85,14 +88,18 @@ def load_trained(
             f"--ema: {url} holds no averaged weights, since its run had no train.ema_decay; leave --ema out"
         )
     config = from_dict(state.extra["config"], f"{url}/state.json")
-    refuse_foreign_code(config, "model", where=where, given=factory)
+    passed = {} if model is None else {_own_factory(config): model}
+    if model is None:
+        refuse_foreign_code(config, "model", where=where, given=factory)
     if state.extra.get("data") is None:
         refuse_foreign_code(config, "data", where=where, given=factory)
     config = _with_secrets(config)
     data = _description(state, config, data_root)
-    network = build_model(config.model, len(data.classes), (3, data.side, data.side))
     told = state.extra.get("network", {}).get("source")
-    if told is not None and told != source_hash(config.model):
+    with passing(passed):
+        network = build_model(config.model, len(data.classes), (3, data.side, data.side))
+        edited = told is not None and told != source_hash(config.model)
+    if edited:
         note(
             f"model.factory: the file of {config.model.factory} is not the one that this network was trained with"
         )
@@ -121,6 +128,13 @@ def load_trained(
         test_accuracy=None if config.train.ema_decay is not None else tested,
         environment=state.extra.get("environment", {}),
     )
+
+
+def _own_factory(config: Config) -> str:
+    """The name of the run's own network. Raises UserError if it trained dydist's."""
+    if config.model.factory is None:
+        raise UserError("model: this run trained dydist's own network; leave model out")
+    return config.model.factory
 
 
 def _with_secrets(config: Config) -> Config:

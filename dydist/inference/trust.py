@@ -17,6 +17,7 @@ from dydist.errors import UserError
 from dydist.named_run import is_own_run, run_folder
 from dydist.storage.places import is_url, local_path
 from dydist.text.redaction import scrub
+from dydist.user_function import refuse_unnamed
 
 
 def refuse_foreign_code(
@@ -29,6 +30,8 @@ def refuse_foreign_code(
     that folder's config.yaml are trusted, too.
     """
     values = getattr(config, section)
+    if values.factory is not None:
+        refuse_unnamed(f"{section}.factory", values.factory)
     if values.factory is None or values.factory in (given or "").split(","):
         return
     shown = scrub(str(values.options))

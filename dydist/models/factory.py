@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import random
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from dydist.errors import UserError
 from dydist.models.batchnorm import batch_norm_by_shard
 from dydist.models.convert import convert_to_dynamic
 from dydist.models.dynamic_conv import dynamic_options
-from dydist.user_function import describe_error, load_function
+from dydist.user_function import describe_error, is_of_script, load_function
 
 
 def build_network(
@@ -75,12 +76,13 @@ def load_factory(config: ModelConfig) -> Callable[..., Any]:
     """The function that `model.factory` names. Raises UserError if there is none."""
     assert config.factory is not None
     declare_operators()  # timm and many networks import torchvision
-    return load_function("model.factory", config.factory)
+    found = load_function("model.factory", config.factory)
+    return (lambda: deepcopy(found)) if isinstance(found, nn.Module) else found
 
 
 def source_hash(config: ModelConfig) -> str | None:
-    """SHA-256 of the factory's source file; None if it has none, or for dydist's own network."""
-    if config.factory is None:
+    """SHA-256 of the factory's source file; None if it has none, is part of the running script, or is not given."""
+    if config.factory is None or is_of_script(config.factory):
         return None
     try:
         file = inspect.getsourcefile(inspect.unwrap(load_factory(config)))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dydist.config import Config
 from dydist.data import ImageDataset
 from dydist.engine import World
+from dydist.engine.loss import examine_loss
 from dydist.errors import UserError
 from dydist.models import build_model
 from dydist.models.examine import examine
@@ -18,6 +19,7 @@ from dydist.models.pretrained import hash_of, load_weights, read_weights
 from dydist.randomness import derived_seed
 from dydist.run.folder import public_values
 from dydist.text.redaction import scrub
+from dydist.user_function import is_passed
 
 
 def network_identity(config: Config) -> dict[str, Any]:
@@ -28,13 +30,16 @@ def network_identity(config: Config) -> dict[str, Any]:
 
 
 def examine_network(config: Config, model: nn.Module, dataset: ImageDataset, world: World) -> list[str]:
-    """Examine the user's own network (dydist/models/examine.py) after it is built; returns warnings.
+    """Examine the user's own network (dydist/models/examine.py) after it is built, and loss; returns warnings.
 
     Raises UserError if it cannot be trained as configured. With reduce=exact, nothing may make its bits depend on the
     number of processes; with several processes, buffers must not differ between them.
     """
+    examine_loss(config, len(dataset.classes))
     if config.model.factory is None:
         return []
+    if is_passed(config.model.factory):
+        _refuse_other_weights(config, model, world)
     who = f"model.factory: the network of {config.model.factory}"
     found = examine(model, len(dataset.classes), dataset.images.shape[1:], who)
     model.draws_masks = found.draws  # type: ignore[assignment]
@@ -64,6 +69,17 @@ def examine_network(config: Config, model: nn.Module, dataset: ImageDataset, wor
         *(f"model.factory: {text}: such values depend on the number of processes" for text in doubts),
         *(f"model.factory: {text}" for text in found.by_batch),
     ]
+
+
+def _refuse_other_weights(config: Config, model: nn.Module, world: World) -> None:
+    """Raise UserError unless all processes were passed a network with the same weights. Collective."""
+    hashes = world.gather(hash_of(model.state_dict()) if world.size > 1 else "")
+    for rank, other in enumerate(hashes):
+        if other != hashes[0]:
+            raise UserError(
+                f"model.factory: process {rank} was passed {config.model.factory} with other weights than process 0; "
+                "pass the function that makes the network, which is called with the seed set"
+            )
 
 
 def network_with_weights(

@@ -102,7 +102,7 @@ def test_a_module_that_is_too_large_names_its_field(tmp_path: Path, monkeypatch:
     (tmp_path / "my_scans.py").write_text("x = 1\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"^data\.factory: my_scans is"):
-        copy_module("my_scans", tmp_path / "s", field="data.factory", limit_bytes=1)
+        copy_module("my_scans", tmp_path / "s" / "code", field="data.factory", limit_bytes=1)
 
 
 def test_modules_of_the_user_are_copied_and_those_of_the_environment_are_not(
@@ -122,10 +122,12 @@ def test_modules_of_the_user_are_copied_and_those_of_the_environment_are_not(
     # as with Python in /usr, where a home may be
     monkeypatch.setattr(sysconfig, "get_paths", lambda *_: {**real, "data": str(tmp_path)})
     target = tmp_path / "target"
-    copied = [copy_module(name, target, field="model.factory") for name in ("spaced", "alone", "whole")]
+    copied = [
+        copy_module(name, target / "code", field="model.factory") for name in ("spaced", "alone", "whole")
+    ]
     assert copied == [True] * 3
     assert not any(
-        copy_module(name, target, field="model.factory")
+        copy_module(name, target / "code", field="model.factory")
         for name in ("system_module", "os", "sys", "torch", "nowhere")
     )
     assert sorted(str(path.relative_to(target)) for path in target.rglob("*.py")) == [

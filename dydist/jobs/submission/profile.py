@@ -12,6 +12,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from dydist.config.shipped import ROOT
 from dydist.config.types import FilePath, convert, hints_of, normal_path
 from dydist.errors import UserError
 from dydist.jobs.spec import Preflight
@@ -164,6 +165,11 @@ def _as_written(values: Any, words: Any) -> None:
             for name, value in found.items():
                 if isinstance(value, (int, float)) and not (section == "sbatch" and isinstance(value, bool)):
                     found[name] = texts.get(name, value)
+
+
+def project_folder() -> Path:
+    """The folder whose slurm/ has profiles: the working folder, or the package's own."""
+    return Path.cwd() if (Path.cwd() / "slurm").is_dir() else ROOT
 
 
 def default_config_home() -> Path:

@@ -16,6 +16,7 @@ from dydist.jobs.spec import JobSpec
 from dydist.jobs.submission import refusals
 from dydist.jobs.submission.job_secrets import open_env
 from dydist.jobs.submission.profile import Profile
+from dydist.jobs.submission.script import Script
 
 if TYPE_CHECKING:
     import submitit
@@ -42,6 +43,8 @@ class Submission:
     parallel: int | None = None
     after: str | None = None
     """A job that must have ended, successfully or not, before this one starts."""
+    script: Script | None = None
+    """The program of one's own that is run, if it is not dydist/train.py."""
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Environment variables of the job that are never written."""
 

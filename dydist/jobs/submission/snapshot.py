@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -94,15 +94,24 @@ def take_snapshot(
     return record
 
 
-def copy_module(name: str, target: Path, *, field: str, limit_bytes: int = LIMIT_BYTES) -> bool:
-    """Copy the user's top-level module or package `name` to `target`/code; returns whether it was copied.
+def copy_module(
+    name: str,
+    target: Path,
+    *,
+    field: str,
+    places: Sequence[str] | None = None,
+    limit_bytes: int = LIMIT_BYTES,
+) -> bool:
+    """Copy the top-level module or package `name` of somebody's code into `target`; returns whether it was copied.
+
+    It is looked for in `places`, by default where Python looks and then in the working folder.
 
     A module that belongs to Python or to an installed package, or that is in the copy already, is not copied. A
     missing module is not an error here: the run reports it. Raises UserError, which names `field`, if the copy would
     be larger than `limit_bytes`.
     """
-    spec = PathFinder.find_spec(name, [*sys.path, os.getcwd()])
-    if spec is None or (target / "code" / name).exists():
+    spec = PathFinder.find_spec(name, places or [*sys.path, os.getcwd()])
+    if spec is None or (target / name).exists():
         return False
     folders = [Path(place) for place in spec.submodule_search_locations or ()]  # several: a namespace package
     ours = [place for place in folders or [Path(spec.origin or "")] if not _of_environment(place)]
@@ -118,7 +127,7 @@ def copy_module(name: str, target: Path, *, field: str, limit_bytes: int = LIMIT
             "keep data out of the package's folder"
         )
     for path, top in files.items():
-        copy = target / "code" / path.relative_to(top)
+        copy = target / path.relative_to(top)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, copy)
     return bool(files)

@@ -30,6 +30,7 @@ from dydist.jobs.submission.job_secrets import in_environment, job_variables, op
 from dydist.jobs.submission.profile import Profile
 from dydist.jobs.submission.registry import registry_file, remember
 from dydist.jobs.submission.sbatch import Cluster, Submission, sbatch_text
+from dydist.jobs.submission.script import ask, copied_to
 from dydist.jobs.submission.snapshot import copy_module, package_root, record_environment, take_snapshot
 from dydist.machine import try_to_write
 from dydist.text.display import tell
@@ -50,19 +51,24 @@ def new_submission_folder(parent: Path) -> Path:
 def prepare_run(
     arguments: Sequence[str], profile: Profile, *, cluster: Cluster, folder: Path | None = None
 ) -> Submission:
-    """A submission of one run. `arguments`: those of dydist/train.py, optionally preceded by a recipe's path.
+    """A submission of one run. `arguments`: those of dydist/train.py, optionally with a recipe's path in front; or the
+    path of a program that calls `dydist.train`, and its flags.
 
     Raises UserError if the configuration is wrong for the largest or the smallest world size.
     """
-    command_line = with_recipe(arguments)
-    config = read_config(command_line)
+    command_line, script = flags_of(arguments), None
+    if (program := program_of(arguments)) is None:
+        config = read_config(command_line)
+    else:
+        config, script = ask(program, command_line)
     for nodes in {profile.nodes, profile.min_nodes or profile.nodes}:
         check_config(config, world_size=nodes * profile.processes)
     run_dir = config.run.folder.absolute()
     folder = folder or new_submission_folder(run_dir)
-    spec = make_spec(profile, command_line, run_dir=run_dir, folder=folder)
+    spec = make_spec(profile, command_line, run_dir=run_dir, folder=folder, script=program)
     return Submission(
         cluster=cluster,
+        script=script,
         profile=profile,
         name=config.run.name,
         comment=f"dydist:{run_dir}",
@@ -92,14 +98,25 @@ def prepare_preflight(
     )
 
 
-def make_spec(profile: Profile, arguments: Sequence[str], *, run_dir: Path | None, folder: Path) -> JobSpec:
-    """The specification of one run's job, or of a preflight if `run_dir` is None. It contains no secrets."""
+def make_spec(
+    profile: Profile,
+    arguments: Sequence[str],
+    *,
+    run_dir: Path | None,
+    folder: Path,
+    script: Path | None = None,
+) -> JobSpec:
+    """The specification of one run's job; with `run_dir` None, of a preflight. It holds no secrets.
+
+    `script`: the program in place of dydist/train.py.
+    """
     code = folder / "code"
+    program = code / "dydist" / "train.py" if script is None else copied_to(script, folder)
     return JobSpec(
         run_dir=str(run_dir) if run_dir else "",
         log_dir=str((run_dir or folder) / "logs" / "{job}"),
         code=str(code),
-        program=str(code / "dydist" / "train.py") if run_dir else "",
+        program=str(program) if run_dir else "",
         arguments=tuple(redacted_arguments(_frozen_recipe(arguments, folder))),
         workdir=os.getcwd(),
         processes_per_node=profile.processes,
@@ -114,6 +131,16 @@ def make_spec(profile: Profile, arguments: Sequence[str], *, run_dir: Path | Non
         restart_in_place=profile.restart_in_place,
         warning_s=profile.effective_warning_s,
     )
+
+
+def program_of(arguments: Sequence[str]) -> Path | None:
+    """The program that stands in front of `arguments`, or None."""
+    return Path(arguments[0]) if arguments and arguments[0].endswith(".py") else None
+
+
+def flags_of(arguments: Sequence[str]) -> list[str]:
+    """`arguments` without their program, or with their recipe as `--config`."""
+    return with_recipe(arguments) if program_of(arguments) is None else list(arguments[1:])
 
 
 def with_recipe(arguments: Sequence[str]) -> list[str]:
@@ -237,7 +264,9 @@ def _fill_folder(submission: Submission, recipe: Path | None) -> None:
     hidden = {} if recipe is None or content == recipe.read_bytes() else {recipe: content or b""}
     take_snapshot(package_root(), folder, instead=hidden)
     for name, field in _own_modules(submission, recipe).items():
-        copy_module(name, folder, field=field)
+        copy_module(name, folder / "code", field=field)
+    if submission.script is not None:
+        submission.script.copy(folder)
     record_environment(folder)
     if content is not None:
         (folder / "recipe.yaml").write_bytes(content)
@@ -248,12 +277,12 @@ def _fill_folder(submission: Submission, recipe: Path | None) -> None:
 
 
 def _own_modules(submission: Submission, recipe: Path | None) -> dict[str, str]:
-    """Top-level module → field, for every factory that the recipe or the flags of a run name."""
+    """The top-level modules of functions in the recipe and the flags of each run, and the field that names each."""
     given = {} if recipe is None else read_yaml(recipe)
     found: dict[str, str] = {}
-    for section in ("model", "data"):
-        field = f"{section}.factory"
-        factories = {given.get(section, {}).get("factory")}
+    for field in ("model.factory", "data.factory", "train.loss"):
+        section, _, key = field.partition(".")
+        factories = {given.get(section, {}).get(key)}
         for spec in submission.specs:
             words = [word for argument in spec.arguments for word in argument.split("=", 1)]
             factories |= {value for flag, value in pairwise(words) if flag == f"--{field}"}

@@ -1,0 +1,94 @@
+"""The training loss: cross-entropy, or a function of the user's own (`train.loss`), called once for each shard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dydist.config import Config
+from dydist.data.loader import ShardGroup
+from dydist.errors import UserError
+from dydist.user_function import describe_error, load_function
+
+GroupLoss = Callable[[Tensor, ShardGroup], Tensor]
+"""(logits float32 [n·s, classes], group) → sum of the losses of the group's images, a scalar."""
+
+
+def group_loss(config: Config, device: torch.device) -> GroupLoss:
+    """The loss of `train.loss`, or cross-entropy."""
+    if config.train.loss is None:
+        smoothing = config.train.label_smoothing
+
+        def cross_entropy(logits: Tensor, group: ShardGroup) -> Tensor:
+            targets = group.labels if group.targets is None else group.targets
+            return F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
+
+        return cross_entropy
+    function = _load(config)
+    if isinstance(function, nn.Module):
+        function.to(device)
+    mixed = mixes_targets(config)
+
+    def by_shard(logits: Tensor, group: ShardGroup) -> Tensor:
+        targets = group.labels if group.targets is None else group.targets
+        if mixed and group.targets is None:  # a process without images in a small last batch
+            targets = F.one_hot(targets, logits.shape[1]).float()
+        shards = len(group.shards)
+        sums = []
+        for shard in range(shards):
+            images = slice(shard, None, shards)
+            value = function(logits[images], targets[images])
+            sums.append(value.sum() if value.ndim else value * (len(logits) // shards))
+        return torch.stack(sums).sum()
+
+    return by_shard
+
+
+def mixes_targets(config: Config) -> bool:
+    """Whether targets are shares of the classes, float32 [n, classes], and not labels, int64 [n]."""
+    return config.data.mixup > 0 or config.data.cutmix > 0
+
+
+def examine_loss(config: Config, classes: int) -> None:
+    """Call `train.loss` on made-up logits. Raises UserError if its value cannot be trained with, or reproduced."""
+    if config.train.loss is None:
+        return
+    function, who = _load(config), f"train.loss: {config.train.loss}"
+    if isinstance(function, nn.Module) and any(one.requires_grad for one in function.parameters()):
+        raise UserError(
+            f"{who} has parameters to train, which the optimizer does not see; make them part of the network"
+        )
+    images = 6
+    logits = torch.linspace(-1, 1, images * classes).reshape(images, classes).sin().requires_grad_()
+    targets = torch.arange(images) % classes
+    if mixes_targets(config):
+        targets = F.one_hot(targets, classes).float()
+    try:
+        first, second = (function(logits, targets) for _ in range(2))
+    except Exception as error:
+        raise UserError(
+            f"{who} failed: {describe_error(error)}; it is called with logits float32 [N, classes] and targets, which "
+            "are labels int64 [N], or with mixup and cutmix float32 [N, classes]"
+        ) from error
+    told = f"{first.dtype} {list(first.shape)}" if isinstance(first, Tensor) else type(first).__name__
+    if not isinstance(first, Tensor) or first.shape not in ((), (images,)) or not first.is_floating_point():
+        raise UserError(
+            f"{who} gave {told} for {images} images; it must give the loss of each image, [{images}], or their mean, []"
+        )
+    if not first.requires_grad:
+        raise UserError(
+            f"{who} gave a value without a gradient; compute it from the logits, and neither detach() nor item()"
+        )
+    if not torch.equal(first, second):
+        raise UserError(
+            f"{who} gave two values for the same images; it must draw no random numbers and keep no state, since "
+            "a step depends on (seed, step, shard) alone"
+        )
+
+
+def _load(config: Config) -> Callable[[Tensor, Tensor], Tensor]:
+    assert config.train.loss is not None
+    return load_function("train.loss", config.train.loss)
