@@ -14,11 +14,15 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dydist.errors import UserError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 UNNAMED = "given"
 """In the name of an object that was passed and cannot be imported: stands for the module."""
@@ -69,6 +73,42 @@ def describe_error(error: BaseException) -> str:
     last = frames[-1] if frames else None
     where = "" if last is None else f" ({last.filename}, line {last.lineno})"
     return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+
+
+def load_added(group: str, name: str) -> Any | None:
+    """What an installed package adds as `name` to an entry-point group such as `dydist.data_sets`; None if none does.
+
+    Packages are searched at the first use of a name only, since that takes time. Raises UserError if the object cannot
+    be loaded, or two packages add one under the same name.
+    """
+    found = _entry_points(group, name)
+    if not found:
+        return None
+    if len({one.value for one in found}) > 1:
+        packages = " and ".join(sorted(one.dist.name if one.dist else one.value for one in found))
+        raise UserError(f"{name}: {packages} both add it to {group}; uninstall one of them")
+    try:
+        return found[0].load()
+    except Exception as error:
+        package = found[0].dist.name if found[0].dist else "a package"
+        raise UserError(
+            f"{name}: {package} adds it to {group} as {found[0].value}, which cannot be loaded: "
+            f"{describe_error(error)}; mend or uninstall that package"
+        ) from error
+
+
+def is_added(group: str, name: str) -> bool:
+    """Whether an installed package adds `name` to an entry-point group. Loads nothing of it."""
+    return bool(_entry_points(group, name))
+
+
+@cache
+def _entry_points(group: str, name: str) -> tuple[EntryPoint, ...]:
+    from importlib.metadata import (
+        entry_points,
+    )  # here: its import takes time, and most runs name nothing added
+
+    return tuple(entry_points(group=group, name=name))
 
 
 def refuse_unnamed(field: str, name: str) -> None:

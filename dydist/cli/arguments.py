@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from tyro.conf import Positional, UseAppendAction
 
 from dydist.config.reader import fields
-from dydist.config.types import Range, convert, expanded_path, is_path, nearest, takes_text
+from dydist.config.types import Added, Range, convert, expanded_path, is_path, nearest, takes_text
 from dydist.errors import UserError
 from dydist.storage.places import folder_problem
 from dydist.text.strict import TextError, load_yaml
@@ -101,7 +101,7 @@ def _unmarked(hint: Any) -> tuple[Any, tuple[Any, ...]]:
     if get_origin(hint) is not Annotated:
         return hint, ()
     kind, *marks = get_args(hint)
-    keeps = is_path(hint) or any(isinstance(mark, Range) for mark in marks)
+    keeps = is_path(hint) or any(isinstance(mark, Range | Added) for mark in marks)
     return (hint if keeps else kind), tuple(marks)
 
 
@@ -242,6 +242,6 @@ def _ranges(kind: Any) -> Iterator[Range]:
 
 
 def _mentions(what: Any, kind: Any) -> bool:
-    if get_origin(kind) in (Union, types.UnionType):
+    if get_origin(kind) in (Union, types.UnionType, Annotated):
         return any(_mentions(what, one) for one in get_args(kind))
     return kind is what or get_origin(kind) is what

@@ -9,13 +9,13 @@ from typing import Annotated
 import tyro
 
 from dydist.config.data_sets import DataName
-from dydist.config.types import Count, FilePath, Index
+from dydist.config.types import Added, Count, FilePath, Index
 from dydist.text.display import show
 
 
 def prepare(
     *,
-    name: DataName = "cifar10",
+    name: Annotated[DataName, Added("dydist.data_sets")] = "cifar10",
     root: FilePath = "data",
     side: Count = 64,
     test_fraction: float = 0.2,

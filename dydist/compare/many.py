@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dydist.compare.statistics import Difference, difference
 from dydist.config import Config, ModelConfig
-from dydist.config.data_sets import DATA_SETS
+from dydist.config.data_sets import data_set
 from dydist.config.reader import build, flatten, read_yaml, redacted_values, to_dict, unflatten
 from dydist.config.rules import is_local
 from dydist.data.description import FILE
@@ -149,7 +149,7 @@ def cost_of(settings: dict[str, Any], described: tuple[int, int] | None = None, 
     """
     given = {name: value for name, value in settings.items() if name.startswith("model.")}
     model = unflatten(given).get("model", {})
-    known = DATA_SETS[settings.get("data.name", "cifar10")]
+    known = data_set(settings.get("data.name", "cifar10"))
     if known.classes is not None and known.side is not None:
         described = known.classes, known.side
     if described is None:

@@ -1,9 +1,15 @@
-"""The data sets that come with dydist. To add one, add its name and its entry here (docs/data.md)."""
+"""The data sets that come with dydist. To add one, add its name and its entry here (docs/data.md).
+
+An installed package adds its own by an entry point of the group `dydist.data_sets` (docs/extending.md).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+from dydist.errors import UserError
+from dydist.user_function import load_added
 
 DataName = Literal["cifar10", "cifar100", "digits", "synthetic", "folder", "npz", "factory"]
 """The values of `data.name`."""
@@ -79,3 +85,15 @@ DATA_SETS: dict[DataName, DataSet] = {
     "npz": DataSet(opener="dydist.data.arrays:npz", flip=True, note=_OWN),
     "factory": DataSet(opener="dydist.data.arrays:factory", flip=True, note=_OWN),
 }
+
+
+def data_set(name: str) -> DataSet:
+    """The entry of a data set of dydist's, or of one that an installed package adds. Raises UserError."""
+    if name in DATA_SETS:
+        return DATA_SETS[name]
+    found = load_added("dydist.data_sets", name)
+    if not isinstance(found, DataSet):
+        raise UserError(
+            f"data.name: no installed package adds a DataSet {name!r} to dydist.data_sets; install the one that does"
+        )
+    return found

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from dydist.config.data_sets import DataName
-from dydist.config.types import FilePath
+from dydist.config.types import Added, FilePath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,10 @@ class ModelConfig:
     """Multiplies every channel count (64, 128, 256, 512)."""
     dropout: float = 0.1
     """Dropout before the classifier."""
-    strategy: Literal["auto", "grouped", "mix", "blocked", "fused", "winograd", "taps", "stacked"] = "auto"
+    strategy: Annotated[
+        Literal["auto", "grouped", "mix", "blocked", "fused", "winograd", "taps", "stacked"],
+        Added("dydist.strategies"),
+    ] = "auto"
     """Implementation of dynamic convolutions: auto chooses one per layer; or one for all (docs/performance.md)."""
     bias: bool = False
     """Give dynamic convolutions K biases, mixed like the kernels."""
@@ -84,7 +87,7 @@ class ModelConfig:
 class DataConfig:
     """The images."""
 
-    name: DataName = "cifar10"
+    name: Annotated[DataName, Added("dydist.data_sets")] = "cifar10"
     """Data set. folder, npz, factory: your own (docs/your-images.md); synthetic: random images, for benchmarks."""
     root: FilePath = "data"
     """Folder with cifar-10-batches-py/ or cifar-100-python/ (downloaded when missing), or class folders, or .npz."""

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from dydist.errors import UserError
 from dydist.text.redaction import redact, scrub
 from dydist.text.strict import number
+from dydist.user_function import is_added
 
 _PATH = "a path, or a URL"
 FilePath = Annotated[str, _PATH]
@@ -39,6 +40,13 @@ class Range:
             raise UserError(f"{where}: {value} is not allowed; it must be {allowed}")
 
 
+@dataclass(frozen=True)
+class Added:
+    """Marks a `Literal` to which installed packages add names by an entry-point group."""
+
+    group: str
+
+
 Count = Annotated[int, Range(1)]
 Index = Annotated[int, Range(0)]
 Positive = Annotated[float, Range(0, above=True)]
@@ -56,7 +64,8 @@ def describe(kind: Any) -> str:
     """Describe a field's type: `a whole number`, `one of fast, exact`, …"""
     origin = get_origin(kind)
     if origin is Annotated:
-        return describe(get_args(kind)[0])
+        added = any(isinstance(mark, Added) for mark in get_args(kind)[1:])
+        return describe(get_args(kind)[0]) + (", or what an installed package adds" if added else "")
     if origin is Literal:
         return "one of " + ", ".join(map(str, get_args(kind)))
     if origin in (Union, types.UnionType):
@@ -159,6 +168,8 @@ def shown(value: Any, kind: Any = None) -> str:
 
 
 def _advice(value: Any, kind: Any) -> str:
+    if get_origin(kind) is Annotated:
+        return _advice(value, get_args(kind)[0])
     if get_origin(kind) is Literal and isinstance(value, str):
         return nearest(value, map(str, get_args(kind)))
     if takes_text(kind) and value is not None and not isinstance(value, (str, list, dict)):
@@ -182,7 +193,11 @@ def _encodes(text: str) -> bool:
 def _fit(value: Any, kind: Any) -> tuple[bool, Any]:
     origin = get_origin(kind)
     if origin is Annotated:
-        return _fit(value, get_args(kind)[0])
+        fits, found = _fit(value, get_args(kind)[0])
+        groups = [mark.group for mark in get_args(kind)[1:] if isinstance(mark, Added)]
+        if not fits and groups and isinstance(value, str) and is_added(groups[0], value):
+            return True, value
+        return fits, found
     if origin is Literal:
         return any(value == one and type(value) is type(one) for one in get_args(kind)), value
     if origin in (Union, types.UnionType):

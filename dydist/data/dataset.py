@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 
 from dydist.config import DataConfig
-from dydist.config.data_sets import DATA_SETS
+from dydist.config.data_sets import data_set
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of torchvision's pretrained networks."""
@@ -104,7 +104,7 @@ def open_dataset(
     Raises:
         UserError: files are missing, damaged or unreadable, the download failed, or an extra is not installed.
     """
-    known = DATA_SETS[config.name]
+    known = data_set(config.name)
     module, _, function = known.opener.partition(":")
     opener: Opener = getattr(importlib.import_module(module), function)
     opened = opener(config, split, cache_dir=cache_dir, progress=progress)

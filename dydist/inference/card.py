@@ -9,7 +9,7 @@ from typing import Any
 
 from dydist import __version__
 from dydist.config import Config
-from dydist.config.data_sets import DATA_SETS
+from dydist.config.data_sets import data_set
 from dydist.config.reader import flatten, to_dict
 from dydist.inference.formats import FORMATS
 from dydist.inference.trained import TrainedModel
@@ -61,7 +61,7 @@ def model_card(
         "configuration": _recipe(config),
         "trained_with": {name: value for name, value in model.environment.items() if name != "host"},
         "exported_with": exporter_versions(format),
-        "licence": f"{CODE_NOTE} {DATA_SETS[config.data.name].note}",
+        "licence": f"{CODE_NOTE} {data_set(config.data.name).note}",
     }
 
 

@@ -71,7 +71,11 @@ def as_batch(images: Images, side: int) -> Tensor:
         if not images or not all(isinstance(one, Image.Image) for one in images):
             raise _refused(images)
         return torch.from_numpy(np.stack([as_square(one, side) for one in images]))
-    batch = torch.as_tensor(images)
+    batch = (
+        images
+        if isinstance(images, Tensor)
+        else torch.from_numpy(np.require(images, requirements=["C", "W"]))
+    )
     batch = batch[None] if batch.ndim == 3 else batch
     if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[3] not in (1, 3) or 0 in batch.shape:
         raise _refused(images)

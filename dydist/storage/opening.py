@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from dydist.storage.local import LocalStorage
-from dydist.storage.places import is_url, local_path
+from dydist.storage.places import STORES, is_url, local_path
 from dydist.storage.protocol import Storage
+from dydist.user_function import load_added
 
 
 def open_storage(
@@ -16,6 +17,13 @@ def open_storage(
     """The storage at a path or an fsspec URL. Opens no connection yet. `field`: the field that errors name."""
     if not is_url(url):
         return LocalStorage(local_path(url))
+    from fsspec.registry import known_implementations, registry
+
+    protocol = url.partition("://")[0]
+    known = protocol in known_implementations or protocol in registry
+    if not known and (opener := load_added(STORES, protocol)) is not None:
+        storage: Storage = opener(url, dict(options or {}))
+        return storage
     from dydist.storage.remote import RemoteStorage
 
     return RemoteStorage(url, options or {}, field=field)

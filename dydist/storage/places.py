@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from dydist.errors import UserError
 from dydist.storage.names import step_of
 from dydist.text.redaction import refuse_hidden, scrub
+from dydist.user_function import is_added
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -27,6 +28,8 @@ HOSTS = (*SFTP, "ftp", "smb", "webdav")
 """Protocols whose URLs begin with a host."""
 NOT_FOR_CHECKPOINTS = ("http", "https", "github", "data")
 """Protocols of fsspec that cannot store checkpoints: they are read-only, or do not report sizes of files."""
+STORES = "dydist.stores"
+"""Entry-point group in which packages add storages that are not fsspec's, by protocol."""
 _SPELLING = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _BARE_LOGIN = re.compile(r"[^/?#:@]*:(?!\d{1,5}[/?#])[^/?#@]*[/?#].*@")
 """A URL, after its protocol, with a /, ? or # in its password. Does not match a port, or an @ in the path."""
@@ -91,7 +94,11 @@ def _url_problem(protocol: str, rest: str, shown: str) -> str | None:
         problem = f"{shown}: its password has a /, ? or # in it; write %2F, %3F and %23 for them"
     elif "::" in protocol:
         problem = f"{shown} is a chain of URLs, which go through caches; give the last one alone"
-    elif protocol not in known_implementations and protocol not in registry:
+    elif (unknown := protocol not in known_implementations and protocol not in registry) and is_added(
+        STORES, protocol
+    ):
+        return None
+    elif unknown:
         near = _nearest(protocol)
         meant = f"; did you mean {near}://?" if near else ""
         problem = f"{shown}: there is no protocol {protocol}://{meant}; use a folder, s3://, sftp:// or one of fsspec's"

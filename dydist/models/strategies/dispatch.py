@@ -22,6 +22,7 @@ from dydist.models.strategies.rule import rule
 from dydist.models.strategies.stacked import stacked
 from dydist.models.strategies.taps import taps
 from dydist.models.strategies.winograd import winograd
+from dydist.user_function import load_added
 
 Strategy = Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]
 
@@ -35,12 +36,16 @@ STRATEGIES: Mapping[str, Strategy] = {
     "stacked": stacked,
 }
 NAMES = ("auto", *STRATEGIES)
+ADDED: dict[str, Strategy] = {}
+"""Strategies of installed packages (entry points of `dydist.strategies`) that have been asked for."""
 
 
 def check_strategy(name: str) -> str:
     """Return `name`, or raise UserError if there is no such strategy."""
-    if name not in NAMES:
-        raise UserError(f"model.strategy: {name!r} is not known; use one of {', '.join(NAMES)}")
+    if name not in NAMES and name not in ADDED:
+        if (added := load_added("dydist.strategies", name)) is None:
+            raise UserError(f"model.strategy: {name!r} is not known; use one of {', '.join(NAMES)}")
+        ADDED[name] = added
     return name
 
 
@@ -66,8 +71,9 @@ def dynamic_conv2d(
         bias: [K, out] or None.
         stride, padding, dilation: (vertical, horizontal), pixels; padding is zeros.
         groups: as in `torch.nn.functional.conv2d`.
-        strategy: one of `NAMES`; unknown names raise UserError. Without gradients, one image, or images that all
-            have the same attention, get one mixed kernel and one ordinary convolution with any strategy.
+        strategy: one of `NAMES`, or one that an installed package adds; others raise UserError. Without gradients, one
+            image, or images that all have the same attention, get one mixed kernel and one ordinary convolution with
+            any strategy.
 
     Returns [N, out, H', W']. Under autocast everything is cast to autocast's dtype, as for `conv2d`. Raises
     ValueError for shapes that do not fit one another, TypeError for dtypes that differ.
@@ -95,7 +101,8 @@ def _compute(
             name = rule(Shape.of(x, weight, geometry), x.device.type)
         if x.shape[0] == 0:  # The last part of a split may be empty; `mix` handles that.
             name = "mix"
-        out = STRATEGIES[name](x, attention, weight, geometry)
+        strategy_of_name = STRATEGIES.get(name) or ADDED[name]
+        out = strategy_of_name(x, attention, weight, geometry)
     return out if bias is None else out + (attention @ bias)[:, :, None, None]
 
 
