@@ -48,7 +48,8 @@ class RecordedEngine(StoppedEngine):
         self._forward, self._started = False, False
         model = engine.model
         self._classes = {name: type(part).__name__ for name, part in model.named_modules()}
-        if not engine.config.train.compile:
+        self._compiled = engine.config.train.compile or any(map(_is_compiled, model.modules()))
+        if not self._compiled:
             for name, part in model.named_modules():
                 part.register_forward_hook(self._output_of(name))
         for name, parameter in model.named_parameters():
@@ -78,7 +79,7 @@ class RecordedEngine(StoppedEngine):
         self._forward = True
         logits = self._inner(network, group, step)
         self._forward = False
-        if self._torch.config.train.compile:
+        if self._compiled:
             self._note("output", "", logits)
         return logits
 
@@ -102,6 +103,11 @@ class RecordedEngine(StoppedEngine):
 
     def _note(self, kind: Kind, name: str, tensor: Tensor) -> None:
         self._entries.append(Entry(self._step, kind, self._shard, name, digest(tensor)))
+
+
+def _is_compiled(part: nn.Module) -> bool:
+    """Whether it is what `torch.compile` returns, or was compiled in place."""
+    return hasattr(part, "_orig_mod") or part._compiled_call_impl is not None
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -112,6 +112,9 @@ def _print(verdict: Verdict) -> None:
         show(f"  note: {note}")
     if not exact:
         show(f"  note: {NOT_PROMISED}; --engine exact compares bits")
+    if not verdict.rows:
+        show("NOT KEPT: nothing was run; parallel.reduce=exact refuses such a network")
+        return
     what = "the same bits" if exact else "the same up to rounding"
     show(f"kept: {what} in every run" if verdict.kept else f"NOT KEPT: not {what} in every run")
 

@@ -11,6 +11,7 @@ from dydist.check.coupling import coupled_module
 from dydist.errors import FailedError, UserError
 from helpers import networks
 from helpers.forked_check import fork_processes
+from helpers.support import REPOSITORY
 
 SMALL = "--data.name synthetic --parallel.shards 4 --optim.lr 0.02 --data.drop_last false --parallel.threads 1".split()
 ONE = CheckOptions(processes=(1,), steps=2, images=2)
@@ -106,8 +107,9 @@ def test_a_run_that_fails() -> None:
 
 
 @pytest.mark.long
-def test_an_order_that_each_interpreter_has_its_own_of() -> None:
+def test_an_order_that_each_interpreter_has_its_own_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """The order of a set of strings: forked processes share it, those of a run do not."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY / "tests"))
     flags = [*SMALL, *suspect("OrderOfASet")]
     options = CheckOptions(processes=(1, 2, 3), steps=2, images=2)
     verdict = check(flags, options, "exact", progress=print)

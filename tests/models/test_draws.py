@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dydist.data.torchvision_shim import import_torchvision
 from dydist.models.draws import KeyedDraws
+from helpers import networks
 
 IMAGES, SHARDS = 3, 2
 
@@ -119,3 +120,26 @@ def test_a_uniform_number_of_few_digits_is_below_one(dtype: torch.dtype) -> None
     for one in found:
         assert one.max() < 1
         assert one.mean(dtype=torch.float32) == pytest.approx(0.5, abs=0.005)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inductor's own import
+def test_masks_of_a_network_that_was_compiled_are_keyed() -> None:
+    """torch runs it uncompiled below a dispatch mode; compiled code would draw by a generator of its own."""
+    from torch._dynamo.utils import counters  # here: it takes seconds
+
+    torch.compiler.reset()
+    counters.clear()
+    x = torch.randn(4, 3, 32, 32)
+    for network in (torch.compile(networks.plain(10, (3, 32, 32))), networks.plain(10, (3, 32, 32))):
+        if network.__class__ is networks.Plain:
+            network.compile()
+        outputs = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            with KeyedDraws(0, 0, (0,), len(x)):
+                outputs.append(network(x))
+        assert torch.equal(*outputs)
+        with KeyedDraws(0, 1, (0,), len(x)):
+            assert not torch.equal(network(x), outputs[0])
+    assert not counters["stats"]
