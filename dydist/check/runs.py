@@ -71,7 +71,7 @@ def plans(options: CheckOptions) -> list[Plan]:
 
 
 def short(config: Config, engine: EngineName, options: CheckOptions) -> list[str]:
-    """Flags that make a short run of `config`: few images, two epochs or more.
+    """Flags that make a short run of `config`: few images, two epochs or more, and a learning rate for that batch.
 
     If the recipe trains on the last, smaller batch of an epoch, there is one.
     """
@@ -85,6 +85,7 @@ def short(config: Config, engine: EngineName, options: CheckOptions) -> list[str
         "train.batch_size": batch, "train.max_steps": options.steps,
         "train.epochs": max(config.train.epochs, options.steps), "train.eval_every_epochs": 10**6,
         "train.profile": "null",
+        "optim.lr": config.optim.lr * min(1.0, batch / config.train.batch_size),
         "parallel.engine": "deepspeed" if engine == "deepspeed" else "ddp",
         "parallel.reduce": "exact" if engine == "exact" else "fast",
         "parallel.device": options.device,

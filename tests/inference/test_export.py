@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -161,6 +162,23 @@ def test_every_batch_size_of_the_check_counts(model: TrainedModel) -> None:
         check(model, lambda images: run(images)[:, :5])
     with pytest.raises(ExportError, match="nan"):
         check(model, lambda images: run(images) * np.float32("nan"))
+
+
+def test_large_logits_may_differ_by_what_rounding_explains(model: TrainedModel) -> None:
+    """A network after a few steps may have logits of 100,000, of which float32 has two decimals."""
+    network = copy.deepcopy(model.network)
+    with torch.no_grad():
+        network.fc.bias[3] = 1e5
+    large = replace(model, network=network)
+    original = PackagedNetwork(network, model.data.mean, model.data.std)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        logits: np.ndarray = original(torch.from_numpy(images)).numpy()
+        return logits
+
+    assert check(large, lambda images: run(images) + np.float32(0.125)) > 0.1
+    with pytest.raises(ExportError, match="allowed are 1;"):
+        check(large, lambda images: run(images) + np.float32(1.5))
 
 
 def test_the_card_says_what_the_run_logged(

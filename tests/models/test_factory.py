@@ -40,6 +40,7 @@ def test_the_network_is_the_factorys_with_batch_norm_by_shard() -> None:
     norms = [part for part in network.modules() if isinstance(part, _BatchNorm)]
     assert len(norms) == 3
     assert all(isinstance(part, ShardBatchNorm) for part in norms)
+    assert not any(isinstance(part, nn.SyncBatchNorm) for part in norms)  # DDP refuses those on a CPU
     x = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(network.eval()(x), expected.eval()(x))
 
