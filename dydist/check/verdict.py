@@ -92,7 +92,8 @@ def check(
                 rows.append(Row(str(plan), equal, text))
                 continue
             if found.failure is not None:
-                raise FailedError(f"check: the run on {plan} failed: {found.failure}")
+                more = "--images gives a shard more images, should batch norm need them"
+                raise FailedError(f"check: the run on {plan} failed: {found.failure}; {more}")
             first = found
             rows.append(Row(str(plan), True, "what the others are compared with"))
     return Verdict(engine, config.train.precision, tuple(rows), doubts, notes)
