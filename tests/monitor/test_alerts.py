@@ -50,6 +50,11 @@ def test_a_trouble_that_lasts_is_told_once(changes: dict[str, object], words: st
     assert words in told[0][0]
 
 
+def test_what_moves_within_its_usual_bounds_is_no_trouble() -> None:
+    moved = step_record(50, loss=2.9, images_per_s=700.0, attention=attention(0.9))
+    assert judge([*usual(10), moved, moved, moved, moved]) == []
+
+
 def test_a_trouble_that_comes_back_is_told_again() -> None:
     waits = [step_record(50, loss=1.0, data_wait_s=0.05)] * 2
     assert len(judge([*usual(3), *waits, *usual(3), *waits])) == 2
