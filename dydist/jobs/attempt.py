@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,7 +58,8 @@ on another node may find no peers. "torn": processes that dydist ended because o
 class Outcome:
     """How the processes of one node ended. `step`: the last finished step that they reported.
 
-    `start_s`: seconds from their launch to the first step that one of them finished; None if there was none.
+    `start_s`: seconds from their launch to the first step that one of them finished; None if there was none. `gone`:
+    whether all of them have ended; a killed process that waits for a device may not.
     """
 
     node: int
@@ -70,6 +71,7 @@ class Outcome:
     message: str = ""
     last_lines: tuple[str, ...] = ()
     start_s: float | None = None
+    gone: bool = True
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,9 @@ class Attempt:
 
     def _read(self, pattern: str) -> list[Outcome]:
         found = (read_json(path) for path in sorted(self.folder.glob(pattern)))
-        return [Outcome(**{**one, "last_lines": tuple(one["last_lines"])}) for one in found if one]
+        known = {field.name for field in fields(Outcome)}  # a later version may write more
+        values = [{name: value for name, value in one.items() if name in known} for one in found if one]
+        return [Outcome(**{**one, "last_lines": tuple(one["last_lines"])}) for one in values]
 
 
 def _told(outcome: Outcome) -> dict[str, Any]:

@@ -53,7 +53,9 @@ dydist_record() {  # write the decision that no node could write. $1 action, $2 
   local last count form='{"action": "%s", "code": %s, "reason": "%s", "time": %s, "saved_step": null}\n'
   last=$(ls -d "$dydist_logs"/attempt-* 2>/dev/null | tail -n 1)
   count=$(ls -d "$dydist_logs"/attempt-* 2>/dev/null | wc -l)
-  grep -qsF "$DYDIST_START" "$last/start.json" || last=$dydist_logs/attempt-$(printf %03d "$count")
+  grep -qsF "$DYDIST_START" "$last/start.json" || last=
+  grep -qs '"action": "restart"' "$last/decision.json" && last=  # that start has ended
+  last=${last:-$dydist_logs/attempt-$(printf %03d "$count")}
   mkdir -p "$last"
   [ -e "$last/decision.json" ] || printf "$form" "$1" "$2" "$3" "$(date +%s)" > "$last/decision.json"
   # without it the next start would move the folder aside, as an earlier job's

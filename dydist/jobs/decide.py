@@ -12,7 +12,7 @@ from math import ceil
 from typing import Literal
 
 from dydist.errors import EXIT_DONE, EXIT_ERROR, EXIT_STOPPED, EXIT_USAGE
-from dydist.jobs.attempt import Outcome, first_failure
+from dydist.jobs.attempt import Kind, Outcome, first_failure
 
 SAVED = "stopped and saved"
 """The first words of the reason if a start was asked to stop."""
@@ -20,6 +20,8 @@ SILENT = "it has not reported (lost?)"
 Action = Literal["finish", "restart", "requeue", "cancel", "fail"]
 LEAVE_AFTER = 2
 """Stalled starts in a row after which a failure is no longer mended by a restart on the same nodes."""
+RESTARTED: tuple[Kind, ...] = ("frozen", "killed", "hung", "port_taken", "torn")
+"""What a restart on the same nodes may mend. An exception may have its cause in a node or a server: it is requeued."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,7 @@ def decide(
     warning: str | None,
     total_steps: int = 0,
     may_restart: bool = False,
+    allocations: Sequence[int] | None = None,
 ) -> Decision:
     """Decide to finish, restart, requeue, cancel or fail. `nodes`: their names.
 
@@ -61,8 +64,9 @@ def decide(
     since it would recur. A start that ended at its time limit counts as stalled if it saved less than a thousandth of
     `total_steps`.
 
-    With `may_restart`, a transient failure of processes restarts them on the same nodes, without a requeue, if every
-    node has reported. The second of two stalled starts in a row requeues: other nodes may help.
+    With `may_restart`, killed and hung processes start again on the same nodes, without a requeue, if every node has
+    reported and none has a process that did not end. The second of two stalled starts in a row requeues: other nodes
+    may help. `allocations`: as `saved`, without the starts that were restarts; by default `saved`.
     """
     heard = {one.node for one in outcomes}
     silent = [
@@ -79,7 +83,7 @@ def decide(
         return Decision(action="cancel", code=EXIT_STOPPED, reason="cancelled by dydist cancel")
     reason = describe(cause) if cause else f"{SAVED}: {warning or 'a process was asked to stop'}"
     least = ceil(total_steps / 1000) if cause is None and (warning or "").startswith("time limit") else 1
-    count = stalled(saved, max(least, 1))
+    count = stalled(saved) if least <= 1 else stalled(saved if allocations is None else allocations, least)
     if cause is not None and cause.kind in ("error", "launch") and count > 0:
         return Decision(action="fail", code=EXIT_ERROR, reason=reason)
     if count >= max_stalled:
@@ -90,8 +94,14 @@ def decide(
         )
         reason = f"gave up after {count} starts in a row that saved {few}; the last one: {reason}"
         return Decision(action="fail", code=EXIT_ERROR, reason=reason)
-    of_processes = cause is not None and cause.kind != "preflight" and not silent
-    if may_restart and of_processes and warning is None and count < LEAVE_AFTER:
+    mendable = cause is not None and cause.kind in RESTARTED and all(one.gone for one in outcomes)
+    if (
+        may_restart
+        and mendable
+        and not silent
+        and warning is None
+        and count < min(LEAVE_AFTER, max_stalled - 1)
+    ):
         return Decision(action="restart", code=EXIT_STOPPED, reason=reason)
     return Decision(action="requeue", code=EXIT_STOPPED, reason=reason)
 

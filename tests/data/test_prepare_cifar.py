@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import filelock
@@ -16,6 +17,7 @@ import pytest
 from dydist.config import DataConfig
 from dydist.data import ImageDataset, open_dataset
 from dydist.data.cache import sweep, verify_cached
+from dydist.data.description import DataDescription
 from dydist.errors import UserError
 from helpers.damaged import FOLDER, batch, write, write_cifar10
 
@@ -228,6 +230,14 @@ def test_the_named_cache_folder_is_used_and_the_data_left_alone(tmp_path: Path) 
     assert len(open_dataset(config, "test", cache_dir=tmp_path / "cache")) == 20
     assert not (root / ".dydist-cache").exists()
     assert list((tmp_path / "cache").glob("cifar10-*/index.json"))
+
+
+def test_the_converted_images_are_those_that_earlier_checkpoints_describe(tmp_path: Path) -> None:
+    """A checkpoint holds a hash of the pixels, which a resumed run compares."""
+    write_cifar10(tmp_path)
+    found = open_dataset(DataConfig(name="cifar10", root=str(tmp_path), download=False), "train")
+    plain = replace(found, images=np.array(found.images), labels=np.array(found.labels), content=None)
+    assert DataDescription.of(found).content == DataDescription.of(plain).content
 
 
 def test_a_place_that_cannot_be_locked_is_told(tmp_path: Path) -> None:

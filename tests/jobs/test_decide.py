@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -57,11 +58,8 @@ def test_a_kill_before_the_first_save_requeues_and_is_bounded() -> None:
     assert reason.startswith("gave up after 3 starts in a row that saved nothing new")
 
 
-RESTARTED: tuple[Kind, ...] = ("frozen", "killed", "hung", "launch", "port_taken")
-
-
-@pytest.mark.parametrize("kind", [*RESTARTED, "error"])
-def test_a_failed_process_is_started_again_on_the_same_nodes(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", ["frozen", "killed", "hung", "port_taken"])
+def test_a_killed_or_hung_process_is_started_again_on_the_same_nodes(kind: Kind) -> None:
     both = (outcome(0, "torn"), outcome(1, kind, rank=1))
     action, code, reason = decided(*both, may_restart=True)
     assert (action, code, reason) == ("restart", 75, "rank 1 on node n2: m")
@@ -69,15 +67,28 @@ def test_a_failed_process_is_started_again_on_the_same_nodes(kind: Kind) -> None
     assert decided(*both, may_restart=True, warning="preempted (SIGTERM)")[0] == "requeue"
     assert decided(*both, may_restart=True, nodes=("n1", "n2", "n3"))[0] == "requeue", "a node is silent"
     assert decided(*both, may_restart=True, cancelled=True)[0] == "cancel"
+    stuck = (replace(both[0], gone=False), both[1])
+    assert decided(*stuck, may_restart=True)[0] == "requeue", "a process did not end"
 
 
-def test_what_a_restart_cannot_mend_leaves_the_allocation() -> None:
-    assert decided(outcome(0, "preflight"), may_restart=True)[0] == "requeue"
-    assert decided(outcome(0, "stopped"), may_restart=True)[0] == "requeue"
-    assert decided(outcome(0, "usage"), may_restart=True)[0] == "fail"
-    killed = outcome(0, "killed")
-    actions = [decided(killed, saved=saved, may_restart=True)[0] for saved in ([5, 5], [5, 5, 5], [5] * 4)]
-    assert actions == ["restart", "requeue", "fail"]
+@pytest.mark.parametrize("kind", ["preflight", "stopped", "error", "launch"])
+def test_what_other_nodes_or_time_may_mend_leaves_the_allocation(kind: Kind) -> None:
+    assert decided(outcome(0, kind), may_restart=True)[0] == "requeue"
+
+
+def test_restarts_are_bounded_by_progress() -> None:
+    def actions(*saved: list[int], **more: Any) -> list[str]:
+        return [decided(outcome(0, "killed"), saved=one, may_restart=True, **more)[0] for one in saved]
+
+    assert actions([5, 5], [5, 5, 5], [5] * 4) == ["restart", "requeue", "fail"]
+    assert actions([0, 5], [5, 5], [5] * 3, max_stalled=2) == ["restart", "requeue", "fail"]
+
+
+def test_restarts_do_not_count_as_starts_too_short_for_the_time_limit() -> None:
+    values: dict[str, Any] = {"warning": "time limit (SIGUSR2)", "total_steps": 450_000}
+    stop, saved = outcome(0, "stopped"), [0, 200, 600, 700]
+    assert decided(stop, saved=saved, **values)[0] == "fail"
+    assert decided(stop, saved=saved, allocations=[0, 700], **values)[0] == "requeue"
 
 
 def test_an_exception_comes_back_only_after_progress() -> None:

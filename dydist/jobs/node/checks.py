@@ -106,8 +106,22 @@ GPU_FIELDS = (
 )  # fmt: skip
 
 
+NOT_FREE = "is not free"
+GPU_FREE_S = 30.0
+"""Seconds for which memory of a GPU may still be in use."""
+
+
 def check_gpus(wanted: int) -> list[Finding]:
     """Check that GPUs exist, are free, have no uncorrected memory errors, and are not throttled."""
+    deadline = time.monotonic() + GPU_FREE_S
+    found = _look_at_gpus(wanted)
+    while any(NOT_FREE in one.text for one in found) and time.monotonic() < deadline:
+        time.sleep(1)  # the memory of killed processes is freed a moment later
+        found = _look_at_gpus(wanted)
+    return found
+
+
+def _look_at_gpus(wanted: int) -> list[Finding]:
     query = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
         result = subprocess.run(query, capture_output=True, encoding="utf-8", errors="replace", timeout=60)
@@ -145,7 +159,7 @@ def judge_gpus(text: str, wanted: int, visible: str | None) -> Iterator[Finding]
         who = f"GPU {row['index']} ({row['name']})"
         used, total = _number(row["memory.used"]), _number(row["memory.total"])
         if used is not None and total and used / total > GPU_USED_SHARE:
-            yield Finding(level="bad", text=f"{who} is not free: {used:.0f} of {total:.0f} MiB in use")
+            yield Finding(level="bad", text=f"{who} {NOT_FREE}: {used:.0f} of {total:.0f} MiB in use")
         if errors := _number(row["ecc.errors.uncorrected.volatile.total"]):
             yield Finding(level="bad", text=f"{who} has {errors:.0f} uncorrected ECC errors")
         if row["clocks_throttle_reasons.hw_slowdown"] == "Active":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,12 @@ LOCAL_REQUEUE = 144
 
 def remember_start(context: NodeContext) -> None:
     """Add this start, and its newest checkpoint, to the job's history."""
-    line = {"attempt": context.number, "saved_step": saved_step(context.spec), "time": time.time()}
+    line = {
+        "attempt": context.number,
+        "start": context.place.start,
+        "saved_step": saved_step(context.spec),
+        "time": time.time(),
+    }
     append_json(context.log_dir / "starts.jsonl", line)
     (context.log_dir / "unreported").unlink(missing_ok=True)  # from now on, the history counts starts
 
@@ -113,17 +119,23 @@ def _tell_batch_script(context: NodeContext, content: Mapping[str, Any]) -> None
 
 
 def _decide(context: NodeContext) -> Decision:
-    steps = [int(line["saved_step"]) for line in read_lines(context.log_dir / "starts.jsonl")]
-    return decide(
+    starts = list(read_lines(context.log_dir / "starts.jsonl"))
+    now = saved_step(context.spec)
+    names = [line.get("start", number) for number, line in enumerate(starts)]
+    firsts = [number for number, name in enumerate(names) if not number or name != names[number - 1]]
+    decided = partial(
+        decide,
         context.attempt.outcomes(),
         nodes=context.place.names,
-        saved=[*steps, saved_step(context.spec)],
+        saved=[*(int(line["saved_step"]) for line in starts), now],
         max_stalled=context.spec.max_stalled,
         cancelled=context.cancelled,
         warning=explain(context.place, context.signals.warning),
         total_steps=int(run_status(context.spec).get("total_steps") or 0),
-        may_restart=bool(context.spec.restart_in_place and context.spec.program) and _has_time(context),
+        allocations=[*(int(starts[number]["saved_step"]) for number in firsts), now],
     )
+    decision = decided(may_restart=bool(context.spec.restart_in_place and context.spec.program))
+    return decided() if decision.action == "restart" and not _has_time(context) else decision
 
 
 def _has_time(context: NodeContext) -> bool:

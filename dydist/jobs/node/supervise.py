@@ -158,6 +158,7 @@ def _outcome(context: NodeContext, fault: Fault, watch: Watch | None = None) -> 
         message=fault.message,
         last_lines=last,
         start_s=watch.start_s if watch else None,
+        gone=not (watch and watch.stuck),
     )
 
 

@@ -23,6 +23,7 @@ from dydist.jobs.node.conclude import conclude, remember_lost_nodes, remember_st
 from dydist.jobs.node.context import NodeContext, NodePlace, StopSignals
 from dydist.jobs.node.preflight import judge_probes, preflight
 from dydist.jobs.node.supervise import run
+from dydist.jobs.node.watch import wait_for_ends
 from dydist.jobs.spec import JobSpec
 from dydist.text.redaction import register_environment
 
@@ -134,7 +135,7 @@ def kill_leftovers(log_dir: Path, node: str, attempt: int) -> Sequence[int]:
     """
     import psutil
 
-    found = []
+    found: list[int] = []
     for process in psutil.process_iter():
         try:
             env = process.environ()
@@ -148,4 +149,5 @@ def kill_leftovers(log_dir: Path, node: str, attempt: int) -> Sequence[int]:
                 found.append(process.pid)
         except (psutil.Error, OSError):
             continue
+    wait_for_ends(found)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +70,8 @@ class Watch:
         self._dir, self._now = exit_dir, now
         self._start_timeout_s, self._hang_timeout_s = start_timeout_s, hang_timeout_s
         began = now()
+        self.stuck: set[int] = set()
+        """Killed processes that have not ended."""
         self._began = began
         self.start_s: float | None = None
         """Seconds to the first step that a rank finished."""
@@ -157,13 +159,30 @@ class Watch:
 
     def kill(self) -> None:
         """SIGKILL every remaining process, and wait for their ends: only then is their GPU's memory free."""
-        left = [rank.pid for rank in self.ranks if rank.pid is not None and alive(rank.pid)]
-        for pid in left:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + KILLED_S
-        while any(map(alive, left)) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        for rank in self.ranks:
+            if rank.pid is not None and alive(rank.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(rank.pid, signal.SIGKILL)
+        pids = {rank.pid for rank in self.ranks if rank.pid is not None}
+        self.stuck = wait_for_ends(pids - self.stuck) | self.stuck
+
+
+def wait_for_ends(pids: Iterable[int]) -> set[int]:
+    """Wait up to KILLED_S for the ends of killed processes and all of their threads; returns those still there."""
+    left, deadline = set(pids), time.monotonic() + KILLED_S
+    while (left := {pid for pid in left if _holds_memory(pid)}) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
+
+
+def _holds_memory(pid: int) -> bool:
+    """Whether a process, or a thread that a zombie still has, is there."""
+    if alive(pid):
+        return True
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) > 1
+    except OSError:
+        return False
 
 
 def state(pid: int | None) -> str:

@@ -82,7 +82,7 @@ class Profile:
     max_stalled: int = 3
     """Fail the job after this many stalled starts in a row."""
     restart_in_place: bool = True
-    """After a killed, hung or crashed process, start again in the same allocation rather than requeue."""
+    """After a killed or hung process, start again in the same allocation rather than requeue."""
 
     @property
     def cpu(self) -> bool:

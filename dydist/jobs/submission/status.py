@@ -190,7 +190,9 @@ def status_of(record: Mapping[str, Any], info: slurm.JobInfo | None, problem: st
         },
         message=message,
         output=_output(record, last, state),
-        exit_code=int(decision["code"]) if decision and state in FINAL else None,
+        exit_code=int(decision["code"])
+        if decision and decision["action"] != "restart" and state in FINAL
+        else None,
     )
 
 
