@@ -109,7 +109,7 @@ def _levels(images: Tensor, signed: np.ndarray, name: str) -> Tensor:
         lost = np.rint(strength * 4 / STRONGEST).astype(np.int64)
         bits = _to(lost, images)[:, None, None, None]
         return (images.to(torch.int64) >> bits) << bits
-    threshold = np.ceil(255 * (1 - strength / STRONGEST)).astype(np.int64)
+    threshold = (255 * (STRONGEST - strength) + STRONGEST - 1) // STRONGEST
     values = images.to(torch.int64)
     return torch.where(values >= _to(threshold, images)[:, None, None, None], 255 - values, values)
 

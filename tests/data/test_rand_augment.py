@@ -56,6 +56,17 @@ def test_operations_are_those_of_torchvision(name: str, signed: int) -> None:
     assert torch.equal(found, PHOTO) == (name == "identity")
 
 
+def test_solarize_inverts_from_the_exact_threshold_at_every_magnitude() -> None:
+    values = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(STRONGEST + 1, 3, 16, 16)
+    magnitudes = np.arange(STRONGEST + 1)
+    solarize, identity = OPERATIONS.index("solarize"), OPERATIONS.index("identity")
+    drawn = np.stack([np.stack([np.full(31, name), magnitudes], 1) for name in (solarize, identity)], 1)
+    found = rand_augment(values, drawn)
+    for magnitude in magnitudes:
+        inverted = values[0].int() * STRONGEST >= 255 * (STRONGEST - magnitude)
+        assert torch.equal(found[magnitude], torch.where(inverted, 255 - values[0], values[0])), magnitude
+
+
 def test_an_image_has_the_same_bits_alone() -> None:
     images = torch.from_numpy(ROWS.integers(0, 256, (64, 3, 33, 33), dtype=np.uint8))
     drawn = draw_rand_augment(generator(0, "test"), count=64, magnitude=9)
