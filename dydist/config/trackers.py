@@ -29,14 +29,14 @@ def tracker_problem(name: str, environ: Mapping[str, str]) -> str | None:
             problem = (
                 f"{name!r} is no known tracker{meant}; use {' or '.join(known)}, or install one ({GROUP})"
             )
-    elif find_spec(name) is None:
+    elif not _installed(name):
         problem = f"{name} needs a package that is not installed; pip install 'dydist[{name}]'"
     elif name == "mlflow" and not uri:
         problem = (
             "mlflow needs the environment variable MLFLOW_TRACKING_URI; set it to a server such as "
             "http://host:5000, or to sqlite:////absolute/path/mlflow.db"
         )
-    elif name == "mlflow" and _database(uri) and find_spec("sqlalchemy") is None:
+    elif name == "mlflow" and _database(uri) and not _installed("sqlalchemy"):
         problem = (
             "mlflow needs SQLAlchemy for a database as MLFLOW_TRACKING_URI; pip install sqlalchemy alembic"
         )
@@ -46,6 +46,12 @@ def tracker_problem(name: str, environ: Mapping[str, str]) -> str | None:
 def offered(name: str) -> EntryPoint | None:
     """The entry point of a tracker that an installed package offers."""
     return next(iter(entry_points(group=GROUP, name=name)), None)
+
+
+def _installed(package: str) -> bool:
+    """Whether there is such a package; a folder of that name without modules is none."""
+    spec = find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 def _database(uri: str) -> bool:

@@ -98,7 +98,7 @@ def trackers_of(
     from dydist.monitor.trackers.process import TrackerProcess
     from dydist.monitor.trackers.record import read_record
 
-    return [
+    trackers = [
         TrackerProcess(
             name,
             run=config.run.name,
@@ -110,3 +110,6 @@ def trackers_of(
         for name in config.monitor.trackers
         if not (unfinished and read_record(run_dir, name).get("finished") == "done")
     ]
+    for tracker in trackers:
+        tracker.peers = trackers
+    return list[Monitor](trackers)

@@ -35,13 +35,19 @@ class SilentTracker(LinesTracker):
     def log(self, *values):
         import os, urllib.request
         urllib.request.urlopen(os.environ["SILENT_SERVER"])
+
+
+class HangingTracker(LinesTracker):
+    def finish(self, state):
+        import time
+        time.sleep(600)
 """
 
 
 def install_lines_tracker(folder: Path) -> None:
     """The package of docs/trackers.md with its entry point, as pip leaves it: a module and a .dist-info.
 
-    It also offers `silent`, which waits for an answer of SILENT_SERVER.
+    It also offers `silent`, which waits for an answer of SILENT_SERVER, and `hanging`, which does not finish.
     """
     page = read("docs/trackers.md")
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +56,8 @@ def install_lines_tracker(folder: Path) -> None:
     info = folder / "my_tracker-1.0.dist-info"
     info.mkdir(exist_ok=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-tracker\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[dydist.monitors]\n{entry}silent = my_tracker:SilentTracker\n")
+    entry += "silent = my_tracker:SilentTracker\nhanging = my_tracker:HangingTracker\n"
+    (info / "entry_points.txt").write_text(f"[dydist.monitors]\n{entry}")
 
 
 def tensorboard_scalars(run_dir: Path) -> dict[str, dict[int, float]]:

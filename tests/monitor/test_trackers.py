@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Mapping
+from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class Server:
         self.replaced: list[str | None] = []
         self.ends: list[str] = []
         self.failing: list[int] = []
+        self.refused_ends = 0
         self.tells = tells
 
 
@@ -55,6 +57,9 @@ class Client:
             raise ConnectionError("the answer was lost")
 
     def finish(self, state: str) -> None:
+        if self._server.refused_ends:
+            self._server.refused_ends -= 1
+            raise ConnectionError("refused")
         self._server.ends.append(state)
 
 
@@ -154,6 +159,19 @@ def test_an_error_is_told_once_and_the_tracker_gets_everything_later(tmp_path: P
     ]
 
 
+def test_an_end_that_fails_is_tried_again(tmp_path: Path) -> None:
+    server, said = Server(), []
+    server.refused_ends = 2
+    log(tmp_path, 0, 3)
+    orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    orders.put({"covered": 3, "close": "done"})
+    one = sender(tmp_path, server, said)
+    obey(one, orders, lambda text, level: said.append(f"{level}: {text}"), retry_s=0.01)
+    assert steps(server) == [[1, 2, 3]]
+    assert server.ends == ["done"]
+    assert sum("trying again" in line for line in said) == 1
+
+
 def test_a_resume_from_before_what_was_sent_is_a_new_run_with_the_whole_history(tmp_path: Path) -> None:
     server, said = Server(), []
     log(tmp_path, 0, 8)
@@ -187,9 +205,18 @@ def test_the_tracker_of_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert Path(tracker.place).read_text() == '{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 2.0}\n'
 
 
-def test_what_a_tracker_lacks_is_told_before_data_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = {"mlflow"}
-    monkeypatch.setattr("dydist.config.trackers.find_spec", lambda name: name in installed or None)
+def test_what_a_tracker_lacks_is_told_before_data_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def install(package: str) -> None:
+        (tmp_path / package).mkdir(exist_ok=True)
+        (tmp_path / package / "__init__.py").touch()
+
+    monkeypatch.setattr(
+        "dydist.config.trackers.find_spec", lambda name: PathFinder.find_spec(name, [str(tmp_path)])
+    )
+    install("mlflow")
+    (tmp_path / "wandb").mkdir()  # as W&B leaves it in the working directory; no package
     assert tracker_problem("wandb", {}) == (
         "wandb needs a package that is not installed; pip install 'dydist[wandb]'"
     )
@@ -199,6 +226,8 @@ def test_what_a_tracker_lacks_is_told_before_data_is_touched(monkeypatch: pytest
     database = {"MLFLOW_TRACKING_URI": "postgresql+psycopg2://user:password@host/db"}
     assert "pip install sqlalchemy" in str(tracker_problem("mlflow", database))
     assert "password" not in str(tracker_problem("mlflow", database))
-    installed |= {"sqlalchemy", "wandb"}
+    install("sqlalchemy")
+    install("wandb")
+    PathFinder.invalidate_caches()
     assert tracker_problem("mlflow", database) is None
     assert tracker_problem("wandb", {}) is None

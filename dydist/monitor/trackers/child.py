@@ -27,6 +27,7 @@ from dydist.storage.transient import explain
 from dydist.text.redaction import register_environment
 
 RETRY_S = 30.0
+_CLOSING_RETRY_S = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -49,6 +50,7 @@ def main(spec: dict[str, Any]) -> NoReturn:
         tell=tell,
     )
     obey(sender, orders, tell, done=lambda step: print(json.dumps({"sent": step}), file=messages, flush=True))
+    print(json.dumps({"finished": True}), file=messages, flush=True)
     os._exit(0)  # exit handlers of trackers may wait for their servers
 
 
@@ -60,10 +62,14 @@ def obey(
     done: Callable[[int], None] = lambda step: None,
     retry_s: float = RETRY_S,
 ) -> None:
-    """Send what the orders say, until the last one. An error is told at its start and at its end, and tried again."""
+    """Send what the orders say, until the tracker has taken the last one.
+
+    An error is told at its start and at its end, and tried again.
+    """
     covered, state, failing = -1, None, False
-    while state is None:
-        for order in _waiting(orders, retry_s if failing else None):
+    while True:
+        wait_s = retry_s if state is None else min(retry_s, _CLOSING_RETRY_S)
+        for order in _waiting(orders, wait_s if failing else None):
             covered, state = order.get("covered", covered), order.get("close", state)
         try:
             sender.send(covered)
@@ -79,6 +85,8 @@ def obey(
                 tell("takes data again", "info")
             failing = False
             done(covered)
+            if state is not None:
+                return
 
 
 def _waiting(orders: queue.SimpleQueue[dict[str, Any]], timeout_s: float | None) -> Iterator[dict[str, Any]]:
@@ -121,8 +129,5 @@ def _private_output() -> TextIO:
 
 def _listen(orders: TextIO, queued: queue.SimpleQueue[dict[str, Any]]) -> None:
     for line in orders:
-        order = json.loads(line)
-        queued.put(order)
-        if "close" in order:
-            return
+        queued.put(json.loads(line))
     os._exit(1)  # the training process is gone

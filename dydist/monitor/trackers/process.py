@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from dydist.monitor.null import NullMonitor
 from dydist.records import CheckpointRecord, RunSummary, StepRecord
 
 CLOSE_S = {"done": 60.0}
-"""Seconds that the end of a run waits for a tracker. A run that is stopped or failed waits `_STOPPED_S`: its next start
-sends the rest."""
+"""Seconds that the end of a run waits for its trackers, all together. A run that is stopped or failed waits
+`_STOPPED_S`: its next start sends the rest."""
 _STOPPED_S = 3.0
 SLOW_S = 120.0
 """Seconds after which a tracker that has not taken a checkpoint's steps is reported, once."""
@@ -59,6 +59,10 @@ class TrackerProcess(NullMonitor):
         self._behind_since: float | None = None
         self._told: set[str] = set()
         self._read = b""
+        self._finished = False
+        self._close_by: float | None = None
+        self.peers: Sequence[TrackerProcess] = (self,)
+        """The trackers of this run: the first that is closed tells all, so that they end at the same time."""
 
     def start(self, *, step: int, total_steps: int, steps_per_epoch: int) -> None:
         self._covered = step
@@ -83,16 +87,24 @@ class TrackerProcess(NullMonitor):
     def close(self, summary: RunSummary) -> None:
         if self._process is None:
             return
-        self._say({"close": summary.state})
+        for peer in self.peers:
+            peer._order_close(summary.state)
+        assert self._close_by is not None
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(self._close_s.get(summary.state, _STOPPED_S))
+            self._process.wait(max(0.0, self._close_by - self._monotonic()))
         self._hear()
-        if self._sent < self._covered and summary.state == "done":
-            self._tell(f"{self._name} does not have all steps; the same command sends the rest", "warning")
+        if not self._finished:  # of what `log` took, a tracker's client may have sent nothing yet
+            self._tell(f"{self._name} may not have all steps; the same command sends the rest", "warning")
         self._end()
+
+    def _order_close(self, state: str) -> None:
+        if self._close_by is None:
+            self._close_by = self._monotonic() + self._close_s.get(state, _STOPPED_S)
+            self._say({"close": state})
 
     def _spawn(self) -> None:
         self._end()
+        self._read = b""
         self._spawned = self._monotonic()
         environment = {name: value for name, value in os.environ.items() if name not in _OF_LAUNCHERS}
         self._process = subprocess.Popen(
@@ -135,6 +147,8 @@ class TrackerProcess(NullMonitor):
                 self._sent = max(self._sent, message["sent"])
                 if self._sent >= self._covered:
                     self._behind_since = None
+            elif "finished" in message:
+                self._finished = True
             else:
                 self._tell(f"{self._name} {message['text']}", message["level"])
 
@@ -144,13 +158,14 @@ class TrackerProcess(NullMonitor):
             self._tell(f"{self._name}: {text}", "warning")
 
     def _end(self) -> None:
-        """Kill what is left of the child."""
+        """Kill what is left of the child. W&B's own process, wandb-core, is in another session and ends with it."""
         if self._process is None:
             return
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
             stream.close()
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.returncode is None:  # else its number may be another process's by now
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._process = None

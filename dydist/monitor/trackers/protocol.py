@@ -51,5 +51,8 @@ class Tracker(Protocol):
         ...
 
     def finish(self, state: str) -> None:
-        """End this start. `state`: done, stopped (it will be continued), failed or superseded (see `replaces`)."""
+        """End this start, and return once the tracker has all of it.
+
+        `state`: done, stopped (it will be continued), failed or superseded (see `replaces`).
+        """
         ...
