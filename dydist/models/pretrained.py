@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,12 +12,15 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from dydist.config import ModelConfig
-from dydist.errors import UserError
+from dydist.errors import FailedError, UserError
 from dydist.storage.opening import open_storage
+from dydist.storage.transient import is_transient
 from dydist.text.redaction import scrub
 
 TIMEOUT_S = 60
 """Seconds without data from a web server before giving up."""
+PATIENCE_S = 60
+"""Seconds after which a failed read is not tried again."""
 SHOWN = 3
 """Number of names of each kind in a message."""
 
@@ -25,12 +28,12 @@ SHOWN = 3
 def read_weights(place: str, options: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of a safetensors file by name. Raises UserError if it cannot be read or is not such a file.
 
-    `options`: of the storage, as in `checkpoint.storage_options`.
+    Transient errors are retried; raises FailedError if they last. `options`: of the storage, as in
+    `checkpoint.storage_options`.
     """
+    web = place.startswith(("http://", "https://"))
     try:
-        return load(
-            _downloaded(place) if place.startswith(("http://", "https://")) else _stored(place, options)
-        )
+        return load(_patiently(lambda: _downloaded(place) if web else _stored(place, options)))
     except UserError:
         raise
     except SafetensorError as error:
@@ -40,10 +43,38 @@ def read_weights(place: str, options: Mapping[str, Any]) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # of many libraries, such as botocore's NoCredentialsError
         why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        why = scrub(" ".join(why.split()))
+        if _is_transient(error):
+            problem = f"model.weights: {scrub(place)} could not be read in {PATIENCE_S} s ({why}); start again later"
+            raise FailedError(problem) from error
+        remedy = (
+            "an https:// URL is read without credentials"
+            if web
+            else "or its URL with credentials in checkpoint.storage_options"
+        )
         raise UserError(
-            f"model.weights: cannot read {scrub(place)} ({scrub(' '.join(why.split()))}); give the path of a "
-            "safetensors file, or its URL with credentials in checkpoint.storage_options"
+            f"model.weights: cannot read {scrub(place)} ({why}); give the path of a safetensors file; {remedy}"
         ) from error
+
+
+def _patiently(read: Callable[[], bytes]) -> bytes:
+    import tenacity
+
+    from dydist.storage.retry import FIRST_WAIT_S, LONGEST_WAIT_S
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_is_transient),
+        wait=tenacity.wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S),
+        stop=tenacity.stop_after_delay(PATIENCE_S),
+        reraise=True,
+    )
+    return retrying(read)
+
+
+def _is_transient(error: BaseException) -> bool:
+    from http.client import IncompleteRead
+
+    return isinstance(error, IncompleteRead) or is_transient(error)
 
 
 def _stored(place: str, options: Mapping[str, Any]) -> bytes:
@@ -53,10 +84,19 @@ def _stored(place: str, options: Mapping[str, Any]) -> bytes:
 
 
 def _downloaded(url: str) -> bytes:
+    from urllib.error import HTTPError, URLError
     from urllib.request import urlopen
 
-    with urlopen(url, timeout=TIMEOUT_S) as answer:  # what is cut short raises IncompleteRead
-        content: bytes = answer.read()
+    try:
+        with urlopen(url, timeout=TIMEOUT_S) as answer:  # what is cut short raises IncompleteRead
+            content: bytes = answer.read()
+    except HTTPError as error:
+        error.close()
+        raise
+    except URLError as error:
+        if not isinstance(error.reason, OSError):
+            raise
+        raise error.reason from None  # which tells whether it is transient
     return content
 
 

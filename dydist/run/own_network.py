@@ -11,7 +11,7 @@ from dydist.config import Config
 from dydist.data import ImageDataset
 from dydist.engine import World
 from dydist.engine.loss import examine_loss
-from dydist.errors import UserError
+from dydist.errors import FailedError, UserError
 from dydist.models import build_model
 from dydist.models.examine import examine
 from dydist.models.factory import build_network, source_hash
@@ -87,7 +87,8 @@ def network_with_weights(
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """The network with the weights of `model.weights`, and the names of tensors that keep their initial values.
 
-    Collective. Raises UserError, on every process, if a process cannot read them, they differ, or do not fit.
+    Collective. Raises UserError, on every process, if a process cannot read them, they differ, or do not fit, and
+    FailedError if their place does not answer.
     """
     weights = _same_weights(config, world)
     classes = len(dataset.classes)
@@ -109,16 +110,17 @@ def network_with_weights(
 def _same_weights(config: Config, world: World) -> dict[str, Tensor]:
     assert config.model.weights is not None
     weights: dict[str, Tensor] = {}
-    problem, digest = None, ""
+    problem: UserError | FailedError | None = None
+    digest = ""
     try:
         weights = read_weights(config.model.weights, config.checkpoint.storage_options)
         digest = hash_of(weights) if world.size > 1 else ""
-    except UserError as error:
-        problem = str(error)
+    except (UserError, FailedError) as error:
+        problem = error
     found = world.gather((problem, digest))
     for told, _ in found:
         if told is not None:
-            raise UserError(told)
+            raise told
     for rank, (_, other) in enumerate(found):
         if other != found[0][1]:
             raise UserError(

@@ -6,7 +6,7 @@ import functools
 import http.server
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dydist.config import ModelConfig
-from dydist.errors import UserError
+from dydist.errors import FailedError, UserError
 from dydist.models import DynamicConv2d, attach_statistics, build_model
 from dydist.models.batchnorm import ShardBatchNorm, batch_norm_by_shard
 from dydist.models.factory import source_hash
@@ -171,7 +171,16 @@ def test_weights_that_cannot_be_read(name: str, tmp_path: Path) -> None:
 
 
 class Cut(http.server.SimpleHTTPRequestHandler):
-    """Serves files; ends the connection half-way through what is called `cut`."""
+    """Serves files; ends the connection half-way through what is called `cut`; is busy once for each `busy`."""
+
+    asked: ClassVar[set[str]] = set()
+
+    def do_GET(self) -> None:
+        if "busy" in self.path and self.path not in self.asked:
+            self.asked.add(self.path)
+            self.send_error(503)
+        else:
+            super().do_GET()
 
     def copyfile(self, source: Any, outputfile: Any) -> None:
         content = source.read()
@@ -184,7 +193,7 @@ class Cut(http.server.SimpleHTTPRequestHandler):
 def test_weights_of_a_web_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     weights = networks.plain(10, (3, 32, 32)).state_dict()
-    for name in ("whole", "cut"):
+    for name in ("whole", "cut", "busy"):
         save_file(weights, tmp_path / f"{name}.safetensors")
     handler = functools.partial(Cut, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
@@ -192,14 +201,20 @@ def test_weights_of_a_web_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         thread.start()
         try:
             url = f"http://127.0.0.1:{web.server_address[1]}"
-            found = read_weights(f"{url}/whole.safetensors", {})
-            for name, why in (("cut", "IncompleteRead"), ("none", "404")):
-                with pytest.raises(UserError, match=rf"^model.weights: cannot read .*/{name}.*{why}"):
-                    read_weights(f"{url}/{name}.safetensors", {})
+            found, later = (read_weights(f"{url}/{name}.safetensors", {}) for name in ("whole", "busy"))
+            with pytest.raises(
+                UserError, match=r"^model.weights: cannot read .*/none.*404.*without credentials"
+            ):
+                read_weights(f"{url}/none.safetensors", {})
+            monkeypatch.setattr("dydist.models.pretrained.PATIENCE_S", 0)
+            with pytest.raises(
+                FailedError, match=r"^model.weights: .*/cut.* could not be read .*IncompleteRead"
+            ):
+                read_weights(f"{url}/cut.safetensors", {})
         finally:
             web.shutdown()
             thread.join()
-    assert hash_of(found) == hash_of(weights)
+    assert hash_of(found) == hash_of(later) == hash_of(weights)
 
 
 def test_a_url_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
