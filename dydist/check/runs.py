@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,13 +74,13 @@ def plans(options: CheckOptions) -> list[Plan]:
 def short(config: Config, engine: EngineName, options: CheckOptions) -> list[str]:
     """Flags that make a short run of `config`: few images, two epochs or more, and a learning rate for that batch.
 
-    If the recipe trains on the last, smaller batch of an epoch, there is one.
+    If the recipe trains on the last, smaller batch of an epoch, there is one, with two images of each shard or more.
     """
     batch = options.images * config.parallel.shards
     steps_per_epoch = max(1, options.steps // 2)
     limit = batch * steps_per_epoch
     if not config.data.drop_last and steps_per_epoch > 1:
-        limit -= batch // 2
+        limit -= min(batch // 2, batch - 2 * config.parallel.shards)
     values: dict[str, Any] = {
         "data.limit": limit, "data.validation": "null",
         "train.batch_size": batch, "train.max_steps": options.steps,
@@ -121,7 +122,7 @@ def start_run(arguments: Sequence[str], plan: Plan, folder: Path, *, recorded: b
         except ProcessError as error:
             if error.code == EXIT_USAGE and "dydist: " in error.said:
                 raise UserError(error.said.rpartition("dydist: ")[2].strip()) from error
-            failure = _last_line(error)
+            failure = _why(error)
         records += [file for rank in range(part.processes) if (file := record_file(record, rank)).exists()]
         if failure is not None:
             break
@@ -138,9 +139,15 @@ def start_processes(arguments: Sequence[str], processes: int, expected: int) -> 
     run_processes(["-m", "dydist.check.start", *arguments], processes, expected=expected, base=environment)
 
 
-def _last_line(error: ProcessError) -> str:
-    """What a failed process said last, without the program's name."""
-    return error.said.strip().rpartition("\n")[2].removeprefix("dydist: ") or str(error).strip()
+def _why(error: ProcessError) -> str:
+    """What a failed process said last, without the program's name; how it ended, if that was no error of its own."""
+    said = error.said.strip().rpartition("\n")[2].removeprefix("dydist: ")
+    if error.code is None:
+        return str(error)
+    if error.code > 0 and said:
+        return said
+    names = {-number: f" ({number.name})" for number in signal.Signals}
+    return f"ended with {error.code}{names.get(error.code, '')}" + (f": {said}" if said else "")
 
 
 def _processes(size: int) -> str:

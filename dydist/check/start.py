@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dydist.process.end import run_to_end
-from dydist.process.stop import StopRequest
+from dydist.process.stop import StopRequest, stop_with_parent
 from dydist.train import run_process
 
 if TYPE_CHECKING:
@@ -35,8 +35,10 @@ def main(arguments: Sequence[str]) -> int:
         watched.append(RecordedEngine(engine, stop_after))
         return watched[0]
 
+    stop = StopRequest().listen()
+    stop_with_parent()
     try:
-        return run_process(flags, StopRequest().listen(), watch=watch)
+        return run_process(flags, stop, watch=watch)
     finally:
         if watched:
             watched[0].record.save(record_file(Path(file), int(os.environ.get("RANK", "0"))))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -69,20 +72,44 @@ def check(
     )
     combinations = [(one, how) for one in engine or (_engine(arguments),) for how in precision or (None,)]
     verdicts = []
-    for one, how in combinations:
-        flags = arguments if how is None else [*arguments, "--train.precision", how]
-        label = f"{one}, {how or 'precision of the recipe'}: " if len(combinations) > 1 else ""
-        try:
-            verdict = run_check(flags, options, one, progress=_progress(label))
-        except FailedError as error:
-            tell(error)
-            return EXIT_ERROR
-        verdicts.append(verdict)
-        if not json_:
-            _print(verdict)
-    if json_:
-        print(json.dumps([{**asdict(one), "kept": one.kept} for one in verdicts], indent=1))
+    try:
+        with _ended_by_signals():
+            for one, how in combinations:
+                flags = arguments if how is None else [*arguments, "--train.precision", how]
+                label = f"{one}, {how or 'precision of the recipe'}: " if len(combinations) > 1 else ""
+                verdicts.append(run_check(flags, options, one, progress=_progress(label)))
+                if not json_:
+                    _print(verdicts[-1])
+    except FailedError as error:
+        tell(error)
+        return EXIT_ERROR
+    finally:
+        if json_:  # after a failure: of the combinations before it
+            print(json.dumps([{**asdict(one), "kept": one.kept} for one in verdicts], indent=1))
     return EXIT_DONE if all(one.kept for one in verdicts) else EXIT_ERROR
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Within this context, SIGTERM and SIGHUP raise SystemExit: processes are ended, the folder is removed."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for one in before:
+            signal.signal(one, signal.SIG_IGN)  # a second one must not interrupt that
+        raise SystemExit(128 + number)
+
+    before = {
+        number: handler
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if (handler := signal.getsignal(number)) is not signal.SIG_IGN  # as nohup sets it
+    }
+    try:
+        for number in before:
+            signal.signal(number, end)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _engine(arguments: Sequence[str]) -> Literal["exact", "ddp", "deepspeed"]:

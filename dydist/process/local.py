@@ -6,9 +6,12 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import ExitStack
+
+GRACE_S = 10.0
+"""Seconds that the others have to end, after one has failed: one of them may be about to print the error of all."""
 
 
 class ProcessError(RuntimeError):
@@ -29,13 +32,28 @@ def run_processes(
 ) -> str:
     """Run `python arguments…` as `world_size` processes in the environment `base`; returns the output of process 0.
 
-    Raises ProcessError with the last output of the first process whose exit code is not `expected`, or if one has not
-    exited after `timeout_s` seconds; the others are killed.
+    Raises ProcessError with the last output of a process whose exit code is not `expected`, or if one has not exited
+    after `timeout_s` seconds: the first that failed or, unless a signal ended it, one that printed `dydist: `. The
+    others are killed.
     """
+    processes: list[subprocess.Popen[str]] = []
+    ends: list[Future[tuple[str, str]]] = []
+
+    def failures(ended: Iterable[Future[tuple[str, str]]]) -> Iterator[ProcessError]:
+        for end in ended:
+            rank = ends.index(end)
+            try:
+                _, said = end.result()
+            except subprocess.TimeoutExpired:
+                yield ProcessError(f"process {rank} had not ended after {timeout_s:g} s")
+                continue
+            if (code := processes[rank].returncode) != expected:
+                yield ProcessError(f"process {rank} ended with {code}:\n{said[-2000:]}", code, said)
+
     with ExitStack() as started, ThreadPoolExecutor(world_size) as pool:
-        processes = [
-            started.enter_context(
-                subprocess.Popen(
+        try:
+            for environment in _environments(world_size, base, started.enter_context(socket.socket())):
+                process = subprocess.Popen(
                     [sys.executable, *arguments],
                     env=environment,
                     stdout=subprocess.PIPE,
@@ -43,24 +61,19 @@ def run_processes(
                     encoding="utf-8",
                     errors="replace",
                 )
-            )
-            for environment in _environments(world_size, base, started.enter_context(socket.socket()))
-        ]
-        # read from each while it runs: a full pipe would block it
-        ends = {pool.submit(process.communicate, None, timeout_s): process for process in processes}
-        try:
-            for end in as_completed(ends):
-                rank = processes.index(ends[end])
-                try:
-                    _, said = end.result()
-                except subprocess.TimeoutExpired as error:
-                    raise ProcessError(f"process {rank} had not ended after {timeout_s:g} s") from error
-                if (code := ends[end].returncode) != expected:
-                    raise ProcessError(f"process {rank} ended with {code}:\n{said[-2000:]}", code, said)
+                processes.append(started.enter_context(process))
+            # read from each while it runs: a full pipe would block it
+            ends += [pool.submit(process.communicate, None, timeout_s) for process in processes]
+            first = next(failures(as_completed(ends)), None)
+            if first is not None:
+                wait(ends, GRACE_S)
+                found = [first, *failures(end for end in ends if end.done())]
+                killed = first.code is not None and first.code < 0  # what the others say follows from it
+                raise first if killed else max(found, key=lambda one: "dydist: " in one.said)
         finally:
             for process in processes:  # after a failure, the others would wait until a collective times out
                 process.kill()
-    return next(end.result()[0] for end, process in ends.items() if process is processes[0])
+    return ends[0].result()[0]
 
 
 def _environments(world_size: int, base: Mapping[str, str], reserved: socket.socket) -> list[dict[str, str]]:

@@ -34,10 +34,26 @@ def test_a_mistake_is_one_line(words: list[str], told: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_process_that_fails_ends_the_others() -> None:
+def test_a_process_that_fails_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dydist.process.local.GRACE_S", 0.1)
     code = "import os, time\nif os.environ['RANK'] == '1': raise SystemExit('no')\ntime.sleep(900)"
     with pytest.raises(RuntimeError, match="process 1 ended with 1"):
         run_processes(["-m", "timeit", "-n", "1", "-r", "1", code], 2)
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        ("sys.exit(1)", "process 0 ended with 2:\ndydist: why\n"),
+        ("os.kill(os.getpid(), 9)", "process 1 ended with -9:\n"),
+    ],
+)
+def test_the_error_of_all_is_told_unless_a_signal_ended_the_first(end: str, told: str) -> None:
+    first = "time.sleep(0.5); print('dydist: why', file=sys.stderr); sys.exit(2)"
+    code = f"import os, sys, time\nif os.environ['RANK'] == '1': {end}\n{first}"
+    with pytest.raises(RuntimeError) as error:
+        run_processes(["-c", code], 2)
+    assert str(error.value) == told
 
 
 def test_a_process_that_hangs_is_ended() -> None:
