@@ -30,10 +30,20 @@ def suspect(kind: str) -> tuple[str, ...]:
     return "--model.factory", "helpers.networks:suspect", "--model.options", f"{{kind: {kind}}}"
 
 
-def test_a_network_that_keeps_the_promise() -> None:
-    verdict = checked(*PLAIN)
+@pytest.mark.parametrize(
+    ("options", "runs"),
+    [
+        (ONE, ["1 process", "1 process, stopped after step 1, resumed on 1"]),
+        pytest.param(
+            TWO,
+            ["1 process", "2 processes", "2 processes, stopped after step 2, resumed on 1"],
+            marks=pytest.mark.long,
+        ),
+    ],
+)
+def test_a_network_that_keeps_the_promise(options: CheckOptions, runs: list[str]) -> None:
+    verdict = checked(*PLAIN, options=options)
     assert verdict.kept, verdict
-    runs = ["1 process", "2 processes", "2 processes, stopped after step 2, resumed on 1"]
     assert [row.run for row in verdict.rows] == runs
     assert (verdict.doubts, verdict.notes) == ((), ())
 

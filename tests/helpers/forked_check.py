@@ -28,10 +28,11 @@ def fork_processes(arguments: Sequence[str], processes: int, expected: int) -> N
         for process in started:
             process.start()
         for process in started:
-            process.join(120)
+            process.join(600)
         codes = [process.exitcode for process in started]
         for process in started:
             process.kill()
+            process.join()
         for log, code in zip(logs, codes, strict=True):
             if code != expected:
                 said = log.read_text(errors="replace")
