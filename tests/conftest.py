@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,10 +64,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def measured_choices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache folder of this session's own: what its runs measure is theirs. Built kernels are shared, by a link."""
-    from dydist.models.strategies.native import cache_folder
+    """A cache folder of this session's own: what its runs measure is theirs. Built kernels are shared, by a link.
 
-    built = cache_folder() / "native"
+    Another text of the module that builds them builds anew: else no test would try it where a suite ran before.
+    """
+    from dydist.models.strategies.native import build, cache_folder
+
+    text = Path(build.__file__).read_bytes()
+    built = cache_folder() / f"native-of-tests-{hashlib.sha256(text).hexdigest()[:12]}"
     built.mkdir(parents=True, exist_ok=True)
     folder = tmp_path_factory.mktemp("cache")
     (folder / "native").symlink_to(built)

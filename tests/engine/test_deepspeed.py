@@ -9,7 +9,7 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from dydist.engine.loss_scale import LossScale
 from dydist.errors import UserError
 from dydist.run.session import Session
 from helpers import portability
-from helpers.support import REPOSITORY, Run, metrics, preload, train
+from helpers.support import REPOSITORY, Run, metrics, preloaded, train
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
@@ -47,8 +47,11 @@ ENGINE: dict[str, tuple[object, ...]] = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _imported_once() -> None:
-    preload("deepspeed", "transformers", "torch._inductor.compile_fx", "deepspeed.runtime.zero.stage3")
+def _imported_once() -> Iterator[None]:
+    with preloaded(
+        "deepspeed", "transformers", "torch._inductor.compile_fx", "deepspeed.runtime.zero.stage3"
+    ):
+        yield
 
 
 def flags(root: Path, runs: Path, name: str, engine: str, *more: object) -> list[object]:

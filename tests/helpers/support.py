@@ -6,13 +6,17 @@ import functools
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing import forkserver
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +72,7 @@ def _rank(
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.environ.update(environment)
+    tempfile.tempdir = None  # the server has looked it up
     if world_size > 1:
         os.environ.update(
             RANK=str(rank),
@@ -117,10 +122,26 @@ PRELOAD = [
 """What the server that runs are forked from has imported: seconds that no run has to spend again."""
 
 
-def preload(*modules: str) -> None:
-    """Let the server that runs are forked from import these too. One that is up makes room for another."""
+@contextmanager
+def preloaded(*modules: str) -> Iterator[None]:
+    """Within, the server that runs are forked from has imported these too. It is a server of its own."""
     PRELOAD.extend(modules)
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    _stop_server()
+    yield
+    del PRELOAD[-len(modules) :]
+    _stop_server()
+
+
+def _stop_server() -> None:
+    """End the server and what it has forked. By itself it would wait for these, and one may be held for ever."""
+    for process in multiprocessing.active_children():
+        if isinstance(process, ForkServerProcess):
+            process.kill()
+            process.join()
+    server = forkserver._forkserver  # type: ignore[attr-defined]
+    if server._forkserver_pid is not None:
+        os.kill(server._forkserver_pid, signal.SIGKILL)
+        server._stop()
 
 
 class Run:
@@ -172,16 +193,20 @@ class Run:
     def wait_for_step(self, run_dir: Path, step: int, timeout: float = 300) -> None:
         """Wait until these processes train and `step` or a later one is logged, by them or by those before them.
 
-        AssertionError: time is up, or the run is over.
+        AssertionError: time is up, or the run is over. Its processes are killed then.
         """
         deadline = time.monotonic() + timeout
-        while not (
-            _trains(run_dir, self.processes[0].pid)
-            and any(line.get("step", 0) >= step for line in _whole_lines(run_dir / "metrics.jsonl"))
-        ):
-            assert time.monotonic() < deadline, self.text()
-            assert any(process.is_alive() for process in self.processes), self.text()
-            time.sleep(0.01)
+        try:
+            while not (
+                _trains(run_dir, self.processes[0].pid)
+                and any(line.get("step", 0) >= step for line in _whole_lines(run_dir / "metrics.jsonl"))
+            ):
+                assert time.monotonic() < deadline, self.text()
+                assert any(process.is_alive() for process in self.processes), self.text()
+                time.sleep(0.01)
+        except BaseException:
+            self.wait(0)
+            raise
 
     def signal(self, number: int, *ranks: int) -> None:
         """Send a signal to these processes, or to all."""
@@ -217,6 +242,7 @@ def train(
 def _forked(work: Callable[[], object], cwd: str, environment: dict[str, str], log: str) -> None:
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # the server has looked it up
     os.chdir(cwd)
     with open(log, "wb", buffering=0) as file:
         os.dup2(file.fileno(), 1)

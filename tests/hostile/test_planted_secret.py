@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image
 
 from helpers.planted import NEEDLES, PASSWORD, SECRET, TINY, World, leaks, secrets, watched_processes
-from helpers.support import REPOSITORY, free_port
+from helpers.support import REPOSITORY, Run, forked, free_port
 
 
 @pytest.fixture
@@ -45,6 +46,16 @@ def test_the_search_finds_what_is_planted(tmp_path: Path) -> None:
             time.sleep(0.05)
         process.kill()
     assert seen
+
+
+def test_forked_processes_have_the_temporary_folder_of_their_world(world: World) -> None:
+    """What they leave there is searched."""
+    say = functools.partial(exec, "import tempfile; print(tempfile.gettempdir(), flush=True)", {})
+    _, text = forked(say, cwd=world.folder, log=world.folder / "log", env=world.env)
+    assert text == f"{world.folder / 'tmp'}\n"
+    run = Run(["--help"], 1, world.folder / "run", before=say, TMPDIR=world.env["TMPDIR"])
+    run.wait()
+    assert run.text().startswith(text)
 
 
 def test_dry_runs_show_no_secret(world: World) -> None:

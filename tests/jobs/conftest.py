@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dydist.models.strategies.native import library
 from helpers.job_cluster import DAEMONS, RECIPE, REPOSITORY, SITE, Cluster, flags, running_cluster
 
 
@@ -22,6 +23,7 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
         if os.environ.get("CI"):
             pytest.fail(f"{what}; CI must have it")
         pytest.skip(what)
+    library()  # built, if it is not yet: that takes a minute, which jobs' time limits do not have
     with running_cluster(SITE, tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster
 
