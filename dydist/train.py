@@ -106,7 +106,7 @@ def train(
 
     if file := os.environ.get(DESCRIPTION):
         _describe(read, Path(file))
-    with StopRequest() as stop, passing({names[field]: passed[field] for field in names}):
+    with StopRequest() as stop, passing({(field, name): passed[field] for field, name in names.items()}):
         code = _run(read, stop)
     if code == EXIT_DONE:
         return folder

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 UNNAMED = "given"
 """In the name of an object that was passed and cannot be imported: stands for the module."""
-_PASSED: ContextVar[Mapping[str, Any]] = ContextVar("passed", default=MappingProxyType({}))
+_PASSED: ContextVar[Mapping[tuple[str, str], Any]] = ContextVar("passed", default=MappingProxyType({}))
 _IMPORTING: ContextVar[str] = ContextVar("importing", default="")
 
 
@@ -35,10 +35,10 @@ def load_function(field: str, name: str) -> Callable[..., Any]:
 
     It is a passed object (`passing`), or its module is searched for on Python's path, and then in the working folder.
     """
-    if (passed := _PASSED.get().get(name)) is not None:
+    if (passed := _PASSED.get().get((field, name))) is not None:
         found_before: Callable[..., Any] = passed
         return found_before
-    refuse_unnamed(field, name)
+    refuse_unnamed(field, name, "start the same program")
     module_name, _, attributes = name.partition(":")
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)
@@ -111,18 +111,18 @@ def _entry_points(group: str, name: str) -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=group, name=name))
 
 
-def refuse_unnamed(field: str, name: str) -> None:
-    """Raise UserError if `name` is that of an object which was passed when the run was trained, and not now."""
-    if name.partition(":")[0] == UNNAMED and name not in _PASSED.get():
+def refuse_unnamed(field: str, name: str, advice: str) -> None:
+    """Raise UserError with `advice` if `name` is that of an object which was passed when the run was trained, not now."""
+    if name.partition(":")[0] == UNNAMED and (field, name) not in _PASSED.get():
         raise UserError(
-            f"{field}: {name} was passed to dydist.train as an object, which cannot be imported; call dydist.load(RUN, "
-            "model=…) with it, or train with a function that a module or script defines at its top level"
+            f"{field}: {name} was passed to dydist.train as an object, which cannot be imported; {advice}, or "
+            "train with a function that a module or script defines at its top level"
         )
 
 
 @contextmanager
-def passing(objects: Mapping[str, Any]) -> Iterator[None]:
-    """Within, these objects are found by their names (`name_of`)."""
+def passing(objects: Mapping[tuple[str, str], Any]) -> Iterator[None]:
+    """Within, these objects are found by their field and name (`name_of`); two lambdas have the same name."""
     token = _PASSED.set({**_PASSED.get(), **objects})
     try:
         yield
@@ -130,14 +130,14 @@ def passing(objects: Mapping[str, Any]) -> Iterator[None]:
         _PASSED.reset(token)
 
 
-def is_passed(name: str) -> bool:
-    """Whether `name` is that of an object which was passed."""
-    return name in _PASSED.get()
+def is_passed(field: str, name: str) -> bool:
+    """Whether `name` is that of an object which was passed for `field`."""
+    return (field, name) in _PASSED.get()
 
 
-def is_of_script(name: str) -> bool:
-    """Whether `name` is that of a passed object which belongs to the running program, not to a module."""
-    passed = _PASSED.get().get(name)
+def is_of_script(field: str, name: str) -> bool:
+    """Whether `name` is that of an object passed for `field` which belongs to the running program, not to a module."""
+    passed = _PASSED.get().get((field, name))
     return passed is not None and (
         name.partition(":")[0] == UNNAMED or getattr(passed, "__module__", None) == "__main__"
     )

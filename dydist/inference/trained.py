@@ -88,7 +88,7 @@ def load_trained(
             f"--ema: {url} holds no averaged weights, since its run had no train.ema_decay; leave --ema out"
         )
     config = from_dict(state.extra["config"], f"{url}/state.json")
-    passed = {} if model is None else {_own_factory(config): model}
+    passed = {} if model is None else {("model.factory", _own_factory(config)): model}
     if model is None:
         refuse_foreign_code(config, "model", where=where, given=factory)
     if state.extra.get("data") is None:

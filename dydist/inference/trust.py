@@ -31,7 +31,9 @@ def refuse_foreign_code(
     """
     values = getattr(config, section)
     if values.factory is not None:
-        refuse_unnamed(f"{section}.factory", values.factory)
+        refuse_unnamed(
+            f"{section}.factory", values.factory, "call dydist.load(RUN, model=…) with the network"
+        )
     if values.factory is None or values.factory in (given or "").split(","):
         return
     shown = scrub(str(values.options))

@@ -82,7 +82,7 @@ def load_factory(config: ModelConfig) -> Callable[..., Any]:
 
 def source_hash(config: ModelConfig) -> str | None:
     """SHA-256 of the factory's source file; None if it has none, is part of the running script, or is not given."""
-    if config.factory is None or is_of_script(config.factory):
+    if config.factory is None or is_of_script("model.factory", config.factory):
         return None
     try:
         file = inspect.getsourcefile(inspect.unwrap(load_factory(config)))

@@ -38,7 +38,7 @@ def examine_network(config: Config, model: nn.Module, dataset: ImageDataset, wor
     examine_loss(config, len(dataset.classes))
     if config.model.factory is None:
         return []
-    if is_passed(config.model.factory):
+    if is_passed("model.factory", config.model.factory):
         _refuse_other_weights(config, model, world)
     who = f"model.factory: the network of {config.model.factory}"
     found = examine(model, len(dataset.classes), dataset.images.shape[1:], who)

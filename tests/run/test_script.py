@@ -73,6 +73,19 @@ def own(**more: Any) -> dict[str, Any]:
     }
 
 
+def test_two_objects_of_the_same_name_are_both_used(tmp_path: Path) -> None:
+    folder = dydist.train(
+        {**SETTINGS, "run.dir": tmp_path, "run.name": "run", "train.max_steps": 1},
+        model=lambda num_classes, image_shape: nn.Sequential(nn.Flatten(), nn.Linear(108, num_classes)),
+        dataset=lambda split: images(split),
+        loss=lambda logits, targets: F.cross_entropy(logits, targets),
+    )
+    values = yaml.safe_load((folder / "config.yaml").read_text())
+    assert [values["model"]["factory"], values["data"]["factory"], values["train"]["loss"]] == ["given:lambda"] * 3
+    with pytest.raises(UserError, match="^train.loss: given:lambda was passed .*; start the same program, or train"):
+        load_function("train.loss", "given:lambda")
+
+
 def call() -> None:
     """In a training process: `dydist.train`, in place of what the helper would call."""
     _end(lambda: dydist.train({**SETTINGS, "run.dir": os.environ["RUNS"]}, sys.argv[1:], **own()))
