@@ -48,6 +48,22 @@ def test_python_extras_constraints_and_packages_are_the_projects(name: str) -> N
     assert "g++" in (REPOSITORY / "dydist/models/strategies/native/build.py").read_text(encoding="utf-8")
 
 
+def test_only_these_are_copied() -> None:
+    """A working folder also has an environment, data, runs and files of secrets."""
+    ignored = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").split("\n*\n")[1].splitlines()
+    copied = {line[1:] for line in ignored if line.startswith("!")}
+    assert set(ignored) - {f"!{name}" for name in copied} == {"**/__pycache__"}
+    files = re.search(r"^%files\n(.*?)^%", text("dydist.def"), re.DOTALL | re.MULTILINE)
+    assert files is not None
+    assert dict(line.split() for line in files[1].strip().splitlines()) == {
+        name: f"/opt/dydist/{name}" for name in copied
+    }
+    assert all((REPOSITORY / name).exists() for name in copied)
+    needed = set(re.findall(r'"(README.md|LICENSE)"', PROJECT)) | {"dydist", "pyproject.toml", "constraints.txt"}
+    linked = {path.resolve().relative_to(REPOSITORY).parts[0] for path in (REPOSITORY / "dydist/files").iterdir()}
+    assert copied == needed | linked
+
+
 def test_both_are_of_one_python() -> None:
     assert len({re.findall(r"python:\S+", text(name))[0] for name in FILES}) == 1
 
