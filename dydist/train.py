@@ -126,15 +126,26 @@ def _images(dataset: Images | None) -> Callable[..., Split] | None:
 
 
 def _describe(read: Callable[[], dict[str, Any]], file: Path) -> None:
-    """Write the configuration, and which modules the program has imported, for `dydist submit`; ends the program."""
+    """Write the configuration, and which modules beside the program it has imported, for `dydist submit`; ends the program."""
     try:
         config = build(Config, read())
     except UserError as error:
         display.tell(error)
         raise SystemExit(EXIT_USAGE) from None
-    modules = sorted({name.partition(".")[0] for name in sys.modules} - {"__main__", "dydist"})
-    file.write_text(json.dumps({"config": to_dict(config), "modules": modules}), encoding="utf-8")
+    file.write_text(json.dumps({"config": to_dict(config), "modules": _beside_program()}), encoding="utf-8")
     raise SystemExit(EXIT_DONE)
+
+
+def _beside_program() -> list[str]:
+    """The top-level names of imported modules whose files lie beside the program; ./wandb may be a folder of data."""
+    folder = Path(os.path.abspath(sys.modules["__main__"].__file__ or "")).parent
+    found = set()
+    for name, module in list(sys.modules.items()):
+        file = Path(os.path.abspath(getattr(module, "__dict__", {}).get("__file__") or "/"))
+        top = name.partition(".")[0]
+        if file.is_relative_to(folder) and file.relative_to(folder).parts[0].partition(".")[0] == top:
+            found.add(top)
+    return sorted(found - {"__main__", "dydist"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -39,6 +39,8 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "beside" / "deep.py").write_text(f"RUNS = {str(tmp_path / 'runs')!r}\n")
     (folder / "beside" / "later.py").touch()
     (folder / "unused.py").touch()
+    (folder / "yaml").mkdir()
+    (folder / "yaml" / "data.py").touch()  # not the imported yaml
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return folder / "my_train.py"
@@ -47,6 +49,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_program_says_what_it_would_train_and_is_copied_with_its_modules(
     program: Path, tmp_path: Path
 ) -> None:
+    program.chmod(0o600)
     words = [str(program), "--run.name", "mine", "--train.batch_size", "64"]
     submission = prepare_run(words, CPU, cluster="local")
     (spec,) = submission.specs
@@ -56,6 +59,7 @@ def test_a_program_says_what_it_would_train_and_is_copied_with_its_modules(
     assert f"{spec.program} --run.name mine" in describe(submission)["runs"][0]["nodes"][0]
     assert submission.script is not None
     assert submission.script.copy(submission.folder) == Path(spec.program)
+    assert Path(spec.program).stat().st_mode & 0o777 == 0o600
     copied = sorted(
         str(path.relative_to(submission.folder / "script")) for path in submission.folder.rglob("*.py")
     )

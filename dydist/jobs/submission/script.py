@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,16 +24,16 @@ LIMIT_S = 600.0
 
 @dataclass(frozen=True)
 class Script:
-    """`path`: the program. `modules`: the top-level modules that it had imported when it called `dydist.train`."""
+    """`path`: the program. `modules`: the top-level modules beside it that it had imported when it called `dydist.train`."""
 
     path: Path
     modules: tuple[str, ...]
 
     def copy(self, folder: Path) -> Path:
-        """Copy the program, and those of its modules that lie beside it, to `folder`; returns the copy's path."""
+        """Copy the program and its modules to `folder`; returns the copy's path."""
         copy = copied_to(self.path, folder)
         copy.parent.mkdir(parents=True)
-        copy.write_bytes(self.path.read_bytes())
+        shutil.copy2(self.path, copy)  # with its mode: it may hold a secret
         for name in self.modules:
             copy_module(name, copy.parent, field="submit", places=[str(self.path.parent)])
         return copy
