@@ -126,7 +126,7 @@ def _images(dataset: Images | None) -> Callable[..., Split] | None:
 
 
 def _describe(read: Callable[[], dict[str, Any]], file: Path) -> None:
-    """Write the configuration, and which modules beside the program it has imported, for `dydist submit`; ends the program."""
+    """For `dydist submit`: write the configuration and the imported modules beside the program, and end the program."""
     try:
         config = build(Config, read())
     except UserError as error:

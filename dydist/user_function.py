@@ -112,7 +112,7 @@ def _entry_points(group: str, name: str) -> tuple[EntryPoint, ...]:
 
 
 def refuse_unnamed(field: str, name: str, advice: str) -> None:
-    """Raise UserError with `advice` if `name` is that of an object which was passed when the run was trained, not now."""
+    """Raise UserError with `advice` if `name` is that of an object which was passed in training, and not now."""
     if name.partition(":")[0] == UNNAMED and (field, name) not in _PASSED.get():
         raise UserError(
             f"{field}: {name} was passed to dydist.train as an object, which cannot be imported; {advice}, or "

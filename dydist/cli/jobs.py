@@ -42,7 +42,7 @@ def submit(
 
     Args:
         run: After --: a recipe's path, then flags of dydist/train.py over it. Or a program that calls dydist.train,
-            then -- and its flags: my_train.py -- --optim.lr 0.2.
+            then -- and such flags (none of its own): my_train.py -- --optim.lr 0.2.
         cluster: slurm; or local, the same on this machine.
         dry_run: Submit nothing: show the sbatch file, each node's command, and what SLURM says of it.
         wait: Follow the log until the job ends; the exit code is the job's.

@@ -120,6 +120,11 @@ def redacted_values(values: Mapping[str, Any], kind: type[Any] = Config) -> dict
     return result
 
 
+def check_flags(arguments: Sequence[str]) -> None:
+    """Raise UserError if the arguments are not flags of fields, each with a value; the values are not checked."""
+    _split(arguments)
+
+
 def redacted_arguments(arguments: Sequence[str]) -> list[str]:
     """The same command line without its secrets; as many words as before."""
     result: list[str] = []

@@ -98,7 +98,7 @@ def load_trained(
     told = state.extra.get("network", {}).get("source")
     with passing(passed):
         network = build_model(config.model, len(data.classes), (3, data.side, data.side))
-        edited = told is not None and told != source_hash(config.model)
+        edited = told is not None and source_hash(config.model) not in (None, told)
     if edited:
         note(
             f"model.factory: the file of {config.model.factory} is not the one that this network was trained with"

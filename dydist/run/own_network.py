@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,6 +28,15 @@ def network_identity(config: Config) -> dict[str, Any]:
     if config.model.factory is None:
         return {}
     return {"options": public_values(config)["model"]["options"], "source": source_hash(config.model)}
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The names of values in `network_identity` that differ. A program that passes its own function has no `source`."""
+    return [
+        name
+        for name, was in before.items()
+        if was != now.get(name) and not (name == "source" and None in (was, now.get(name)))
+    ]
 
 
 def examine_network(config: Config, model: nn.Module, dataset: ImageDataset, world: World) -> list[str]:

@@ -31,7 +31,7 @@ from dydist.process.report import Job
 from dydist.randomness import derived_seed
 from dydist.records import CheckpointRecord, Monitor
 from dydist.run.folder import RunFolder, public_values, write_description
-from dydist.run.own_network import network_identity, network_with_weights
+from dydist.run.own_network import changes, network_identity, network_with_weights
 from dydist.schedules import learning_rate
 from dydist.text.redaction import scrub
 
@@ -249,7 +249,7 @@ class Session:
                     for name in broken
                 )
             )
-        if other := [name for name, was in extra.get("network", {}).items() if was != self.network.get(name)]:
+        if other := changes(extra.get("network", {}), self.network):
             raise UserError(
                 f"model.factory: {self.config.model.factory} is not as it was when this run was started: other "
                 f"{', '.join(other)}; bring that back, or give another run.name, or checkpoint.resume=never"

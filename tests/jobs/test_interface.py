@@ -50,7 +50,11 @@ def test_a_program_says_what_it_would_train_and_is_copied_with_its_modules(
     program: Path, tmp_path: Path
 ) -> None:
     program.chmod(0o600)
-    words = [str(program), "--run.name", "mine", "--train.batch_size", "64"]
+    with pytest.raises(
+        UserError, match=r"^submit: .*my_train.py is submitted with flags of dydist alone.*--depth: ther"
+    ):
+        prepare_run([str(program), "--", "--depth", "3"], CPU, cluster="local")
+    words = [str(program), "--", "--run.name", "mine", "--train.batch_size", "64"]
     submission = prepare_run(words, CPU, cluster="local")
     (spec,) = submission.specs
     assert spec.run_dir == str(tmp_path / "runs" / "mine")

@@ -59,8 +59,14 @@ def test_only_these_are_copied() -> None:
         name: f"/opt/dydist/{name}" for name in copied
     }
     assert all((REPOSITORY / name).exists() for name in copied)
-    needed = set(re.findall(r'"(README.md|LICENSE)"', PROJECT)) | {"dydist", "pyproject.toml", "constraints.txt"}
-    linked = {path.resolve().relative_to(REPOSITORY).parts[0] for path in (REPOSITORY / "dydist/files").iterdir()}
+    needed = set(re.findall(r'"(README.md|LICENSE)"', PROJECT)) | {
+        "dydist",
+        "pyproject.toml",
+        "constraints.txt",
+    }
+    linked = {
+        path.resolve().relative_to(REPOSITORY).parts[0] for path in (REPOSITORY / "dydist/files").iterdir()
+    }
     assert copied == needed | linked
 
 

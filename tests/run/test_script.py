@@ -24,6 +24,7 @@ from dydist.config.reader import build, values_of
 from dydist.data.loader import ShardGroup
 from dydist.engine.loss import examine_loss, group_loss
 from dydist.errors import UserError
+from dydist.run.own_network import changes
 from dydist.user_function import load_function, name_of
 from helpers.support import REPOSITORY, Run, metrics
 
@@ -81,9 +82,20 @@ def test_two_objects_of_the_same_name_are_both_used(tmp_path: Path) -> None:
         loss=lambda logits, targets: F.cross_entropy(logits, targets),
     )
     values = yaml.safe_load((folder / "config.yaml").read_text())
-    assert [values["model"]["factory"], values["data"]["factory"], values["train"]["loss"]] == ["given:lambda"] * 3
-    with pytest.raises(UserError, match="^train.loss: given:lambda was passed .*; start the same program, or train"):
+    assert [values["model"]["factory"], values["data"]["factory"], values["train"]["loss"]] == [
+        "given:lambda"
+    ] * 3
+    with pytest.raises(
+        UserError, match=r"^train\.loss: given:lambda was passed .*; start the same program, or train"
+    ):
         load_function("train.loss", "given:lambda")
+
+
+def test_a_source_that_a_program_does_not_record_is_no_change() -> None:
+    program, recipe = {"options": {}, "source": None}, {"options": {}, "source": "a"}
+    assert changes(program, recipe) == changes(recipe, program) == changes({}, recipe) == []
+    assert changes(recipe, {"options": {"width": 2}, "source": "b"}) == ["options", "source"]
+    assert changes(recipe, {}) == ["options"]
 
 
 def call() -> None:

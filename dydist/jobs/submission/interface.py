@@ -44,7 +44,7 @@ def submit(
     Args:
         run: A recipe's path or name, a mapping or a `Config`, as for `dydist.train`; or the path of a program (`….py`)
             that calls `dydist.train`, which is run here up to that call.
-        arguments: Flags over it, or of the program.
+        arguments: Flags of fields over it, also for a program, which cannot be submitted with flags of its own.
         cluster: "slurm", or "local" for the same on this machine.
         profile: A site's settings: NAME.yaml in ~/.config/dydist/ or slurm/, or a path.
         **settings: Fields of a profile over it: nodes=2, gpus_per_node=4, time="12:00:00", partition="gpu", …;

@@ -24,7 +24,7 @@ LIMIT_S = 600.0
 
 @dataclass(frozen=True)
 class Script:
-    """`path`: the program. `modules`: the top-level modules beside it that it had imported when it called `dydist.train`."""
+    """`path`: the program. `modules`: the top-level modules beside it, imported when it called `dydist.train`."""
 
     path: Path
     modules: tuple[str, ...]

@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from dydist.config.reader import read_config, read_yaml, redacted_arguments
+from dydist.config.reader import check_flags, read_config, read_yaml, redacted_arguments
 from dydist.config.rules import check_config
 from dydist.config.shipped import RECIPES, find_file
 from dydist.errors import UserError
@@ -52,7 +52,7 @@ def prepare_run(
     arguments: Sequence[str], profile: Profile, *, cluster: Cluster, folder: Path | None = None
 ) -> Submission:
     """A submission of one run. `arguments`: those of dydist/train.py, optionally with a recipe's path in front; or the
-    path of a program that calls `dydist.train`, and its flags.
+    path of a program that calls `dydist.train`, and such flags.
 
     Raises UserError if the configuration is wrong for the largest or the smallest world size.
     """
@@ -60,6 +60,12 @@ def prepare_run(
     if (program := program_of(arguments)) is None:
         config = read_config(command_line)
     else:
+        try:
+            check_flags(command_line)
+        except UserError as error:
+            raise UserError(
+                f"submit: {program} is submitted with flags of dydist alone, and not with its own: {error}"
+            ) from None
         config, script = ask(program, command_line)
     for nodes in {profile.nodes, profile.min_nodes or profile.nodes}:
         check_config(config, world_size=nodes * profile.processes)
@@ -139,8 +145,10 @@ def program_of(arguments: Sequence[str]) -> Path | None:
 
 
 def flags_of(arguments: Sequence[str]) -> list[str]:
-    """`arguments` without their program, or with their recipe as `--config`."""
-    return with_recipe(arguments) if program_of(arguments) is None else list(arguments[1:])
+    """`arguments` without their program and a `--` after it, or with their recipe as `--config`."""
+    if program_of(arguments) is None:
+        return with_recipe(arguments)
+    return list(arguments[2:] if arguments[1:2] == ["--"] else arguments[1:])
 
 
 def with_recipe(arguments: Sequence[str]) -> list[str]:
