@@ -61,13 +61,15 @@ def examine_loss(config: Config, classes: int) -> None:
         raise UserError(
             f"{who} has parameters to train, which the optimizer does not see; make them part of the network"
         )
-    images = 6
+    images = 64
     logits = torch.linspace(-1, 1, images * classes).reshape(images, classes).sin().requires_grad_()
     targets = torch.arange(images) % classes
     if mixes_targets(config):
         targets = F.one_hot(targets, classes).float()
     try:
-        first, second = (function(logits, targets) for _ in range(2))
+        first = function(logits, targets)
+        state = torch.get_rng_state()
+        second = function(logits, targets)
     except Exception as error:
         raise UserError(
             f"{who} failed: {describe_error(error)}; it is called with logits float32 [N, classes] and targets, which "
@@ -82,10 +84,12 @@ def examine_loss(config: Config, classes: int) -> None:
         raise UserError(
             f"{who} gave a value without a gradient; compute it from the logits, and neither detach() nor item()"
         )
-    if not torch.equal(first, second):
+    if first.isnan().any():
+        raise UserError(f"{who} gave NaN for logits between -1 and 1; look for a log or a division there")
+    if not torch.equal(state, torch.get_rng_state()) or not torch.equal(first, second):
         raise UserError(
-            f"{who} gave two values for the same images; it must draw no random numbers and keep no state, since "
-            "a step depends on (seed, step, shard) alone"
+            f"{who} draws random numbers, or gave two values for the same images; it must draw none and keep no state, "
+            "since a step depends on (seed, step, shard) alone"
         )
 
 

@@ -290,6 +290,14 @@ def drawing(logits: Tensor, targets: Tensor) -> Tensor:
     return (logits * torch.rand(())).sum()
 
 
+def drawing_seldom(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.dropout(focal(logits, targets), 1e-6)
+
+
+def of_nan(logits: Tensor, targets: Tensor) -> Tensor:
+    return (logits - 2).log().mean()
+
+
 def failing(logits: Tensor, targets: Tensor) -> Tensor:
     raise ValueError("no loss today")
 
@@ -306,9 +314,14 @@ learned = Margin()
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("of_wrong_shape", r"gave torch.float32 \[6, 4\] for 6 images; it must give the loss of each image"),
+        (
+            "of_wrong_shape",
+            r"gave torch.float32 \[64, 4\] for 64 images; it must give the loss of each image",
+        ),
         ("without_gradient", "gave a value without a gradient"),
-        ("drawing", "gave two values for the same images"),
+        ("drawing", "draws random numbers, or gave two values for the same images"),
+        ("drawing_seldom", "draws random numbers, or gave two values for the same images"),
+        ("of_nan", "gave NaN for logits between -1 and 1"),
         ("failing", r"failed: ValueError: no loss today .*; it is called with logits"),
         ("learned", "has parameters to train"),
     ],
