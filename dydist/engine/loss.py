@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +28,7 @@ def group_loss(config: Config, device: torch.device) -> GroupLoss:
             return F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
 
         return cross_entropy
-    function = _load(config)
-    if isinstance(function, nn.Module):
-        function.to(device)
+    function = _load(config, device)
     mixed = mixes_targets(config)
 
     def by_shard(logits: Tensor, group: ShardGroup) -> Tensor:
@@ -52,18 +51,20 @@ def mixes_targets(config: Config) -> bool:
     return config.data.mixup > 0 or config.data.cutmix > 0
 
 
-def examine_loss(config: Config, classes: int) -> None:
-    """Call `train.loss` on made-up logits. Raises UserError if its value cannot be trained with, or reproduced."""
+def examine_loss(config: Config, classes: int, device: torch.device) -> None:
+    """Call `train.loss` on made-up logits on `device`. Raises UserError if it cannot be trained with, or reproduced."""
     if config.train.loss is None:
         return
-    function, who = _load(config), f"train.loss: {config.train.loss}"
+    function, who = _load(config, device), f"train.loss: {config.train.loss}"
     if isinstance(function, nn.Module) and any(one.requires_grad for one in function.parameters()):
         raise UserError(
             f"{who} has parameters to train, which the optimizer does not see; make them part of the network"
         )
     images = 64
-    logits = torch.linspace(-1, 1, images * classes).reshape(images, classes).sin().requires_grad_()
-    targets = torch.arange(images) % classes
+    logits = (
+        torch.linspace(-1, 1, images * classes, device=device).reshape(images, classes).sin().requires_grad_()
+    )
+    targets = torch.arange(images, device=device) % classes
     if mixes_targets(config):
         targets = F.one_hot(targets, classes).float()
     try:
@@ -93,6 +94,8 @@ def examine_loss(config: Config, classes: int) -> None:
         )
 
 
-def _load(config: Config) -> Callable[[Tensor, Tensor], Tensor]:
+def _load(config: Config, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function of `train.loss`; of a module, which is the user's, a copy on `device`."""
     assert config.train.loss is not None
-    return load_function("train.loss", config.train.loss)
+    function = load_function("train.loss", config.train.loss)
+    return deepcopy(function).to(device) if isinstance(function, nn.Module) else function

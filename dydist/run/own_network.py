@@ -45,7 +45,7 @@ def examine_network(config: Config, model: nn.Module, dataset: ImageDataset, wor
     Raises UserError if it cannot be trained as configured. With reduce=exact, nothing may make its bits depend on the
     number of processes; with several processes, buffers must not differ between them.
     """
-    examine_loss(config, len(dataset.classes))
+    examine_loss(config, len(dataset.classes), world.device)
     if config.model.factory is None:
         return []
     if is_passed("model.factory", config.model.factory):

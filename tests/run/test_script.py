@@ -25,7 +25,7 @@ from dydist.data.loader import ShardGroup
 from dydist.engine.loss import examine_loss, group_loss
 from dydist.errors import UserError
 from dydist.run.own_network import changes
-from dydist.user_function import load_function, name_of
+from dydist.user_function import load_function, name_of, passing
 from helpers.support import REPOSITORY, Run, metrics
 
 SETTINGS = {
@@ -328,4 +328,12 @@ learned = Margin()
 )
 def test_a_loss_that_cannot_be_trained_with_is_refused(name: str, said: str) -> None:
     with pytest.raises(UserError, match=f"^train.loss: {__name__}:{name} {said}"):
-        examine_loss(losses(loss=f"{__name__}:{name}"), 4)
+        examine_loss(losses(loss=f"{__name__}:{name}"), 4, torch.device("cpu"))
+
+
+def test_a_loss_module_of_the_caller_stays_where_it_is() -> None:
+    module = nn.CrossEntropyLoss(weight=torch.ones(4))
+    with passing({("train.loss", "given:CrossEntropyLoss"): module}):
+        group_loss(losses(loss="given:CrossEntropyLoss"), torch.device("meta"))
+    assert module.weight is not None
+    assert module.weight.device == torch.device("cpu")
