@@ -46,7 +46,7 @@ def test_a_package_adds_a_data_set_a_strategy_and_a_storage(site: Path, tmp_path
             file = site / block.text.splitlines()[0].removeprefix("# ")
             file.parent.mkdir(exist_ok=True)
             file.write_text(block.text)
-    (listed,) = [block.text for block in blocks("docs/extending.md") if block.language == "text"]
+    listed = next(block.text for block in blocks("docs/extending.md") if "entry-points" in block.text)
     install(site, re.sub(r'\[project.entry-points."(.*)"\]', r"[\1]", listed).replace('"', ""))
     shelf = f"shelf://{tmp_path}/shelf"
     flags = ["--data.name", "stripes", "--model.strategy", "patient", "--model.width", "0.0625"]

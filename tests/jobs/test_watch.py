@@ -37,8 +37,8 @@ def watch(tmp_path: Path, clock: Clock) -> Watch:
 def process() -> Iterator[subprocess.Popen[str]]:
     """Says when it is ready, then what signals it got."""
     program = (
-        "import signal, sys\n"
-        "signal.signal(signal.SIGUSR2, lambda *_: print('asked', flush=True))\n"
+        "import os, signal\n"
+        "signal.signal(signal.SIGUSR2, lambda *_: os.write(1, b'asked\\n'))\n"
         "print('ready', flush=True)\n"
         "while True: signal.pause()\n"
     )

@@ -61,7 +61,7 @@ def ask(script: Path, flags: Sequence[str]) -> tuple[Config, Script]:
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
                 errors="replace",
                 timeout=LIMIT_S,
             )
