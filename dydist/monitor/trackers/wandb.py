@@ -64,7 +64,7 @@ class WandbTracker:
         if self._first is None:
             self._first = step
             if self._offline:
-                (self._folder / _FIRST).write_text(str(step))
+                (self._folder / _FIRST).write_text(str(step), encoding="utf-8")
 
         values: dict[str, Any] = {"_timestamp": time, **scalars}
         values |= {tag: wandb.Image(Image.open(io.BytesIO(png))) for tag, png in images.items()}
@@ -83,5 +83,5 @@ class WandbTracker:
 def _first_step(folder: Path) -> float:
     """The first step of an offline run; infinite if it has none."""
     path = folder / _FIRST
-    text = path.read_text() if path.exists() else ""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
     return int(text) if text else math.inf
