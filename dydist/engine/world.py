@@ -20,7 +20,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from dydist.config import Config
 from dydist.engine.rendezvous import rendezvous
 from dydist.errors import UserError
-from dydist.process.end import close_process_group
+from dydist.process.end import close_process_group, has_closed_process_group
 from dydist.process.launcher import Process, check_rendezvous
 
 T = TypeVar("T")
@@ -76,6 +76,11 @@ def start_world(config: Config, stop_requested: Callable[[], bool] = lambda: Fal
     check_rendezvous(os.environ)
     process = Process.from_environment(os.environ)
     expected = process.world_size
+    if expected > 1 and has_closed_process_group():
+        raise UserError(
+            f"dydist.train: this program has trained once on {expected} processes, and cannot join them again; start a "
+            "program for each run"
+        )
     group = InitProcessGroupKwargs(timeout=timedelta(seconds=parallel.timeout_s))
     store = None
     if expected > 1:

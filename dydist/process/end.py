@@ -153,6 +153,11 @@ def _exit_code(error: BaseException) -> int:
 _KEPT_GROUPS: list[object] = []
 
 
+def has_closed_process_group() -> bool:
+    """Whether `close_process_group` has destroyed a group in this process."""
+    return bool(_KEPT_GROUPS)
+
+
 def close_process_group() -> None:
     """Destroy all process groups, but keep a reference to each.
 

@@ -174,6 +174,21 @@ if __name__ == "__main__":
 """
 
 
+def call_twice() -> None:
+    sys.argv = ["program"]
+    settings = {**SETTINGS, "run.dir": os.environ["RUNS"], "train.max_steps": 1}
+    dydist.train({**settings, "run.name": "first"}, **own())
+    _end(lambda: dydist.train({**settings, "run.name": "second"}, **own()))
+
+
+def test_a_second_run_of_several_processes_is_refused(tmp_path: Path) -> None:
+    run = Run([], 2, tmp_path / "log", call_twice, RUNS=str(tmp_path), NAME="run")
+    assert run.wait() == [2, 2], run.text()
+    assert "this program has trained once on 2 processes" in run.text()
+    assert (tmp_path / "first").exists()
+    assert not (tmp_path / "second").exists()
+
+
 def test_a_signal_ends_the_call_with_75_and_the_same_call_goes_on(tmp_path: Path) -> None:
     first = Run([], 1, tmp_path / "first", call_and_stop, RUNS=str(tmp_path), NAME="run")
     assert first.wait() == [75], first.text()
