@@ -28,6 +28,7 @@ from dydist.engine.loss_scale import LossScale
 from dydist.errors import UserError
 from dydist.run.session import Session
 from helpers import portability
+from helpers.dynamic_networks import EVERY_ATTENTION_OPTION
 from helpers.support import REPOSITORY, Run, metrics, preloaded, train
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -145,17 +146,12 @@ def test_twenty_losses_and_the_images_are_ddps(
 @pytest.mark.long
 def test_every_option_of_the_attention_is_ddps(cifar10_exact_root: Path, tmp_path: Path) -> None:
     """Other parameters (scales, norms), other groups, statistics by shard: cut up by ZeRO-2 and ZeRO-3 alike."""
-    options = [
-        "--model.attention",
-        "l1",
-        "--model.attention_norm",
-        "batch",
-        "--model.attention_min_hidden",
-        16,
-    ]
-    options += ["--model.channel_attention", "true", "--model.spread", 0.1, "--model.dynamic", "layer[34].*"]
     for engine in ("ddp", "zero2", "zero3"):
-        train(flags(cifar10_exact_root, tmp_path, engine, engine, *options), 2, tmp_path / "logs" / engine)
+        train(
+            flags(cifar10_exact_root, tmp_path, engine, engine, *EVERY_ATTENTION_OPTION),
+            2,
+            tmp_path / "logs" / engine,
+        )
     for engine in ("zero2", "zero3"):
         assert_same_run(tmp_path / engine, tmp_path / "ddp", 1e-4)
 

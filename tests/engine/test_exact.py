@@ -18,6 +18,7 @@ from dydist.compare.two import compare_runs, fingerprint
 from dydist.data.loader import ShardedLoader, StepBatch
 from dydist.data.order import rank_shards
 from dydist.engine import Votes, World, start_world
+from helpers.dynamic_networks import EVERY_ATTENTION_OPTION
 from helpers.engines import configure, make
 from helpers.support import PRELOAD, Run, free_port, metrics, train
 
@@ -159,19 +160,10 @@ def test_every_option_of_the_attention_ends_with_the_same_bits(
     cifar10_exact_root: Path, tmp_path: Path
 ) -> None:
     """Batch norm in the attention has statistics by shard, like all batch norm."""
-    options = [
-        "--model.attention",
-        "l1",
-        "--model.attention_norm",
-        "batch",
-        "--model.attention_min_hidden",
-        16,
-    ]
-    options += ["--model.channel_attention", "true", "--model.spread", 0.1, "--model.dynamic", "layer[34].*"]
     marks = []
     for world_size in (1, 3):
         name = f"world{world_size}"
-        arguments = [*flags(cifar10_exact_root, tmp_path, name), *map(str, options)]
+        arguments = [*flags(cifar10_exact_root, tmp_path, name), *EVERY_ATTENTION_OPTION]
         train(arguments, world_size, tmp_path / "logs" / name)
         marks.append(final_fingerprint(tmp_path, name))
     assert marks[0] == marks[1]

@@ -1,4 +1,4 @@
-"""A small network with a dynamic convolution, and attention that depends on the image."""
+"""A small network with a dynamic convolution, attention that depends on the image, and flags of its options."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from torch import Tensor, nn
 
 from dydist.models import DynamicConv2d, ShardBatchNorm2d
 from dydist.models.attention import Attention
+
+EVERY_ATTENTION_OPTION = (
+    *("--model.attention", "l1", "--model.attention_norm", "batch", "--model.attention_min_hidden", "16"),
+    *("--model.channel_attention", "true", "--model.spread", "0.1", "--model.dynamic", "layer[34].*"),
+)
 
 
 class Small(nn.Module):
